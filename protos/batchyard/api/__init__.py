@@ -1,0 +1,1 @@
+"""Generated messages and stubs; edit the .proto files and run `make proto`."""

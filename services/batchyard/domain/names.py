@@ -1,0 +1,78 @@
+"""Names, ARNs and references, in AWS's forms.
+
+A reference is a name or an ARN. Names are unique per kind in a namespace (an account), whatever the region: the
+region in an ARN is the one in which the resource was created, and finds its resource from every other.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from batchyard.domain.errors import InvalidRequestError
+
+DEFAULT_NAMESPACE = "123456789012"
+DEFAULT_REGION = "us-east-1"
+
+LOG_GROUP = "/aws/batch/job"
+
+RESOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+_ARN = re.compile(r"arn:aws:batch:(?P<region>[^:]*):(?P<account>[^:]*):(?P<kind>[a-z-]+)/(?P<name>.+)", re.DOTALL)
+
+
+class ResourceKind(StrEnum):
+    """The kinds of resources, as they stand in ARNs."""
+
+    COMPUTE_ENVIRONMENT = "compute-environment"
+    JOB_QUEUE = "job-queue"
+    JOB_DEFINITION = "job-definition"
+    JOB = "job"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a request acts: the namespace of its keys, and the region for the ARNs that it makes."""
+
+    namespace: str = DEFAULT_NAMESPACE
+    region: str = DEFAULT_REGION
+
+    def arn(self, kind: ResourceKind, name: str) -> str:
+        """Return the ARN of a resource that this caller creates."""
+        return f"arn:aws:batch:{self.region}:{self.namespace}:{kind}/{name}"
+
+
+def name_in_reference(reference: str, kind: ResourceKind, namespace: str) -> str | None:
+    """Return the name that a name or ARN refers to, or None if it can refer to nothing in this namespace.
+
+    The name of a job definition still carries its `:revision`, if it had one. Raises InvalidRequestError for what is
+    neither an ARN nor a name.
+    """
+    if reference.startswith("arn:"):
+        match = _ARN.fullmatch(reference)
+        if match is None or match["account"] != namespace or match["kind"] != kind:
+            return None
+        return match["name"]
+    bare = (
+        reference.rpartition(":")[0] if kind is ResourceKind.JOB_DEFINITION and _has_revision(reference) else reference
+    )
+    if kind is not ResourceKind.JOB and not RESOURCE_NAME.fullmatch(bare):
+        raise InvalidRequestError(f"Provided name {reference} is not supported pattern[a-zA-Z_0-9-]{{1,128}}")
+    return reference
+
+
+def split_revision(name: str) -> tuple[str, int | None]:
+    """Split `name:revision` at the last colon, if only digits follow it; a bare name has the revision None."""
+    if not _has_revision(name):
+        return name, None
+    bare, _, revision = name.rpartition(":")
+    return bare, int(revision)
+
+
+def _has_revision(name: str) -> bool:
+    return bool(re.fullmatch(r".+:[0-9]{1,9}", name, re.DOTALL))
+
+
+def log_stream_name(job_definition_name: str, task_id: str) -> str:
+    """Return the name of an attempt's log stream, in the form that AWS gives it."""
+    return f"{job_definition_name[:200]}/default/{task_id}"

@@ -1,0 +1,1 @@
+"""What every service needs to serve and to call: channels, servers, errors, identity."""

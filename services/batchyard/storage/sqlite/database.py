@@ -1,0 +1,52 @@
+"""A SQLite file, opened the way that all of our stores want it, and worked on from a thread of its own.
+
+The stores are synchronous classes over a `sqlite3.Connection`, so that the simulator can run them without threads. In
+production `Database.run` hands such a call to aiosqlite's thread: one hop for a batch, not for each statement.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import aiosqlite
+
+T = TypeVar("T")
+
+
+def connect(path: Path | str, *, durable: bool = True, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database file with our settings: WAL, autocommit (transactions are explicit), foreign keys off.
+
+    `durable` makes every commit survive a power cut (`synchronous=FULL`); without it, one may be lost.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    connection.execute("PRAGMA busy_timeout=5000")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute("PRAGMA cache_size=-65536")
+    if read_only:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+class Database:
+    """A connection that lives in aiosqlite's thread."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on the connection, in its thread, after all that was asked before."""
+        # aiosqlite has no public call for a function of one's own; its own methods are one-line uses of these two.
+        execute = cast("Callable[..., Any]", self._connection._execute)  # noqa: SLF001
+        return cast("T", await execute(work, self._connection._conn))  # noqa: SLF001
+
+
+@asynccontextmanager
+async def open_database(path: Path, *, durable: bool = True, read_only: bool = False) -> AsyncIterator[Database]:
+    """Open a file for the length of the context."""
+    connector = aiosqlite.Connection(lambda: connect(path, durable=durable, read_only=read_only), iter_chunk_size=64)
+    async with connector as connection:
+        yield Database(connection)
