@@ -1,0 +1,156 @@
+"""A job as the store holds it: what changes about it, apart from what was submitted."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, NewType
+
+from batchyard.domain.lifecycle import JobState, RunEnd, RunState
+
+JobId = NewType("JobId", str)
+AgentId = NewType("AgentId", str)
+
+
+class JobKey(NamedTuple):
+    """A job's name in the store."""
+
+    namespace: str
+    job_id: JobId
+
+
+class Fence(NamedTuple):
+    """Names one offer for ever; later ones are greater."""
+
+    epoch: int
+    """Grows at each start of the store."""
+    number: int
+    """Grows at each offer within an epoch."""
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The offer of a job to an agent that is not over."""
+
+    fence: Fence
+    agent_id: AgentId
+    incarnation: int
+    compute_environment: str
+    """Name of the environment that it counts against."""
+    state: RunState
+    task_id: str
+    log_stream_name: str
+
+
+@dataclass(slots=True)
+class Job:
+    """What changes about a job. Belongs to the transaction that loaded it."""
+
+    key: JobKey
+    sequence: int
+    """Place in the order of submission, over all queues."""
+    job_name: str
+    job_queue: str
+    """Name."""
+    job_definition: str
+    """ARN with revision."""
+    vcpus_milli: int
+    memory_mib: int
+    gpus: int
+    attempts_allowed: int
+    created_at: int
+    """Milliseconds since the epoch, as all times here."""
+    state: JobState = JobState.SUBMITTED
+    version: int = 0
+    """Grows with every move of the job or its run."""
+    status_reason: str | None = None
+    dependencies_left: int = 0
+    attempts_made: int = 0
+    """Attempts that have ended."""
+    run: Run | None = None
+    stop_reason: str | None = None
+    """Of the CancelJob or TerminateJob that was accepted for it."""
+    cancelled: bool = False
+    terminated: bool = False
+    started_at: int | None = None
+    """Of the latest attempt."""
+    stopped_at: int | None = None
+    """Of the job; absent if it never ran."""
+    exit_code: int | None = None
+    """Of the latest attempt, as are the members that follow."""
+    reason: str | None = None
+    agent_id: AgentId | None = None
+    task_id: str | None = None
+    log_stream_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that has ended."""
+
+    number: int
+    """From 1."""
+    agent_id: AgentId
+    task_id: str
+    log_stream_name: str | None
+    """Absent if it never started."""
+    status_reason: str
+    started_at: int | None
+    stopped_at: int
+    exit_code: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What an agent says of a run; see RunReport in run.proto."""
+
+    fence: Fence
+    key: JobKey
+    state: RunState
+    started_ago_ms: int | None = None
+    ended_ago_ms: int | None = None
+    end: RunEnd = RunEnd.EXITED
+    exit_code: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobChange:
+    """A job has come into a state: what watches show, and what the event log keeps."""
+
+    key: JobKey
+    job_name: str
+    job_queue: str
+    """Name."""
+    state: JobState
+    status_reason: str | None
+    at: int
+    attempts: int
+    exit_code: int | None
+    reason: str | None
+    log_stream_name: str | None
+
+
+def job_ids(last: JobId | None, now_ms: Callable[[], int], random_bits: Callable[[int], int]) -> Callable[[], JobId]:
+    """Return a maker of job ids: UUIDs of version 7, each greater than `last` and than all before it.
+
+    Greater even when the clock was set back: then the number in the last id is counted on.
+    """
+    value = _payload(uuid.UUID(last)) if last else 0
+
+    def make() -> JobId:
+        nonlocal value
+        value = max(value + 1, (now_ms() << 74) | random_bits(73))
+        high, middle, low = value >> 74, (value >> 62) & 0xFFF, value & ((1 << 62) - 1)
+        return JobId(str(uuid.UUID(int=(high << 80) | (0x7 << 76) | (middle << 64) | (0b10 << 62) | low)))
+
+    return make
+
+
+def _payload(job_id: uuid.UUID) -> int:
+    """Return the 122 bits of a version 7 UUID that are not version or variant."""
+    number = job_id.int
+    return ((number >> 80) << 74) | (((number >> 64) & 0xFFF) << 62) | (number & ((1 << 62) - 1))
