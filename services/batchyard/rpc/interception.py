@@ -1,0 +1,99 @@
+"""One way to wrap the methods of a server, whatever their call shape."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, cast
+
+import grpc
+import grpc.aio
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+"""A method as a coroutine function of the request (or an iterator of requests) and the context.
+
+One whose responses are a stream writes them to the context and returns None.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of a server, as an interceptor sees it."""
+
+    path: str
+    """`/package.Service/Method`."""
+    request_streaming: bool
+    response_streaming: bool
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor, ABC):
+    """An interceptor that wraps each method once, not at each call, and sees one shape instead of four."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    @abstractmethod
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
+        """Return what is to be called in place of `behavior`; `behavior` itself to leave the method alone."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the method's wrapped handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        path = handler_call_details.method
+        known = self._wrapped.get(path)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[path] = (handler, self._wrap(path, handler))
+        return known[1]
+
+    def _wrap(self, path: str, handler: Handler) -> Handler:
+        method = Method(path, handler.request_streaming, handler.response_streaming)
+        inner = behavior_of(handler)
+        outer = self.around(method, inner)
+        return handler if outer is inner else _with_behavior(handler, outer)
+
+
+def behavior_of(handler: Handler) -> Behavior:
+    """Return a handler's method in the one shape that all interceptors see."""
+    method = _method_of(handler)
+    return partial(_write_all, method) if handler.response_streaming else method
+
+
+def _method_of(handler: Handler) -> Any:
+    shapes = cast("Any", handler)
+    if handler.request_streaming:
+        return shapes.stream_stream if handler.response_streaming else shapes.stream_unary
+    return shapes.unary_stream if handler.response_streaming else shapes.unary_unary
+
+
+async def _write_all(method: Callable[[Any, Context], Any], request: Any, context: Context) -> None:
+    responses = method(request, context)
+    if not hasattr(responses, "__aiter__"):
+        await responses  # it writes to the context itself
+        return
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(response)
+
+
+def _with_behavior(handler: Handler, behavior: Behavior) -> Handler:
+    if handler.request_streaming:
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+    else:
+        make = (
+            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        )
+    codecs = cast("Any", handler)
+    return make(behavior, codecs.request_deserializer, codecs.response_serializer)

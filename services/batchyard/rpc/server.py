@@ -1,0 +1,97 @@
+"""Servers that are put together alike in every process: interceptors, health, reflection, an orderly stop."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from batchyard.rpc.draining import Draining
+
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The largest message that a server or client of ours receives; gRPC's own default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One gRPC service, ready to be registered."""
+
+    descriptor: ServiceDescriptor
+    register: Callable[[grpc.aio.Server], None]
+    """Adds the service's methods to a server: a call of the generated `add_XServicer_to_server`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server serves."""
+
+    drain_s: float = 3.0
+    """Seconds that calls with a single response have to finish when the server stops; then they are cancelled."""
+    message_bytes_max: int = MESSAGE_BYTES_MAX
+    """The largest request received, in bytes; a larger one fails with RESOURCE_EXHAUSTED."""
+    ping_interval_min_s: float = 5.0
+    """Clients that send keepalive pings more often than this are disconnected."""
+
+
+def default_interceptors() -> list[grpc.aio.ServerInterceptor]:
+    """Return a new chain of the interceptors that every server has, outermost first."""
+    return []
+
+
+@asynccontextmanager
+async def serve_grpc(
+    services: Sequence[Service], *, address: str, options: ServerOptions = ServerOptions()
+) -> AsyncIterator[int]:
+    """Serve on a TCP address (`host:port`, port 0 for any free one) for the length of the context; yield the port.
+
+    Beside the services there are the standard health service, which knows each of them by name and all of them as "",
+    and reflection. On leaving, the health turns to NOT_SERVING, new calls are refused, open streams end with
+    UNAVAILABLE, and other calls have `drain_s` to finish. Raises OSError when the address cannot be bound.
+    """
+    draining = Draining()
+    server = grpc.aio.server(
+        interceptors=[draining, *default_interceptors()],
+        options=_channel_arguments(options),
+    )
+    for service in services:
+        service.register(server)
+    names = [service.descriptor.full_name for service in services]
+    healthiness = await _add_health(server, names)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = _bind(server, address)
+    await server.start()
+    try:
+        yield port
+    finally:
+        await healthiness.enter_graceful_shutdown()
+        draining.drain()
+        await server.stop(options.drain_s)
+
+
+def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", options.message_bytes_max),
+        # Two servers must never share a port: the second start is to fail.
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(options.ping_interval_min_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+async def _add_health(server: grpc.aio.Server, names: Sequence[str]) -> health.aio.HealthServicer:
+    servicer = health.aio.HealthServicer()
+    for name in ("", *names):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return servicer
+
+
+def _bind(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from error
