@@ -1,0 +1,221 @@
+"""What jobs print, as files: one layout for the agents that write them and the logs service that reads them.
+
+`<root>/<namespace>/<log stream name>.log` holds the raw bytes. Beside it, `.marks` says when they came: a list of
+(end offset, milliseconds since the epoch), two little-endian 64-bit integers each. A log that its owner may not write
+any more is finished: nothing will be added, and its modification time stamps what lies after the last mark. Of a log
+that is not finished, the bytes after the last mark do not show yet.
+"""
+
+import os
+import re
+import struct
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+_MARK: Final = struct.Struct("<qq")
+_NAMESPACE: Final = re.compile(r"[0-9]{12}")
+_STREAM: Final = re.compile(r"[A-Za-z0-9_-]{1,255}(/[A-Za-z0-9_-]{1,255})*")
+_OPEN_MODE: Final = 0o640
+_FINISHED_MODE: Final = 0o440
+_OWNER_WRITE: Final = 0o200
+
+
+class LogGapError(ValueError):
+    """A segment that begins after the end of what is held."""
+
+    def __init__(self, held: int) -> None:
+        super().__init__(f"only {held} bytes are held")
+        self.held = held
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """When the bytes of a log came; offsets and times both only grow."""
+
+    offsets: "array[int]"
+    times_ms: "array[int]"
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read the contents of a marks file; half a mark at its end, the trace of a crash, is left out."""
+        numbers = array("q")
+        numbers.frombytes(raw[: len(raw) - len(raw) % _MARK.size])
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return cls(numbers[::2], numbers[1::2])
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def end(self) -> int:
+        """The offset up to which bytes are marked."""
+        return self.offsets[-1] if self.offsets else 0
+
+    def offset_before(self, time_ms: int) -> int:
+        """Return up to which offset bytes came before this time."""
+        first = bisect_left(self.times_ms, time_ms)
+        return self.offsets[first - 1] if first else 0
+
+    def time_of(self, end: int) -> int | None:
+        """Return when the bytes up to `end` were there, or None if that is not marked."""
+        first = bisect_left(self.offsets, end)
+        return self.times_ms[first] if first < len(self.offsets) else None
+
+
+class LogReader:
+    """A log as it was when it was opened. What has come since shows after opening it again."""
+
+    def __init__(self, fd: int, status: os.stat_result, marks: Marks) -> None:
+        self._fd = fd
+        self._marks = marks
+        self.is_finished = not status.st_mode & _OWNER_WRITE
+        """Whether nothing will be added to what is there now."""
+        self.end = status.st_size if self.is_finished else min(marks.end, status.st_size)
+        """The offset up to which bytes show."""
+        self._finished_ms = max(status.st_mtime_ns // 1_000_000, *marks.times_ms[-1:], 0)
+
+    def read(self, offset: int, end: int) -> bytes:
+        """Return the bytes from `offset` up to `end`, or up to the end of what shows."""
+        return os.pread(self._fd, max(min(end, self.end) - offset, 0), offset)
+
+    def time_of(self, end: int) -> int:
+        """Return when the bytes up to `end` were there, in milliseconds since the epoch."""
+        marked = self._marks.time_of(end)
+        return self._finished_ms if marked is None else marked
+
+    def offset_before(self, time_ms: int) -> int:
+        """Return up to which offset bytes came before this time (milliseconds since the epoch)."""
+        if self.is_finished and self._finished_ms < time_ms:
+            return self.end
+        return min(self._marks.offset_before(time_ms), self.end)
+
+
+class LogFolder:
+    """The logs under one folder. All methods do file I/O on the spot; one process at a time writes a log.
+
+    Every method raises ValueError for a namespace that is not 12 digits, or a stream name that has anything but
+    components of letters, digits, hyphens and underscores between slashes: no name leads out of the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, namespace: str, stream: str) -> Path:
+        """Return where a log's bytes lie."""
+        return self._file(namespace, stream, ".log")
+
+    def create(self, namespace: str, stream: str, *, durable: bool = False) -> Path:
+        """Make an empty log, if there is none of that name, and return its path.
+
+        `durable` brings its name to the disk too.
+        """
+        path = self.path(namespace, stream)
+        _make_folder(path.parent, durable=durable)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _OPEN_MODE))
+        except FileExistsError:
+            return path
+        if durable:
+            _fsync(path.parent)
+        return path
+
+    def mark(self, namespace: str, stream: str, offset: int, time_ms: int) -> None:
+        """Say that the bytes up to `offset` were there at this time; one that is marked already stays as it is.
+
+        A clock that was set back does not make later bytes older than earlier ones.
+        """
+        with open(self._file(namespace, stream, ".marks"), "a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            whole = size - size % _MARK.size
+            if whole != size:
+                file.truncate(whole)
+            if whole:
+                file.seek(whole - _MARK.size)
+                last_offset, last_time_ms = _MARK.unpack(file.read(_MARK.size))
+                if offset <= last_offset:
+                    return
+                time_ms = max(time_ms, last_time_ms)
+            file.write(_MARK.pack(offset, time_ms))
+
+    def marks(self, namespace: str, stream: str) -> Marks:
+        """Return the marks of a log; none if it has none or does not exist."""
+        try:
+            return Marks.parse(self._file(namespace, stream, ".marks").read_bytes())
+        except FileNotFoundError:
+            return Marks.parse(b"")
+
+    def finish(self, namespace: str, stream: str) -> None:
+        """Declare that nothing will be added. Raises FileNotFoundError for an unknown log."""
+        self.path(namespace, stream).chmod(_FINISHED_MODE)
+
+    def is_finished(self, namespace: str, stream: str) -> bool:
+        """Return whether a log is complete. Raises FileNotFoundError for an unknown one."""
+        return not self.path(namespace, stream).stat().st_mode & _OWNER_WRITE
+
+    def append(self, namespace: str, stream: str, offset: int, data: bytes, time_ms: int) -> int:
+        """Append a segment that begins at `offset` of the original, and mark it; return the length then held.
+
+        What is held already is skipped, and a finished log takes nothing more. The log is made if need be. The segment
+        is not sure to be on disk before `sync`. Raises LogGapError, a ValueError, for one that leaves a gap.
+        """
+        path = self.create(namespace, stream, durable=True)
+        status = path.stat()
+        held = status.st_size
+        if offset > held:
+            raise LogGapError(held)
+        fresh = data[held - offset :]
+        if not fresh or not status.st_mode & _OWNER_WRITE:
+            return held
+        with open(path, "ab") as file:
+            file.write(fresh)
+        held += len(fresh)
+        self.mark(namespace, stream, held, time_ms)
+        return held
+
+    def sync(self, namespace: str, stream: str) -> None:
+        """Bring a log to the disk: its bytes, marks and state. Raises FileNotFoundError for an unknown one."""
+        _fsync(self.path(namespace, stream))
+        with suppress(FileNotFoundError):
+            _fsync(self._file(namespace, stream, ".marks"))
+
+    @contextmanager
+    def open(self, namespace: str, stream: str) -> Iterator[LogReader]:
+        """Open a log for reading. Raises FileNotFoundError for an unknown one."""
+        fd = os.open(self.path(namespace, stream), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # The state before the marks: those of a log that was finished by then are complete.
+            status = os.fstat(fd)
+            yield LogReader(fd, status, self.marks(namespace, stream))
+        finally:
+            os.close(fd)
+
+    def _file(self, namespace: str, stream: str, suffix: str) -> Path:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise ValueError(f"not a namespace: {namespace!r}")
+        if not _STREAM.fullmatch(stream):
+            raise ValueError(f"not a log stream name: {stream!r}")
+        return self._root / namespace / f"{stream}{suffix}"
+
+
+def _make_folder(folder: Path, *, durable: bool) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, durable=durable)
+    folder.mkdir(exist_ok=True)
+    if durable:
+        _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
