@@ -1,0 +1,45 @@
+"""A gateway, put together: the HTTP side and the public gRPC port."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from batchyard.gateway import hosts
+from batchyard.gateway.config import GatewayConfig
+from batchyard.gateway.front import public_services
+from batchyard.gateway.http_app import HttpApp
+from batchyard.gateway.http_server import serve_http
+from batchyard.gateway.upstreams import Upstreams
+from batchyard.rpc.server import ServerOptions, serve_grpc
+
+DRAIN_S: Final = 2
+"""How long each side waits at the end for requests in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayAddresses:
+    """Where a gateway listens."""
+
+    http: str
+    """Such as `http://127.0.0.1:8080`."""
+    grpc: str
+    """Such as `grpc://127.0.0.1:8081`."""
+
+
+@asynccontextmanager
+async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncIterator[GatewayAddresses]:
+    """Serve HTTP and the public gRPC services for the length of the context.
+
+    The channels stay the caller's. Raises OSError when an address cannot be bound.
+    """
+    services = public_services(config, upstreams)
+    options = ServerOptions(drain_s=DRAIN_S)
+    async with (
+        serve_grpc(services, address=hosts.authority(config.host, config.grpc_port), options=options) as grpc_port,
+        serve_http(HttpApp(config, upstreams), host=config.host, port=config.port, drain_s=DRAIN_S) as http_port,
+    ):
+        yield GatewayAddresses(
+            http=f"http://{hosts.authority(config.host, http_port)}",
+            grpc=f"grpc://{hosts.authority(config.host, grpc_port)}",
+        )

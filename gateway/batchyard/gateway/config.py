@@ -1,0 +1,67 @@
+"""What a gateway is told at its start."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
+from batchyard.gateway import hosts
+
+ACCOUNT: Final = re.compile(r"[0-9]{12}")
+REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
+
+
+class InvalidConfigError(ValueError):
+    """A configuration that no gateway can start with; the text lists everything that is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Where a gateway listens and for whom. Raises InvalidConfigError when made of what cannot work."""
+
+    host: str = "127.0.0.1"
+    """Address or name to listen on, for HTTP and gRPC."""
+    port: int = 8080
+    """HTTP port; 0 for any free one."""
+    grpc_port: int = 8081
+    """Port of the public gRPC services; 0 for any free one."""
+    account: str = DEFAULT_NAMESPACE
+    """Namespace of callers who name none: 12 digits."""
+    region: str = DEFAULT_REGION
+    """Region of callers who name none."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names and addresses under which clients reach this server, without port."""
+    insecure: bool = False
+    """Listen beyond loopback although nobody's signature is checked."""
+    deadline_s: float = 60.0
+    """How long a request may take to arrive, and then to be answered."""
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise InvalidConfigError(f"the gateway cannot start: {'; '.join(problems)}")
+
+    def _problems(self) -> Iterator[str]:
+        if not hosts.is_valid(hosts.normal(self.host)):
+            yield f"host {self.host!r} is neither a name nor an address"
+        elif not hosts.is_loopback(hosts.normal(self.host)) and not self.insecure:
+            yield (
+                f"host {self.host!r} can be reached from other machines and signatures are not checked, so anybody"
+                " there could run jobs here: listen on 127.0.0.1, or allow it with --insecure"
+            )
+        for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
+            if not 0 <= port <= 65535:
+                yield f"{name} {port} is not between 0 and 65535"
+        if self.port == self.grpc_port != 0:
+            yield f"port and grpc_port are both {self.port}"
+        if not ACCOUNT.fullmatch(self.account):
+            yield f"account {self.account!r} is not 12 digits"
+        if not REGION.fullmatch(self.region):
+            yield f"region {self.region!r} is not 1 to 63 letters, digits and hyphens"
+        for host in self.allowed_hosts:
+            if not hosts.is_valid(hosts.normal(host)):
+                yield f"allowed host {host!r} is neither a name nor an address (without scheme and port)"
+        if not (self.deadline_s > 0 and math.isfinite(self.deadline_s)):
+            yield f"deadline_s {self.deadline_s} is not a positive number of seconds"

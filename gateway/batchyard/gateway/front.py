@@ -1,0 +1,93 @@
+"""The public gRPC port: every method of the public services is passed on to the process that owns it.
+
+A caller's deadline and cancellation go along, an upstream's status and details come back as they are. Of the metadata
+only the caller's namespace and region pass.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.names import Caller
+from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
+from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
+from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, stream_call, unary_call
+from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY, metadata_for
+from batchyard.rpc.server import Service
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+
+
+def public_services(config: GatewayConfig, upstreams: Upstreams) -> list[Service]:
+    """Return the public services, ready to be served by passing their calls on."""
+    return [_forwarding(service, upstreams.owner_of(service), config) for service in PUBLIC_SERVICES]
+
+
+def _forwarding(service: ServiceDescriptor, channel: grpc.aio.Channel, config: GatewayConfig) -> Service:
+    handlers = {method.name: _handler(method, channel, config) for method in service.methods}
+    generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def register(server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers((generic,))
+
+    return Service(service, register)
+
+
+def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: GatewayConfig) -> Handler:
+    if method.client_streaming:
+        raise TypeError(f"{method.full_name}: streams of requests are not passed on")
+    deserialize = GetMessageClass(method.input_type).FromString
+    serialize = GetMessageClass(method.output_type).SerializeToString
+    if method.server_streaming:
+        stream = _forward_stream(stream_call(channel, method), config)
+        return grpc.unary_stream_rpc_method_handler(stream, deserialize, serialize)
+    unary = _forward_unary(unary_call(channel, method), config)
+    return grpc.unary_unary_rpc_method_handler(unary, deserialize, serialize)
+
+
+def _forward_unary(call: grpc.aio.UnaryUnaryMultiCallable[Any, Any], config: GatewayConfig) -> Callable[..., Any]:
+    async def forward(request: Any, context: Context) -> Any:
+        remaining = context.time_remaining()
+        timeout = config.deadline_s if remaining is None else min(remaining, config.deadline_s)
+        try:
+            return await call(request, timeout=timeout, metadata=_metadata_of(context, config))
+        except grpc.aio.AioRpcError as error:
+            await _pass_back(error, context)
+
+    return forward
+
+
+def _forward_stream(call: grpc.aio.UnaryStreamMultiCallable[Any, Any], config: GatewayConfig) -> Callable[..., Any]:
+    async def forward(request: Any, context: Context) -> None:
+        # No deadline but the caller's: a watch lasts as long as both sides live.
+        responses = call(request, timeout=context.time_remaining(), metadata=_metadata_of(context, config))
+        try:
+            async for response in responses:
+                await context.write(response)
+        except grpc.aio.AioRpcError as error:
+            await _pass_back(error, context)
+        finally:
+            responses.cancel()
+
+    return forward
+
+
+def _metadata_of(context: Context, config: GatewayConfig) -> tuple[tuple[str, str], ...]:
+    sent = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+    caller = Caller(namespace=sent.get(NAMESPACE_KEY, config.account), region=sent.get(REGION_KEY, config.region))
+    if not ACCOUNT.fullmatch(caller.namespace):
+        raise InvalidRequestError(f"{NAMESPACE_KEY} must be 12 digits", field=NAMESPACE_KEY)
+    if not REGION.fullmatch(caller.region):
+        raise InvalidRequestError(f"{REGION_KEY} must be 1 to 63 letters, digits and hyphens", field=REGION_KEY)
+    return tuple(metadata_for(caller))
+
+
+async def _pass_back(error: grpc.aio.AioRpcError, context: Context) -> None:
+    details = tuple((key, value) for key, value in error.trailing_metadata() or () if key == STATUS_DETAILS_KEY)
+    await context.abort(error.code(), error.details() or "", details)

@@ -1,0 +1,101 @@
+"""The gateway's HTTP side: a bare ASGI application in front of the operations."""
+
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from batchyard.gateway.asgi import Answer, DisconnectedError, Receive, Request, Scope, Send, read_body, send_answer
+from batchyard.gateway.aws_errors import AWS_JSON, REST_JSON, AwsError, Protocol
+from batchyard.gateway.browser import BrowserRules
+from batchyard.gateway.config import GatewayConfig
+from batchyard.gateway.health import alive_answer, readiness_answer
+from batchyard.gateway.identity import caller_of
+from batchyard.gateway.metrics import metrics_answer, record_request
+from batchyard.gateway.operations import Operation
+from batchyard.gateway.routes import RouteTable
+from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
+
+logger = logging.getLogger(__name__)
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+
+
+class HttpApp:
+    """Answers AWS clients, health probes and metric scrapers."""
+
+    def __init__(self, config: GatewayConfig, upstreams: Upstreams) -> None:
+        self._config = config
+        self._browser_rules = BrowserRules(config)
+        self._table = RouteTable(PUBLIC_SERVICES)
+        self._operations = {
+            route.method.full_name: Operation(
+                route, upstreams.owner_of(route.method.containing_service), deadline_s=config.deadline_s
+            )
+            for route in self._table.routes
+        }
+        self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
+            "/healthz": _at_once(alive_answer),
+            "/readyz": lambda: readiness_answer(upstreams),
+            "/metrics": _at_once(metrics_answer),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request.from_scope(scope)
+        request_id = str(uuid.uuid4())
+        try:
+            page = self._pages.get(request.path)
+            answer = await (self._answer(request, receive, request_id) if page is None else _show(page, request))
+        except DisconnectedError:
+            return
+        await send_answer(send, replace(answer, headers={**answer.headers, "x-amzn-requestid": request_id}))
+
+    async def _answer(self, request: Request, receive: Receive, request_id: str) -> Answer:
+        begin = time.perf_counter()
+        target = request.headers.get("x-amz-target")
+        protocol = REST_JSON if target is None else AWS_JSON
+        name = "unknown"
+        try:
+            operation = self._find(request, target)
+            name = operation.name
+            caller = caller_of(request.headers.get("authorization"), self._config)
+            body = await read_body(request, receive, bytes_max=BODY_BYTES_MAX, deadline_s=self._config.deadline_s)
+            answer = Answer(200, await operation.call(body, caller), protocol.content_type)
+        except AwsError as error:
+            answer = _error_answer(error, protocol)
+            if error.status >= 500:
+                logger.warning("request %s (%s) failed: %s", request_id, name, error.__cause__ or error)
+        except DisconnectedError:
+            raise
+        except Exception:
+            logger.exception("request %s (%s) failed", request_id, name)
+            failure = AwsError(500, protocol.server_error, "The server failed to handle the request.")
+            answer = _error_answer(failure, protocol)
+        record_request(name, answer.status, time.perf_counter() - begin)
+        return answer
+
+    def _find(self, request: Request, target: str | None) -> Operation:
+        self._browser_rules.check(request.headers.get("host"), request.headers.get("origin"))
+        return self._operations[self._table.find(request.verb, request.path, target).method.full_name]
+
+
+def _error_answer(error: AwsError, protocol: Protocol) -> Answer:
+    headers = {"x-amzn-errortype": error.error_type, **error.headers}
+    return Answer(error.status, protocol.body_of(error), protocol.content_type, headers)
+
+
+async def _show(page: Callable[[], Awaitable[Answer]], request: Request) -> Answer:
+    if request.verb not in ("GET", "HEAD"):
+        message = f"{request.path} takes GET, not {request.verb}."
+        return _error_answer(AwsError(405, "MethodNotAllowedException", message, {"allow": "GET, HEAD"}), REST_JSON)
+    return await page()
+
+
+def _at_once(answer: Callable[[], Answer]) -> Callable[[], Awaitable[Answer]]:
+    async def page() -> Answer:
+        return answer()
+
+    return page

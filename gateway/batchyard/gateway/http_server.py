@@ -1,0 +1,77 @@
+"""uvicorn inside a task group of ours: no signal handlers, no set-up of logging, no exit of the process."""
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeAlias
+
+import anyio
+import uvicorn
+from anyio.abc import TaskStatus
+
+from batchyard.gateway.asgi import Receive, Scope, Send
+
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BACKLOG: Final = 2048
+
+
+@asynccontextmanager
+async def serve_http(app: AsgiApp, *, host: str, port: int, drain_s: int) -> AsyncIterator[int]:
+    """Serve an application on a TCP address for the length of the context; yield the port.
+
+    On leaving, no new connection is taken, and requests in flight have `drain_s` seconds to finish; then they are
+    cancelled. Raises OSError when the address cannot be bound.
+    """
+    listener = await _listen(host, port)
+    server = _Server(app, drain_s)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_run, server, listener)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn that leaves signals to the process and says when it serves."""
+
+    def __init__(self, app: AsgiApp, drain_s: int) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=drain_s,
+        )
+        super().__init__(config)
+        self.when_serving: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signal handlers as they are."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve, and say so."""
+        await super().startup(sockets)
+        self.when_serving()
+
+
+async def _run(server: _Server, listener: socket.socket, *, task_status: TaskStatus[None]) -> None:
+    server.when_serving = task_status.started
+    # It ends when it is told to, within its drain time, and not by a cancellation that would leave sockets behind.
+    with listener, anyio.CancelScope(shield=True):
+        await server.serve([listener])
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # `localhost` has addresses of both families; all clients try the older one.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)

@@ -1,0 +1,52 @@
+"""Operations: JSON in, one gRPC call, JSON out."""
+
+from typing import Any, Final
+
+import grpc.aio
+import msgspec
+
+from batchyard.domain.names import Caller
+from batchyard.gateway.aws_errors import AwsError, aws_error_of
+from batchyard.gateway.routes import Route
+from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
+from batchyard.gateway.upstreams import unary_call
+from batchyard.rpc.identity import metadata_for
+
+_SERIALIZATION_ERROR: Final = "SerializationException"
+
+_parse = msgspec.json.Decoder().decode
+
+
+class Operation:
+    """An RPC that is called with AWS's JSON."""
+
+    def __init__(self, route: Route, channel: grpc.aio.Channel, *, deadline_s: float) -> None:
+        method = route.method
+        self.name: Final = method.name
+        self.protocol: Final = route.protocol
+        self._deadline_s = deadline_s
+        self._decode = compile_decoder(method.input_type)
+        self._encode = compile_encoder(method.output_type)
+        self._call = unary_call(channel, method)
+
+    async def call(self, body: bytes, caller: Caller) -> bytes:
+        """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
+        request = self._request_of(body)
+        metadata = tuple(metadata_for(caller))
+        try:
+            response = await self._call(request, timeout=self._deadline_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise aws_error_of(error, self.protocol) from error
+        return self._encode(response)
+
+    def _request_of(self, body: bytes) -> Any:
+        try:
+            return self._decode(_parse(body) if body else {})
+        except RecursionError:
+            raise AwsError(400, _SERIALIZATION_ERROR, "The request body is nested too deeply.") from None
+        except WrongTypeError as error:
+            raise AwsError(400, _SERIALIZATION_ERROR, str(error)) from None
+        except MemberError as error:
+            raise AwsError(400, self.protocol.client_error, str(error)) from None
+        except ValueError as error:  # bad JSON or bad UTF-8
+            raise AwsError(400, _SERIALIZATION_ERROR, f"The request body is not JSON: {error}") from None

@@ -1,0 +1,64 @@
+"""The services that clients may call, and the processes that serve them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from batchyard.api.jobs.v1 import jobs_service_pb2
+from batchyard.api.operations.v1 import agents_service_pb2, job_operations_service_pb2, logs_service_pb2
+from batchyard.api.registry.v1 import registry_service_pb2
+
+_OWNERS: Final[Mapping[ServiceDescriptor, str]] = {
+    registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"]: "registry",
+    jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"]: "jobs",
+    job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"]: "jobs",
+    agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"]: "scheduler",
+    logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"]: "logs",
+}
+
+PUBLIC_SERVICES: Final = tuple(_OWNERS)
+"""What clients may call: through gRPC, and where a method's options say so through HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """Channels to the services behind the gateway."""
+
+    registry: grpc.aio.Channel
+    jobs: grpc.aio.Channel
+    scheduler: grpc.aio.Channel
+    logs: grpc.aio.Channel
+
+    def owner_of(self, service: ServiceDescriptor) -> grpc.aio.Channel:
+        """Return the channel to the process that serves a public service."""
+        return self.by_name()[_OWNERS[service]]
+
+    def by_name(self) -> dict[str, grpc.aio.Channel]:
+        """Return every channel with its name."""
+        return {"registry": self.registry, "jobs": self.jobs, "scheduler": self.scheduler, "logs": self.logs}
+
+
+def unary_call(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+    """Return what calls a method with one response."""
+    return channel.unary_unary(
+        _path_of(method),
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+
+
+def stream_call(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.aio.UnaryStreamMultiCallable[Any, Any]:
+    """Return what calls a method with a stream of responses."""
+    return channel.unary_stream(
+        _path_of(method),
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+
+
+def _path_of(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
