@@ -1,0 +1,57 @@
+# One command for each thing that is done with this repository. All but `help` and `clean` make a virtual environment
+# on demand: they need python3 (3.11 or newer, with venv) and make, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+bin := $(VENV)/bin
+installed := $(VENV)/.installed
+# protoc and buf plug-ins are looked up by name.
+export PATH := $(abspath $(bin)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format proto bench clean
+
+help: ## List the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+$(installed): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(installed) ## Run some twenty real jobs through boto3 and tell how each went
+	@$(bin)/python examples/demo.py $(ARGS)
+
+up: $(installed) ## Start Batchyard here, with its state in .batchyard
+	@$(bin)/batchyard up --data-dir .batchyard $(ARGS)
+
+test: $(installed) ## Run the tests (ARGS='-k name' for some of them)
+	@$(bin)/pytest $(ARGS)
+
+lint: $(installed) ## Check format, style, types, import contracts, protos and generated stubs
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+	$(bin)/buf lint
+	$(bin)/buf format --diff --exit-code
+	$(bin)/buf breaking --against protos/baseline.binpb
+	$(bin)/python scripts/generate_protos.py --check
+
+format: $(installed) ## Format the code and the protos, and mend what ruff can mend
+	$(bin)/ruff check --fix --exit-zero --quiet .
+	$(bin)/ruff format .
+	$(bin)/buf format --write
+
+proto: $(installed) ## Generate the stubs beside the .proto files
+	$(bin)/buf format --write
+	$(bin)/buf lint
+	$(bin)/python scripts/generate_protos.py
+
+bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
+	@$(bin)/python -m benchmarks $(ARGS)
+
+clean: ## Remove the virtual environment and everything that tools have left
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The command line: reads flags, builds the services, serves them until a signal. Decides nothing about jobs."""

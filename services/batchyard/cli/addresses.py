@@ -1,0 +1,30 @@
+"""Addresses that services listen on."""
+
+import ipaddress
+from typing import Final
+
+import click
+
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost."})
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() in _LOOPBACK_NAMES
+
+
+def require_loopback_or_consent(host: str, *, insecure: bool) -> None:
+    """Raise UsageError for an address that others can reach, unless the user has said that this is meant."""
+    if not insecure and not is_loopback(host):
+        raise click.UsageError(
+            f"--host {host} can be reached from other machines, and requests are not authenticated: "
+            "add --insecure if everybody who can reach it may use it"
+        )
+
+
+def address(host: str, port: int) -> str:
+    """Return `host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

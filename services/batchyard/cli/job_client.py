@@ -1,0 +1,206 @@
+"""One command as a job, from submission to exit code, as a client of the public gRPC API."""
+
+import logging
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import click
+import grpc
+
+from batchyard.api.common.v1.container_pb2 import KeyValuePair
+from batchyard.api.jobs.v1.jobs_pb2 import (
+    JOB_STATUS_FAILED,
+    JOB_STATUS_SUCCEEDED,
+    ContainerOverrides,
+)
+from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, TerminateJobRequest
+from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceStub
+from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange, WatchJobsRequest
+from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
+from batchyard.api.operations.v1.logs_service_pb2 import FollowLogEventsRequest
+from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceStub
+from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties
+from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest, RegisterJobDefinitionRequest
+from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from batchyard.domain.names import Caller
+from batchyard.rpc.identity import metadata_for
+
+if TYPE_CHECKING:
+    from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceAsyncStub
+    from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceAsyncStub
+    from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceAsyncStub
+    from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
+
+_log = logging.getLogger(__name__)
+
+DEFINITION_NAME: Final = "run"
+"""All jobs of `batchyard run` share revisions of this job definition: one for each image."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+RECONNECT_TIMEOUT_S: Final = 60.0
+"""How long a watch that broke is tried again: a restart of the control plane harms no job."""
+RECONNECT_PAUSE_S: Final = 0.2
+LAST_LINES_TIMEOUT_S: Final = 10.0
+"""How long the end of the log is waited for, once the job has ended."""
+
+EXIT_FAILED_WITHOUT_CODE: Final = 1
+EXIT_INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What the user asks for."""
+
+    command: Sequence[str]
+    name: str
+    queue: str
+    image: str
+    vcpus: int
+    memory_mib: int
+    environment: Mapping[str, str]
+
+
+class JobClient:
+    """The calls that one run makes, over one channel, for one caller."""
+
+    def __init__(self, channel: grpc.aio.Channel, caller: Caller) -> None:
+        self._metadata = tuple(metadata_for(caller))
+        self._registry: RegistryServiceAsyncStub = RegistryServiceStub(channel)
+        self._jobs: JobsServiceAsyncStub = JobsServiceStub(channel)
+        self._operations: JobOperationsServiceAsyncStub = JobOperationsServiceStub(channel)
+        self._logs: LogsServiceAsyncStub = LogsServiceStub(channel)
+
+    async def submit(self, request: JobRequest) -> str:
+        """Submit the job and return its id."""
+        submitted = await self._jobs.SubmitJob(
+            SubmitJobRequest(
+                job_name=request.name,
+                job_queue=request.queue,
+                job_definition=await self._definition_for(request.image),
+                container_overrides=ContainerOverrides(
+                    vcpus=request.vcpus,
+                    memory=request.memory_mib,
+                    command=request.command,
+                    environment=[KeyValuePair(name=name, value=value) for name, value in request.environment.items()],
+                ),
+            ),
+            metadata=self._metadata,
+        )
+        return submitted.job_id
+
+    async def _definition_for(self, image: str) -> str:
+        """Return the ARN of a revision with this image, registered now if there is none."""
+        described = await self._registry.DescribeJobDefinitions(
+            DescribeJobDefinitionsRequest(job_definition_name=DEFINITION_NAME, status="ACTIVE"),
+            metadata=self._metadata,
+            wait_for_ready=True,
+            timeout=CONNECT_TIMEOUT_S,
+        )
+        for definition in described.job_definitions:
+            if definition.container_properties.image == image:
+                return definition.job_definition_arn
+        registered = await self._registry.RegisterJobDefinition(
+            RegisterJobDefinitionRequest(
+                job_definition_name=DEFINITION_NAME,
+                type="container",
+                container_properties=ContainerProperties(image=image, vcpus=1, memory=256),
+            ),
+            metadata=self._metadata,
+        )
+        return registered.job_definition_arn
+
+    async def terminate(self, job_id: str, reason: str) -> None:
+        """Ask for the end of the job."""
+        await self._jobs.TerminateJob(TerminateJobRequest(job_id=job_id, reason=reason), metadata=self._metadata)
+
+    async def changes(self, job_id: str) -> AsyncGenerator[JobChange]:
+        """Yield the job as it is, then each change; goes on where it was when the connection breaks."""
+        request = WatchJobsRequest(job_ids=[job_id])
+        give_up_at = anyio.current_time() + RECONNECT_TIMEOUT_S
+        while True:
+            try:
+                async for response in self._operations.WatchJobs(request, metadata=self._metadata):
+                    request.after_revision = response.revision
+                    give_up_at = anyio.current_time() + RECONNECT_TIMEOUT_S
+                    for change in response.changes:
+                        yield change
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or anyio.current_time() > give_up_at:
+                    raise
+                _log.info("the connection broke, trying again", extra={"detail": error.details()})
+            await anyio.sleep(RECONNECT_PAUSE_S)
+
+    async def lines(self, log_stream_name: str) -> AsyncIterator[str]:
+        """Yield the lines of a log, from the first one until the attempt has ended."""
+        request = FollowLogEventsRequest(log_stream_name=log_stream_name)
+        async for response in self._logs.FollowLogEvents(request, metadata=self._metadata):
+            for event in response.events:
+                yield event.message
+
+
+class Follower:
+    """Follows one job: its states from the watch, its output from the log of each attempt."""
+
+    def __init__(self, client: JobClient, job_id: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._printed: set[str] = set()
+
+    async def to_the_end(self) -> JobChange:
+        """Print what the job prints; return its last change."""
+        async with anyio.create_task_group() as logs, aclosing(self._client.changes(self._job_id)) as changes:
+            async for change in changes:
+                _log.debug("the job changed", extra={"status": change.status, "reason": change.status_reason})
+                stream = change.log_stream_name
+                if stream and stream not in self._printed:
+                    self._printed.add(stream)
+                    logs.start_soon(self._print_log, stream)
+                if change.status in (JOB_STATUS_SUCCEEDED, JOB_STATUS_FAILED):
+                    logs.cancel_scope.deadline = anyio.current_time() + LAST_LINES_TIMEOUT_S
+                    return change
+        raise AssertionError("a watch ends only with an error")
+
+    async def _print_log(self, log_stream_name: str) -> None:
+        async for line in self._client.lines(log_stream_name):
+            print(line, flush=True)
+
+
+def exit_code_of(change: JobChange) -> int:
+    """Return the code to exit with for a job that has ended like this."""
+    if change.status == JOB_STATUS_SUCCEEDED:
+        return 0
+    # A terminated job has FAILED even if its process made a good end.
+    return change.exit_code or EXIT_FAILED_WITHOUT_CODE
+
+
+async def run_job(target: str, caller: Caller, request: JobRequest) -> int:
+    """Submit the job, follow it, return its exit code. The first interrupt terminates the job, the second leaves it."""
+    end: JobChange | None = None
+    async with grpc.aio.insecure_channel(target) as channel:
+        client = JobClient(channel, caller)
+        job_id = await client.submit(request)
+        _log.info("submitted", extra={"job_id": job_id})
+        async with anyio.create_task_group() as group:
+            group.start_soon(_terminate_on_signal, client, job_id, group.cancel_scope)
+            end = await Follower(client, job_id).to_the_end()
+            group.cancel_scope.cancel()
+    if end is None:
+        return EXIT_INTERRUPTED
+    if end.status == JOB_STATUS_FAILED:
+        detail = f" ({end.reason})" if end.reason else ""
+        click.echo(f"batchyard: job {job_id} failed: {end.status_reason}{detail}", err=True)
+    return exit_code_of(end)
+
+
+async def _terminate_on_signal(client: JobClient, job_id: str, following: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        interrupts = aiter(signals)
+        await anext(interrupts)
+        click.echo(f"batchyard: terminating job {job_id}; interrupt again to leave it alone", err=True)
+        await client.terminate(job_id, "Interrupted by the user")
+        await anext(interrupts)
+        following.cancel()

@@ -1,0 +1,49 @@
+"""The `batchyard` command and its subcommands, each imported only when it is called."""
+
+import importlib
+from typing import Final
+
+import click
+
+_COMMANDS: Final = {
+    "up": ("batchyard.cli.up", "Start everything here: the control plane and one local agent."),
+    "run": ("batchyard.cli.run", "Run one command as a job, follow its log, exit with its code."),
+    "registry": ("batchyard.cli.services", "Serve compute environments, job queues and job definitions."),
+    "jobstore": ("batchyard.cli.services", "Serve the jobs."),
+    "scheduler": ("batchyard.cli.services", "Decide which job runs next, and on which agent."),
+    "logs": ("batchyard.cli.services", "Keep and serve what jobs print."),
+    "gateway": ("batchyard.cli.gateway", "Serve the AWS API and the public gRPC port."),
+    "agent": ("batchyard.cli.agent", "Run jobs on this host."),
+}
+"""Name: the module that holds the command under that name, and its line in the help."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module when the subcommand is wanted: gRPC takes a while to load."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, most used first."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand by name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="batchyard", message="batchyard %(version)s")
+def main() -> None:
+    """Run batch jobs behind the AWS Batch API, on your own machines.
+
+    Every flag of every command can also be set in the environment: `--data-dir` as BATCHYARD_DATA_DIR and so on.
+    """

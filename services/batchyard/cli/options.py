@@ -1,0 +1,160 @@
+"""Flags that several commands share. Each can also be set in the environment, as BATCHYARD_<FLAG>."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import click
+import platformdirs
+
+from batchyard.domain.compat import Compat
+from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Decorator(Protocol):
+    """Adds flags to a command."""
+
+    def __call__(self, command: Command, /) -> Command:
+        """Return the command with the flags."""
+        ...
+
+
+HTTP_PORT: Final = 8080
+GATEWAY_GRPC_PORT: Final = 8081
+REGISTRY_PORT: Final = 8082
+JOBSTORE_PORT: Final = 8083
+SCHEDULER_PORT: Final = 8084
+LOGS_PORT: Final = 8085
+
+
+def option(flag: str, **attributes: Any) -> Decorator:
+    """Declare a flag, its environment variable, and the naming of both in the help text."""
+    variable = "BATCHYARD_" + flag.removeprefix("--").upper().replace("-", "_")
+    return click.option(flag, envvar=variable, **{"show_envvar": True, "show_default": True, **attributes})
+
+
+def _all_of(*decorators: Decorator) -> Decorator:
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def data_dir() -> Decorator:
+    """Declare --data-dir."""
+    return option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=lambda: platformdirs.user_state_path("batchyard"),
+        show_default="the user's state folder",
+        help="Folder of everything that must survive a restart.",
+    )
+
+
+def host() -> Decorator:
+    """Declare --host."""
+    return option("--host", default="127.0.0.1", help="Address to listen on.")
+
+
+def http_port() -> Decorator:
+    """Declare --port."""
+    return option(
+        "--port", type=click.IntRange(0, 65535), default=HTTP_PORT, help="Port of the AWS API; 0 is any free one."
+    )
+
+
+def grpc_port(default: int) -> Decorator:
+    """Declare --grpc-port."""
+    return option(
+        "--grpc-port", type=click.IntRange(0, 65535), default=default, help="Port for gRPC; 0 is any free one."
+    )
+
+
+def peer(service: str, port: int) -> Decorator:
+    """Declare the flag that says where another service is."""
+    return option(f"--{service}", metavar="HOST:PORT", default=f"127.0.0.1:{port}", help=f"Where the {service} is.")
+
+
+def durability() -> Decorator:
+    """Declare --durability."""
+    return option(
+        "--durability",
+        type=click.Choice(["full", "relaxed"]),
+        default="full",
+        help="full: what was acknowledged survives a power cut. relaxed: it survives a crash of Batchyard only.",
+    )
+
+
+def compat() -> Decorator:
+    """Declare --compat."""
+    return option(
+        "--compat",
+        type=click.Choice([profile.value for profile in Compat]),
+        default=Compat.SEED.value,
+        callback=lambda _context, _parameter, value: Compat(value),
+        help="Which queue is served first: seed, the lower priority number; aws, the higher one.",
+    )
+
+
+def account_and_region() -> Decorator:
+    """Declare --account and --region."""
+    return _all_of(
+        option(
+            "--account",
+            metavar="DIGITS",
+            default=DEFAULT_NAMESPACE,
+            help="Account of requests whose access key is not itself an account of 12 digits.",
+        ),
+        option("--region", default=DEFAULT_REGION, help="Region of requests that name none."),
+    )
+
+
+def gateway_access() -> Decorator:
+    """Declare who may talk to the gateway: --insecure and --allowed-host."""
+    return _all_of(
+        option("--insecure", is_flag=True, help="Listen beyond loopback although requests are not authenticated."),
+        option(
+            "--allowed-host",
+            multiple=True,
+            metavar="NAME",
+            help="A further name under which clients may address this server; repeatable.",
+        ),
+    )
+
+
+def agent_host() -> Decorator:
+    """Declare what a host offers to jobs: --runtime, --capacity and --stop-jobs."""
+    return _all_of(
+        option(
+            "--runtime",
+            type=click.Choice(["auto", "docker", "process"]),
+            default="auto",
+            help="auto: docker if its engine answers, else plain processes.",
+        ),
+        option(
+            "--capacity",
+            metavar="vcpus=N,memory=SIZE",
+            default=None,
+            help="What to offer to jobs, in place of what the host has; as in vcpus=64,memory=256GiB.",
+        ),
+        option(
+            "--stop-jobs", is_flag=True, help="End running jobs at SIGTERM. Default: they go on, and are found again."
+        ),
+    )
+
+
+def logging() -> Decorator:
+    """Declare --log-format and --log-level."""
+    return _all_of(
+        option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Form of the log on stderr."),
+        option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            help="What is logged: this and above.",
+        ),
+    )

@@ -1,0 +1,79 @@
+"""A child process that is kept running: started again when it dies, ended when its parent stops or dies."""
+
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from batchyard.cli.errors import CannotStartError
+
+_log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_MAX_S: Final = 5.0
+BACKOFF_RESET_S: Final = 30.0
+"""A child that has lived this long is started again without delay of its own making."""
+TERMINATE_TIMEOUT_S: Final = 3.0
+"""How long a child has after SIGTERM, before SIGKILL."""
+
+
+@asynccontextmanager
+async def supervised(command: Sequence[str]) -> AsyncIterator[None]:
+    """Keep a child running for the length of the context, entered once the child has printed its ready line.
+
+    The child gets a pipe as stdin that nothing is ever written to: its end tells the child that the parent is gone
+    (`stop_with_parent`). Raises CannotStartError if the child says by its exit code that it never can start.
+    """
+    ready = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(_keep_running, command, ready)
+        await ready.wait()
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _keep_running(command: Sequence[str], ready: anyio.Event) -> None:
+    backoff = BACKOFF_FIRST_S
+    while True:
+        started_at = anyio.current_time()
+        exit_code = await _run_once(command, ready.set)
+        if exit_code == CannotStartError.exit_code and not ready.is_set():
+            raise CannotStartError("the agent cannot start; its own message is above")
+        if anyio.current_time() - started_at > BACKOFF_RESET_S:
+            backoff = BACKOFF_FIRST_S
+        _log.warning("the child ended and is started again", extra={"exit_code": exit_code, "in_s": backoff})
+        await anyio.sleep(backoff)
+        backoff = min(backoff * 2, BACKOFF_MAX_S)
+
+
+async def _run_once(command: Sequence[str], ready: Callable[[], None]) -> int:
+    """Run the child to its end, calling `ready` for what it prints, and return its exit code."""
+    async with await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None) as child:
+        assert child.stdout is not None
+        try:
+            async for _ in child.stdout:
+                ready()
+            return await child.wait()
+        except anyio.get_cancelled_exc_class():
+            await _terminate(child)
+            raise
+
+
+async def _terminate(child: anyio.abc.Process) -> None:
+    """End the child in order; what is left of it after the deadline is killed by whoever closes it."""
+    with anyio.move_on_after(TERMINATE_TIMEOUT_S, shield=True):
+        child.terminate()
+        await child.wait()
+
+
+async def stop_with_parent() -> None:
+    """Stop this process in order, as SIGTERM does, once the process that supervises it is gone, however it went."""
+    await anyio.wait_readable(sys.stdin.fileno())
+    _log.warning("the parent process is gone")
+    signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,44 @@
+"""Installations that live for the whole run, and an account of its own on one of them for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from typing import Final
+
+import grpc.aio
+import pytest
+from batchyard.domain.names import Caller
+from support.aws import Account
+from support.installation import Installation, start_six, start_up
+from support.native import NativeClient
+
+_account_numbers: Final = count(100_000_000_001)
+
+
+@pytest.fixture(scope="session", params=["one process", "six processes"])
+def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Batchyard in one process, and again as six that talk gRPC over sockets: users must see no difference."""
+    start = start_up if request.param == "one process" else start_six
+    running = start(tmp_path_factory.mktemp("installation") / "data")
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def account(installation: Installation) -> Iterator[Account]:
+    """A fresh account, in which nothing exists yet, seen through boto3."""
+    fresh = Account(installation.http_url, str(next(_account_numbers)))
+    yield fresh
+    fresh.close()
+
+
+@pytest.fixture
+def queue(account: Account) -> str:
+    """A job queue of the account, over an UNMANAGED compute environment; both are named `queue`."""
+    return account.make_queue("queue")
+
+
+@pytest.fixture
+async def native(installation: Installation) -> AsyncIterator[NativeClient]:
+    """A fresh account, seen through generated stubs on a plain grpc.aio channel."""
+    async with grpc.aio.insecure_channel(installation.grpc_target) as channel:
+        yield NativeClient(channel, Caller(str(next(_account_numbers))))

@@ -1,0 +1,94 @@
+"""CancelJob and TerminateJob, as boto3 users see them."""
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from support.aws import Account, eventually
+
+pytestmark = pytest.mark.usefixtures("queue")
+
+FOREVER = ["sleep", "600"]
+
+
+def processes_that_mention(text: str) -> list[str]:
+    """Return the command lines of this machine's processes that contain the text."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended in the meantime
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if text in line]
+
+
+def test_a_job_that_waits_for_another_is_cancelled_with_the_callers_reason(account: Account) -> None:
+    account.define()
+    first = account.submit(FOREVER)
+    second = account.submit(dependsOn=[{"jobId": first}])
+    account.batch.cancel_job(jobId=second, reason="not needed any more")
+    job = account.describe(second)
+    assert (job["status"], job["statusReason"], job["isCancelled"]) == ("FAILED", "not needed any more", True)
+    assert "startedAt" not in job
+    account.batch.terminate_job(jobId=first, reason="done")
+    account.wait(first)
+
+
+def test_a_job_without_room_is_cancelled_and_never_starts(account: Account, tmp_path: Path) -> None:
+    account.define()
+    traces = tmp_path / "started"
+    job_id = account.submit(["touch", str(traces)], containerOverrides={"vcpus": 1000})
+    account.wait(job_id, "RUNNABLE")
+    account.batch.cancel_job(jobId=job_id, reason="too big")
+    assert account.describe(job_id)["status"] == "FAILED"
+    assert not traces.exists()
+
+
+def test_cancelling_a_running_job_does_nothing(account: Account) -> None:
+    account.define()
+    job_id = account.submit(["sleep", "0.5"])
+    account.wait(job_id, "RUNNING")
+    account.batch.cancel_job(jobId=job_id, reason="too late")
+    job = account.wait(job_id)
+    assert (job["status"], job["statusReason"]) == ("SUCCEEDED", "Essential container in task exited")
+
+
+def test_terminating_a_running_job_ends_its_whole_process_tree(account: Account) -> None:
+    account.define()
+    duration = f"600.{secrets.randbits(64)}"
+    script = f"sleep {duration} & setsid sleep {duration} & wait"
+    job_id = account.submit(["sh", "-c", script], retryStrategy={"attempts": 3})
+    eventually(lambda: len(processes_that_mention(f"sleep {duration}")) >= 3, "the shell and both sleeps")
+    account.batch.terminate_job(jobId=job_id, reason="enough")
+    job = account.wait(job_id)
+    assert (job["status"], job["statusReason"], job["isTerminated"]) == ("FAILED", "enough", True)
+    assert job["container"]["exitCode"] in {137, 143}
+    assert len(job["attempts"]) == 1
+    assert processes_that_mention(duration) == []
+
+
+def test_a_process_that_makes_a_good_end_after_sigterm_has_failed_all_the_same(account: Account) -> None:
+    account.define()
+    job_id = account.submit(["sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"])
+    running = account.wait(job_id, "RUNNING")
+    eventually(lambda: account.log_lines(running) == ["ready"], "the job's trap is set")
+    account.batch.terminate_job(jobId=job_id, reason="enough")
+    job = account.wait(job_id)
+    assert (job["status"], job["container"]["exitCode"]) == ("FAILED", 0)
+    assert account.log_lines(job) == ["ready", "bye"]
+
+
+def test_ending_a_finished_or_unknown_job_succeeds_and_changes_nothing(account: Account) -> None:
+    account.define()
+    job_id = account.submit()
+    before = account.wait(job_id)
+    for end in (account.batch.cancel_job, account.batch.terminate_job):
+        end(jobId=job_id, reason="too late")
+        end(jobId="00000000-0000-7000-8000-000000000000", reason="nobody")
+    assert account.describe(job_id) == before
+
+
+def test_several_ids_can_be_cancelled_in_one_call(account: Account) -> None:
+    account.define()
+    job_ids = [account.submit(containerOverrides={"vcpus": 1000}) for _ in range(3)]
+    account.batch.cancel_job(jobId=", ".join(job_ids), reason="all of them")
+    assert {account.describe(job_id)["statusReason"] for job_id in job_ids} == {"all of them"}

@@ -1,0 +1,223 @@
+"""SubmitJob, DescribeJobs and ListJobs, and what the jobs really do, as boto3 users see them."""
+
+import pytest
+from support.aws import Account, Json, pages, refused
+
+pytestmark = pytest.mark.usefixtures("queue")
+
+
+def test_a_job_runs_and_every_member_of_its_description_is_right(account: Account) -> None:
+    account.define(command=["sh", "-c", "echo out; echo err >&2"])
+    answer = account.batch.submit_job(jobName="hello", jobQueue="queue", jobDefinition="definition")
+    job_id = answer["jobId"]
+    arn = f"arn:aws:batch:us-east-1:{account.access_key}"
+    assert (answer["jobName"], answer["jobArn"]) == ("hello", f"{arn}:job/{job_id}")
+    job: Json = account.wait(job_id)
+    assert account.log_lines(job) == ["out", "err"]
+
+    times = [job.pop(member) for member in ("createdAt", "startedAt", "stoppedAt")]
+    assert all(type(time) is int for time in times)
+    assert times == sorted(times)
+    container = job.pop("container")
+    assert container.pop("logStreamName").startswith("definition/default/")
+    assert container.pop("taskArn").startswith(f"arn:aws:ecs:us-east-1:{account.access_key}:task/")
+    assert container.pop("containerInstanceArn").startswith(f"arn:aws:ecs:us-east-1:{account.access_key}:")
+    assert container == {
+        "image": "busybox",
+        "vcpus": 1,
+        "memory": 16,
+        "command": ["sh", "-c", "echo out; echo err >&2"],
+        "volumes": [],
+        "environment": [],
+        "mountPoints": [],
+        "ulimits": [],
+        "resourceRequirements": [],
+        "exitCode": 0,
+    }
+    (attempt,) = job.pop("attempts")
+    assert attempt["container"]["exitCode"] == 0
+    assert times[0] <= attempt["startedAt"] <= attempt["stoppedAt"] <= times[2]
+    assert job == {
+        "jobArn": f"{arn}:job/{job_id}",
+        "jobId": job_id,
+        "jobName": "hello",
+        "jobQueue": f"{arn}:job-queue/queue",
+        "jobDefinition": f"{arn}:job-definition/definition:1",
+        "status": "SUCCEEDED",
+        "statusReason": "Essential container in task exited",
+        "dependsOn": [],
+        "parameters": {},
+        "retryStrategy": {"attempts": 1},
+        "tags": {},
+        "isCancelled": False,
+        "isTerminated": False,
+    }
+
+
+def test_the_exit_code_decides(account: Account) -> None:
+    account.define()
+    job = account.wait(account.submit(["sh", "-c", "echo before; exit 3"]))
+    assert (job["status"], job["container"]["exitCode"]) == ("FAILED", 3)
+    assert job["statusReason"] == "Essential container in task exited"
+    assert account.log_lines(job) == ["before"]
+
+
+def test_a_process_killed_by_a_signal_exits_with_128_and_its_number(account: Account) -> None:
+    account.define()
+    assert account.wait(account.submit(["sh", "-c", "kill -9 $$"]))["container"]["exitCode"] == 137
+
+
+def test_a_command_that_cannot_be_started_fails_without_exit_code(account: Account) -> None:
+    account.define()
+    job = account.wait(account.submit(["/no/such/program"]))
+    assert (job["status"], job["statusReason"]) == ("FAILED", "Task failed to start")
+    assert job["container"]["reason"].startswith("CannotStartContainerError: ")
+    assert "exitCode" not in job["container"]
+    assert "startedAt" not in job
+    assert len(job["attempts"]) == 1
+
+
+def test_a_failed_attempt_is_tried_again_in_a_new_log_stream(account: Account) -> None:
+    account.define()
+    job_id = account.submit(
+        ["sh", "-c", 'echo attempt $AWS_BATCH_JOB_ATTEMPT; test "$AWS_BATCH_JOB_ATTEMPT" = 3'],
+        retryStrategy={"attempts": 5},
+    )
+    job = account.wait(job_id)
+    assert job["status"] == "SUCCEEDED"
+    assert [attempt["container"]["exitCode"] for attempt in job["attempts"]] == [1, 1, 0]
+    streams = [attempt["container"]["logStreamName"] for attempt in job["attempts"]]
+    assert [account.stream_lines(stream) for stream in streams] == [["attempt 1"], ["attempt 2"], ["attempt 3"]]
+
+
+def test_the_environment_says_which_job_this_is(account: Account) -> None:
+    account.define(containerProperties={"environment": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]})
+    overrides = {"environment": [{"name": "B", "value": "two words"}]}
+    job_id = account.submit(["env"], containerOverrides=overrides)
+    lines = account.log_lines(account.wait(job_id))
+    assert {
+        "A=1",
+        "B=two words",
+        f"AWS_BATCH_JOB_ID={job_id}",
+        "AWS_BATCH_JOB_ATTEMPT=1",
+        "AWS_BATCH_JQ_NAME=queue",
+        "AWS_BATCH_CE_NAME=queue",
+    } <= set(lines)
+
+
+def test_parameters_are_put_in_place_of_references(account: Account) -> None:
+    account.define(command=["echo", "Ref::greeting", "to-Ref::who"], parameters={"greeting": "hello", "who": "nobody"})
+    job = account.wait(account.submit(parameters={"who": "you"}))
+    assert account.log_lines(job) == ["hello to-you"]
+    assert job["parameters"] == {"greeting": "hello", "who": "you"}
+    assert job["container"]["command"] == ["echo", "hello", "to-you"]
+
+
+def test_overrides_replace_what_the_definition_says(account: Account) -> None:
+    account.define(command=["false"])
+    job = account.wait(account.submit(["true"], containerOverrides={"vcpus": 2, "memory": 32}))
+    assert job["status"] == "SUCCEEDED"
+    assert (job["container"]["vcpus"], job["container"]["memory"]) == (2, 32)
+
+
+def test_a_job_waits_for_all_that_it_depends_on(account: Account) -> None:
+    account.define()
+    first = account.submit(["sleep", "0.3"])
+    second = account.submit(["sleep", "0.1"])
+    last = account.submit(dependsOn=[{"jobId": first}, {"jobId": second}])
+    assert account.describe(last)["status"] in {"SUBMITTED", "PENDING"}
+    job = account.wait(last)
+    assert job["status"] == "SUCCEEDED"
+    assert [dependency["jobId"] for dependency in job["dependsOn"]] == [first, second]
+    assert job["startedAt"] >= max(account.describe(job_id)["stoppedAt"] for job_id in (first, second))
+
+
+def test_a_failed_dependency_fails_all_that_hang_on_it(account: Account) -> None:
+    account.define()
+    first = account.submit(["sh", "-c", "sleep 0.2; exit 1"])
+    second = account.submit(dependsOn=[{"jobId": first}])
+    third = account.submit(dependsOn=[{"jobId": second}])
+    for job_id in (second, third):
+        job = account.wait(job_id)
+        assert (job["status"], job["statusReason"]) == ("FAILED", "Dependent Job failed")
+        assert "startedAt" not in job
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"jobQueue": "nothing"}, "JobQueue nothing not found."),
+        ({"jobDefinition": "nothing"}, "JobDefinition name nothing does not exist or is not in ACTIVE status"),
+        ({"jobDefinition": "definition:9"}, "JobDefinition definition:9 not found."),
+        ({"jobName": "-begins-badly"}, "Job name should match valid pattern"),
+        ({"jobName": "x" * 129}, "Job name should match valid pattern"),
+        ({"dependsOn": [{"jobId": "00000000-0000-7000-8000-000000000000"}]}, "does not exist"),
+        ({"retryStrategy": {"attempts": 11}}, "RetryAttempts must be between 1 and 10."),
+        ({"timeout": {"attemptDurationSeconds": 59}}, "AttemptDurationSeconds in Timeout must be at least 60 seconds."),
+        ({"containerOverrides": {"command": ["echo", "Ref::lost"]}}, "No parameter found for reference lost"),
+        ({"containerOverrides": {"environment": [{"name": "AWS_BATCH_JOB_ID", "value": "x"}]}}, "AWS_BATCH"),
+    ],
+)
+def test_a_submission_that_makes_no_sense_is_refused_and_leaves_nothing(
+    account: Account, members: Json, message: str
+) -> None:
+    account.define()
+    with refused(message):
+        account.submit(**members)
+    for status in ("SUBMITTED", "PENDING", "RUNNABLE", "SUCCEEDED", "FAILED"):
+        assert account.batch.list_jobs(jobQueue="queue", jobStatus=status)["jobSummaryList"] == []
+
+
+def test_descriptions_come_in_the_order_asked_without_unknown_ids(account: Account) -> None:
+    account.define()
+    first, second = account.submit(), account.submit()
+    account.wait_all([first, second])
+    unknown = "00000000-0000-7000-8000-000000000000"
+    jobs = account.batch.describe_jobs(jobs=[second, unknown, first])["jobs"]
+    assert [job["jobId"] for job in jobs] == [second, first]
+    assert account.batch.describe_jobs(jobs=[unknown])["jobs"] == []
+
+
+def test_refuses_to_describe_more_than_a_hundred_jobs(account: Account) -> None:
+    with refused("Maximum number of jobs supported is 100."):
+        account.batch.describe_jobs(jobs=["x"] * 101)
+
+
+def test_another_account_does_not_see_a_job(account: Account) -> None:
+    account.define()
+    job_id = account.submit()
+    stranger = Account(account.batch.meta.endpoint_url, "999999999999")
+    try:
+        assert stranger.batch.describe_jobs(jobs=[job_id])["jobs"] == []
+    finally:
+        stranger.close()
+    assert account.wait(job_id)["status"] == "SUCCEEDED"
+
+
+def test_lists_one_status_newest_first_page_by_page(account: Account) -> None:
+    account.define()
+    job_ids = [account.submit() for _ in range(5)]
+    failed = account.submit(["false"])
+    account.wait_all([*job_ids, failed])
+    seen = list(pages(account.batch.list_jobs, "jobSummaryList", jobQueue="queue", jobStatus="SUCCEEDED", maxResults=2))
+    assert [len(page) for page in seen] == [2, 2, 1]
+    assert [summary["jobId"] for page in seen for summary in page] == job_ids[::-1]
+    (summary,) = account.batch.list_jobs(jobQueue="queue", jobStatus="FAILED")["jobSummaryList"]
+    assert summary["jobId"] == failed
+    assert summary["container"]["exitCode"] == 1
+
+
+def test_lists_running_jobs_when_no_status_is_named(account: Account) -> None:
+    account.define()
+    job_id = account.submit(["sleep", "600"])
+    account.wait(job_id, "RUNNING")
+    assert [job["jobId"] for job in account.batch.list_jobs(jobQueue="queue")["jobSummaryList"]] == [job_id]
+    account.batch.terminate_job(jobId=job_id, reason="seen")
+    account.wait(job_id)
+
+
+def test_refuses_to_list_an_unknown_queue_or_with_a_foreign_token(account: Account) -> None:
+    with refused("nothing"):
+        account.batch.list_jobs(jobQueue="nothing")
+    with refused("nextToken"):
+        account.batch.list_jobs(jobQueue="queue", nextToken="made up")

@@ -1,0 +1,143 @@
+"""AWS's own clients, pointed at an installation, and what tests ask of them again and again."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from types_boto3_batch import BatchClient
+    from types_boto3_batch.type_defs import JobDetailTypeDef
+    from types_boto3_logs import CloudWatchLogsClient
+
+T = TypeVar("T")
+Json: TypeAlias = dict[str, Any]
+
+DEADLINE_S: Final = 60.0
+POLL_S: Final = 0.02
+LOG_GROUP: Final = "/aws/batch/job"
+TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED"})
+
+
+class Account:
+    """One AWS account on an installation: what boto3 users have, after a few lines of their own."""
+
+    def __init__(self, http_url: str, access_key: str, region: str = "us-east-1") -> None:
+        self.access_key = access_key
+        session = boto3.session.Session(access_key, "any secret", region_name=region)
+        # No retries: a test is to see each error.
+        config = Config(retries={"total_max_attempts": 1}, max_pool_connections=4)
+        self.batch: BatchClient = session.client("batch", endpoint_url=http_url, config=config)
+        self.logs: CloudWatchLogsClient = session.client("logs", endpoint_url=http_url, config=config)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.batch.close()
+        self.logs.close()
+
+    def make_queue(self, name: str = "queue", *, priority: int = 1) -> str:
+        """Create an UNMANAGED environment and a queue over it, both of this name; return the name."""
+        self.batch.create_compute_environment(computeEnvironmentName=name, type="UNMANAGED")
+        self.batch.create_job_queue(
+            jobQueueName=name, priority=priority, computeEnvironmentOrder=[{"order": 1, "computeEnvironment": name}]
+        )
+        return name
+
+    def define(self, name: str = "definition", command: Sequence[str] = ("true",), **members: Any) -> str:
+        """Register a job definition and return it as name:revision."""
+        properties: Any = {"image": "busybox", "vcpus": 1, "memory": 16, "command": list(command)}
+        properties |= members.pop("containerProperties", {})
+        answer = self.batch.register_job_definition(
+            jobDefinitionName=name, type="container", containerProperties=properties, **members
+        )
+        return f"{answer['jobDefinitionName']}:{answer['revision']}"
+
+    def submit(self, command: Sequence[str] | None = None, **members: Any) -> str:
+        """Submit a job and return its id; by default of `definition` to `queue`."""
+        request = {"jobName": "job", "jobQueue": "queue", "jobDefinition": "definition", **members}
+        if command is not None:
+            request["containerOverrides"] = {"command": list(command), **members.get("containerOverrides", {})}
+        return self.batch.submit_job(**request)["jobId"]
+
+    def describe(self, job_id: str) -> "JobDetailTypeDef":
+        """Return the job as it is."""
+        (job,) = self.batch.describe_jobs(jobs=[job_id])["jobs"]
+        return job
+
+    def wait(self, job_id: str, *statuses: str) -> "JobDetailTypeDef":
+        """Wait until the job is in one of the statuses, by default until it has ended; return it then."""
+        wanted = frozenset(statuses) or TERMINAL
+
+        def job_then() -> "JobDetailTypeDef | None":
+            job = self.describe(job_id)
+            if job["status"] not in wanted and job["status"] in TERMINAL:
+                raise AssertionError(f"ended as {job['status']}, waited for {sorted(wanted)}: {job}")
+            return job if job["status"] in wanted else None
+
+        return eventually(job_then, f"job {job_id} in {sorted(wanted)}")
+
+    def wait_all(self, job_ids: Iterable[str]) -> dict[str, "JobDetailTypeDef"]:
+        """Wait until all jobs have ended; return them by id."""
+        waiting, ended = list(job_ids), {}
+
+        def rest_ended() -> bool:
+            nonlocal waiting
+            for start in range(0, len(waiting), 100):
+                for job in self.batch.describe_jobs(jobs=waiting[start : start + 100])["jobs"]:
+                    if job["status"] in TERMINAL:
+                        ended[job["jobId"]] = job
+            waiting = [job_id for job_id in waiting if job_id not in ended]
+            return not waiting
+
+        eventually(rest_ended, "the end of all jobs")
+        return ended
+
+    def log_lines(self, job: "JobDetailTypeDef") -> list[str]:
+        """Return what the latest attempt of a job printed, once that has reached the logs service."""
+        return self.stream_lines(job["container"]["logStreamName"])
+
+    def stream_lines(self, log_stream_name: str) -> list[str]:
+        """Return all lines of a log stream, page by page."""
+        lines: list[str] = []
+        request: dict[str, Any] = {"logGroupName": LOG_GROUP, "logStreamName": log_stream_name, "startFromHead": True}
+        while True:
+            page = self.logs.get_log_events(**request)
+            lines += [event["message"] for event in page["events"]]
+            if page["nextForwardToken"] == request.get("nextToken"):
+                return lines
+            request["nextToken"] = page["nextForwardToken"]
+
+
+def eventually(attempt: Callable[[], T | None], what: str) -> T:
+    """Return the first true result, asking again and again until the deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (result := attempt()):
+        assert time.monotonic() < deadline, f"not seen within {DEADLINE_S} s: {what}"
+        time.sleep(POLL_S)
+    return result
+
+
+@contextmanager
+def refused(containing: str) -> Iterator[None]:
+    """Expect an AWS ClientException, HTTP 400, whose message contains the text."""
+    with pytest.raises(ClientError) as caught:
+        yield
+    response = caught.value.response
+    assert response["Error"]["Code"] == "ClientException", response
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert containing in response["Error"]["Message"]
+
+
+def pages(call: Callable[..., Any], member: str, **request: Any) -> Iterator[Sequence[Any]]:
+    """Yield a list member page by page, following the tokens."""
+    while True:
+        page = call(**request)
+        yield page[member]
+        if "nextToken" not in page:
+            return
+        request["nextToken"] = page["nextToken"]

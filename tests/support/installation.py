@@ -1,0 +1,181 @@
+"""Batchyard as its users start it: real processes on free ports and a folder of their own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from typing import Final
+
+START_DEADLINE_S: Final = 60.0
+STOP_DEADLINE_S: Final = 30.0
+
+HOST_OPTIONS: Final = ("--runtime", "process", "--capacity", "vcpus=8,memory=16GiB", "--stop-jobs")
+"""The agent offers the same on every machine, and leaves nothing running behind."""
+ANY_PORTS: Final = ("--port", "0", "--grpc-port", "0")
+
+READY_UP: Final = re.compile(r"batchyard ready (http://127\.0\.0\.1:\d+) grpc://(127\.0\.0\.1:\d+)\n")
+READY_SERVICE: Final = re.compile(r"batchyard ready (\w+) (?:(http://127\.0\.0\.1:\d+) )?grpc://(127\.0\.0\.1:\d+)\n")
+
+
+class BatchyardProcess:
+    """One `batchyard` command, in a session and process group of its own."""
+
+    def __init__(self, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "batchyard.cli", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        self._printed = b""
+
+    @property
+    def pid(self) -> int:
+        """The process, which leads its group."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def ready_line(self) -> str:
+        """Wait for the first line on stdout; fail with the log if it does not come."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        deadline = time.monotonic() + START_DEADLINE_S
+        with DefaultSelector() as selector:
+            selector.register(stdout, EVENT_READ)
+            while b"\n" not in self._printed:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise AssertionError(f"no ready line after {START_DEADLINE_S} s\n{self.log.read_text()}")
+                chunk = os.read(stdout.fileno(), 4096)
+                if not chunk:
+                    raise AssertionError(f"ended with {self.wait()} before it was ready\n{self.log.read_text()}")
+                self._printed += chunk
+        return self._printed.partition(b"\n")[0].decode() + "\n"
+
+    def interrupt(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to the process alone and wait for its end."""
+        self._process.send_signal(number)
+        return self.wait()
+
+    def kill_group(self) -> None:
+        """Kill the process and all that it started and that is still in its group, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        return self._process.wait(STOP_DEADLINE_S)
+
+    def output(self) -> str:
+        """Return all of stdout, from first to last; only after the end."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        self._printed += stdout.read()
+        return self._printed.decode()
+
+    def close(self) -> None:
+        """End it, if nobody has, and let go of its pipe."""
+        if self.is_running:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self.wait()
+            except subprocess.TimeoutExpired:
+                self.kill_group()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@dataclass(slots=True)
+class Installation:
+    """A running installation, in one process or in several."""
+
+    folder: Path
+    http_url: str
+    grpc_target: str
+    processes: dict[str, BatchyardProcess] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Stop everything, the entrance first."""
+        for process in reversed(self.processes.values()):
+            process.close()
+
+
+@contextmanager
+def batchyard(arguments: Sequence[str], *, log: Path) -> Iterator[BatchyardProcess]:
+    """Run one command for the length of the context."""
+    process = BatchyardProcess(arguments, log=log)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def start_up(folder: Path, *arguments: str) -> Installation:
+    """Start `batchyard up` on a folder and wait until it can run jobs."""
+    process = BatchyardProcess(
+        ["up", "--data-dir", str(folder), *ANY_PORTS, *HOST_OPTIONS, *arguments],
+        log=folder.with_name(folder.name + ".log"),
+    )
+    try:
+        match = READY_UP.fullmatch(process.ready_line())
+        assert match, process.ready_line()
+    except BaseException:
+        process.close()
+        raise
+    return Installation(folder, match[1], match[2], {"up": process})
+
+
+def start_six(folder: Path) -> Installation:
+    """Start the six services as processes of their own, each told where the others are."""
+    folder.mkdir()
+    log = folder / "services.log"
+    ports = dict(zip(("registry", "jobstore", "scheduler", "logs"), free_ports(4), strict=True))
+    where = {name: ["--" + name, f"127.0.0.1:{port}"] for name, port in ports.items()}
+    commands = {
+        "registry": [*where["jobstore"], "--data-dir", str(folder)],
+        "jobstore": [*where["registry"], "--data-dir", str(folder)],
+        "scheduler": [*where["jobstore"], *where["registry"]],
+        "logs": ["--data-dir", str(folder)],
+        "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *HOST_OPTIONS],
+        "gateway": [*(word for option in where.values() for word in option), *ANY_PORTS],
+    }
+    processes: dict[str, BatchyardProcess] = {}
+    installation = Installation(folder, "", "", processes)
+    try:
+        for name, arguments in commands.items():
+            listen = ["--grpc-port", str(ports[name])] if name in ports else []
+            processes[name] = BatchyardProcess([name, *listen, *arguments], log=log)
+        for name, process in processes.items():
+            line = process.ready_line()
+            match = READY_SERVICE.fullmatch(line)
+            assert match, line
+            assert match[1] == name
+            if match[2]:
+                installation.http_url, installation.grpc_target = match[2], match[3]
+    except BaseException:
+        installation.close()
+        raise
+    return installation
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that nobody listens on now."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(listener.getsockname()[1]) for listener in listeners]
