@@ -217,20 +217,28 @@ class AgentRegistration(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     CLAIMED_BEFORE_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     incarnation: _builtins.int
     @_builtins.property
     def claimed_before(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Fence]: ...
+    @_builtins.property
+    def known(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Fence]:
+        """The fences of the runs that it will report once it is accepted. A claimed run of this agent that is in neither list
+        is lost; an offer that is in neither has not reached it, and is sent again.
+        """
+
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
         incarnation: _builtins.int = ...,
         claimed_before: _abc.Iterable[_run_pb2.Fence] | None = ...,
+        known: _abc.Iterable[_run_pb2.Fence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "claimed_before", b"claimed_before", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "claimed_before", b"claimed_before", "incarnation", b"incarnation", "known", b"known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

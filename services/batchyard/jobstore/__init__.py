@@ -1,0 +1,1 @@
+"""The system of record: what is to run, and how it went."""

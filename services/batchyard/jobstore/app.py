@@ -1,0 +1,100 @@
+"""The job store, put together."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import grpc.aio
+from batchyard.rpc.reconnect import reconnecting
+
+from batchyard.api.jobs.v1 import jobs_service_pb2
+from batchyard.api.jobs.v1.jobs_service_pb2_grpc import add_JobsServiceServicer_to_server
+from batchyard.api.operations.v1 import job_operations_service_pb2
+from batchyard.api.operations.v1.job_operations_service_pb2_grpc import add_JobOperationsServiceServicer_to_server
+from batchyard.api.scheduler.v1 import dispatch_service_pb2, resources_service_pb2
+from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+from batchyard.api.scheduler.v1.resources_service_pb2_grpc import add_ResourceSettlementServiceServicer_to_server
+from batchyard.domain.clock import Clock
+from batchyard.domain.compat import Compat
+from batchyard.domain.jobs import job_ids
+from batchyard.jobstore.dispatch import DispatchServicer
+from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.operations import JobOperationsServicer
+from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
+from batchyard.jobstore.service import JobsServicer, Reading, Submitter
+from batchyard.jobstore.writer import Writer
+from batchyard.rpc.server import Service
+from batchyard.storage.jobs import Counters
+from batchyard.storage.sqlite.database import open_database
+
+
+class _Numbers:
+    """What the newest opening of the store said."""
+
+    counters: Counters
+
+
+@asynccontextmanager
+async def open_job_store(
+    *,
+    database: Path,
+    registry: grpc.aio.Channel,
+    clock: Clock,
+    durable: bool = True,
+    compat: Compat = Compat.SEED,
+) -> AsyncIterator[Sequence[Service]]:
+    """Open the job store on a SQLite file for the length of the context; yield what it serves.
+
+    With `durable` false an acknowledged job may be lost at a power cut (never at a mere crash).
+    """
+    feed, numbers = Feed(), _Numbers()
+
+    def opened(counters: Counters) -> None:
+        numbers.counters = counters
+        feed.opened(counters)
+
+    writer = Writer(database, clock=clock, durable=durable, opened=opened, committed=feed.committed)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(writer.run)
+        async with open_database(database, read_only=True) as readable:
+            reading = Reading(readable)
+            copies = ResourceCopies(writer, registry)
+            copies.load(await reading.ask(lambda reader: reader.queues()))
+            submitter = Submitter(
+                copies=copies,
+                reading=reading,
+                next_job_id=job_ids(numbers.counters.job_id, clock.now_ms, random.SystemRandom().getrandbits),
+                compat=compat,
+            )
+            jobs = JobsServicer(writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter)
+            operations = JobOperationsServicer(writer=writer, feed=feed, reading=reading, submitter=submitter)
+            dispatch = DispatchServicer(
+                writer=writer, feed=feed, database=database, epoch=lambda: numbers.counters.epoch, tasks=tasks
+            )
+            settlement = SettlementServicer(copies)
+            tasks.start_soon(_follow, copies)
+            yield [
+                Service(
+                    jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
+                    lambda server: add_JobsServiceServicer_to_server(jobs, server),
+                ),
+                Service(
+                    job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
+                    lambda server: add_JobOperationsServiceServicer_to_server(operations, server),
+                ),
+                Service(
+                    dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
+                    lambda server: add_DispatchServiceServicer_to_server(dispatch, server),
+                ),
+                Service(
+                    resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
+                    lambda server: add_ResourceSettlementServiceServicer_to_server(settlement, server),
+                ),
+            ]
+            tasks.cancel_scope.cancel()
+
+
+async def _follow(copies: ResourceCopies) -> None:
+    await reconnecting(copies.follow, name="registry")

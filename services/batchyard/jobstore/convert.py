@@ -1,0 +1,180 @@
+"""Between the dispatch stream's messages and the store's own words."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from batchyard.api.agent.v1 import run_pb2
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, RunReport
+from batchyard.domain.lifecycle import RunEnd, RunState
+from batchyard.jobstore.core import Proposal
+from batchyard.jobstore.effects import Effects, OfferOutcome, QueuedJob, RunDemand, demand_on, queued
+from batchyard.storage.jobs import AgentRecord
+
+ENTRIES_A_MESSAGE: Final = 1000
+OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024
+"""Bounds that keep every message of the stream well below what a receiver takes."""
+
+_RUN_STATE: Final = {state: run_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
+
+
+def fence_of(message: run_pb2.Fence) -> Fence:
+    """Return a fence."""
+    return Fence(message.epoch, message.number)
+
+
+def report_of(message: run_pb2.RunReport) -> RunReport:
+    """Return a report; one that does not say how its run ended says that it is lost."""
+    return RunReport(
+        fence=fence_of(message.fence),
+        key=JobKey(message.namespace, JobId(message.job_id)),
+        state=RunState(message.state),
+        started_ago_ms=message.started_ago_ms if message.HasField("started_ago_ms") else None,
+        ended_ago_ms=message.ended_ago_ms if message.HasField("ended_ago_ms") else None,
+        end=RunEnd(message.end) if message.end else RunEnd.LOST,
+        exit_code=message.exit_code if message.HasField("exit_code") else None,
+        reason=message.reason or None,
+    )
+
+
+def proposal_of(message: wire.OfferProposal) -> Proposal:
+    """Return a proposal."""
+    return Proposal(
+        key=key_of(message.job),
+        version=message.version,
+        agent_id=AgentId(message.agent_id),
+        incarnation=message.incarnation,
+        compute_environment=message.compute_environment,
+    )
+
+
+def key_of(message: wire.JobRef) -> JobKey:
+    """Return a job's key."""
+    return JobKey(message.namespace, JobId(message.job_id))
+
+
+def agent_message(agent: AgentRecord) -> wire.LiveAgent:
+    """Return a live agent."""
+    return wire.LiveAgent(agent_id=agent.agent_id, incarnation=agent.incarnation)
+
+
+def snapshot_message(jobs: Iterable[tuple[Job, bytes | None]]) -> wire.DispatchResponse:
+    """Return a page of a snapshot: what is to be placed, what is held, what is demanded of agents."""
+    message = wire.DispatchResponse()
+    for job, spec in jobs:
+        if job.run is None:
+            message.runnable.append(_queued_message(queued(job)))
+            continue
+        message.held.append(_held_message(job, spec))
+        if (demand := demand_on(job)) is not None:
+            message.demands.append(_demand_message(demand))
+    return message
+
+
+def effect_messages(effects: Effects) -> Iterator[wire.DispatchResponse]:
+    """Return what commits mean, in messages of bounded size."""
+    message = wire.DispatchResponse(
+        registered=[
+            wire.AgentRegistered(agent_id=done.agent_id, incarnation=done.incarnation, accepted=done.accepted)
+            for done in effects.registered
+        ],
+        reports=[
+            wire.ReportOutcome(
+                agent_id=done.agent_id,
+                incarnation=done.incarnation,
+                fence=_fence_message(done.fence),
+                state=_RUN_STATE[done.state],
+                stale=done.stale,
+            )
+            for done in effects.reports
+        ],
+        ended=[
+            wire.EndedRun(agent_id=run.agent_id, fence=_fence_message(run.fence), ran_for_ms=run.ran_for_ms)
+            for run in effects.ended
+        ],
+        withdrawn=[_ref(key) for key in effects.withdrawn],
+    )
+    size = 0
+    for outcome in effects.offers:
+        message.offers.append(_outcome_message(outcome))
+        size += len(outcome.spec)
+        if size > OFFERED_BYTES_A_MESSAGE:
+            yield message
+            message, size = wire.DispatchResponse(), 0
+    message.demands.extend(_demand_message(demand) for demand in effects.demands)
+    for job in effects.runnable.values():
+        message.runnable.append(_queued_message(job))
+        if len(message.runnable) >= ENTRIES_A_MESSAGE:
+            yield message
+            message = wire.DispatchResponse()
+    yield message
+
+
+def _outcome_message(outcome: OfferOutcome) -> wire.OfferOutcome:
+    message = wire.OfferOutcome(
+        job=_ref(outcome.key), agent_id=outcome.agent_id, incarnation=outcome.incarnation, refused=outcome.refused
+    )
+    if outcome.job is not None:
+        message.offer.CopyFrom(_offer_message(outcome.job, outcome.spec))
+    return message
+
+
+def _held_message(job: Job, spec: bytes | None) -> wire.HeldRun:
+    run = job.run
+    assert run is not None
+    message = wire.HeldRun(
+        fence=_fence_message(run.fence),
+        job=_ref(job.key),
+        agent_id=run.agent_id,
+        incarnation=run.incarnation,
+        state=_RUN_STATE[run.state],
+        compute_environment=run.compute_environment,
+        vcpus_milli=job.vcpus_milli,
+        memory_mib=job.memory_mib,
+        gpus=job.gpus,
+    )
+    if spec is not None:
+        message.offer.CopyFrom(_offer_message(job, spec))
+    return message
+
+
+def _offer_message(job: Job, spec: bytes) -> run_pb2.RunOffer:
+    run = job.run
+    assert run is not None
+    return run_pb2.RunOffer(
+        fence=_fence_message(run.fence),
+        attempt=job.attempts_made + 1,
+        job_spec=spec,
+        compute_environment=run.compute_environment,
+        task_id=run.task_id,
+        log_stream_name=run.log_stream_name,
+    )
+
+
+def _queued_message(job: QueuedJob) -> wire.QueuedJob:
+    return wire.QueuedJob(
+        job=_ref(job.key),
+        job_queue=job.job_queue,
+        sequence=job.sequence,
+        vcpus_milli=job.vcpus_milli,
+        memory_mib=job.memory_mib,
+        gpus=job.gpus,
+        version=job.version,
+    )
+
+
+def _demand_message(demand: RunDemand) -> wire.RunDemand:
+    return wire.RunDemand(
+        agent_id=demand.agent_id,
+        incarnation=demand.incarnation,
+        fence=_fence_message(demand.fence),
+        kill=demand.kill,
+    )
+
+
+def _fence_message(fence: Fence) -> run_pb2.Fence:
+    return run_pb2.Fence(epoch=fence.epoch, number=fence.number)
+
+
+def _ref(key: JobKey) -> wire.JobRef:
+    return wire.JobRef(namespace=key.namespace, job_id=key.job_id)

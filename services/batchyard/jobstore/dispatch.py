@@ -1,0 +1,141 @@
+"""DispatchService: the stream between the store and the scheduler.
+
+One scheduler leads at a time, the newest. Its stream begins with a snapshot, read beside the writer; then come the
+effects of every later commit, merged while the stream is busy.
+"""
+
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc.aio
+from anyio.abc import TaskGroup
+
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import DispatchServiceServicer
+from batchyard.domain.errors import InvalidRequestError, SupersededError
+from batchyard.domain.jobs import AgentId, JobKey, RunReport
+from batchyard.jobstore.convert import (
+    agent_message,
+    effect_messages,
+    fence_of,
+    key_of,
+    proposal_of,
+    report_of,
+    snapshot_message,
+)
+from batchyard.jobstore.core import Proposal
+from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.writer import Writer
+from batchyard.storage.sqlite.database import open_database
+from batchyard.storage.sqlite.jobs import SqliteJobReader
+
+_log = logging.getLogger(__name__)
+
+
+class DispatchServicer(DispatchServiceServicer):
+    """Tells the scheduler what there is to do, and writes down what it decides and passes on."""
+
+    def __init__(
+        self, *, writer: Writer, feed: Feed, database: Path, epoch: Callable[[], int], tasks: TaskGroup
+    ) -> None:
+        self._writer = writer
+        self._feed = feed
+        self._database = database
+        self._epoch = epoch
+        self._tasks = tasks
+
+    async def Dispatch(  # noqa: N802  # the name of the RPC
+        self, request_iterator: AsyncIterator[wire.DispatchRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[wire.DispatchResponse]:
+        """Serve one scheduler until it leaves or a newer one comes."""
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("hello"):
+            raise InvalidRequestError("the first message must be a hello", field="hello")
+        subscription = Subscription()
+        self._feed.subscribe(subscription, SupersededError("a newer scheduler has taken over"))
+        scope = anyio.CancelScope()
+        try:
+            leader_epoch = await self._writer.do(lambda group: group.lead())
+            _log.info("scheduler %s leads, epoch %d", first.hello.scheduler_id, leader_epoch)
+            yield wire.DispatchResponse(
+                welcome=wire.SchedulerWelcome(leader_epoch=leader_epoch, store_epoch=self._epoch())
+            )
+            async for message in self._snapshot(subscription):
+                yield message
+            self._tasks.start_soon(self._read, request_iterator, subscription, scope)
+            while True:
+                for message in effect_messages(await subscription.take()):
+                    yield message
+        finally:
+            scope.cancel()
+            self._feed.unsubscribe(subscription)
+
+    async def _snapshot(self, subscription: Subscription) -> AsyncIterator[wire.DispatchResponse]:
+        async with open_database(self._database, read_only=True) as database:
+            snapshot = await database.run(lambda connection: SqliteJobReader(connection).snapshot())
+            subscription.begin_after(snapshot.revision)
+            yield wire.DispatchResponse(agents=[agent_message(agent) for agent in snapshot.agents])
+            pages = snapshot.jobs
+
+            def next_page(_: sqlite3.Connection) -> wire.DispatchResponse | None:
+                page = next(pages, None)
+                return None if page is None else snapshot_message(page)
+
+            while (message := await database.run(next_page)) is not None:
+                yield message
+        yield wire.DispatchResponse(snapshot_complete=True)
+
+    async def _read(
+        self,
+        requests: AsyncIterator[wire.DispatchRequest],
+        subscription: Subscription,
+        scope: anyio.CancelScope,
+    ) -> None:
+        """Hand the scheduler's messages to the writer; what becomes of them is in the effects."""
+        with scope:
+            try:
+                async for request in requests:
+                    self._take(request)
+            except grpc.RpcError as error:
+                _log.debug("the scheduler's stream broke: %s", error)
+            except ValueError as error:
+                # An enum value that this version does not know.
+                subscription.close(InvalidRequestError(f"a message of the scheduler cannot be read: {error}"))
+                return
+            subscription.close(SupersededError("the scheduler has ended its stream"))
+
+    def _take(self, request: wire.DispatchRequest) -> None:
+        for agent in request.registrations:
+            self._register(agent)
+        for lost in request.lost_agents:
+            self._lose(AgentId(lost.agent_id), lost.incarnation)
+        for sender in request.reports:
+            for report in sender.reports:
+                self._report(AgentId(sender.agent_id), sender.incarnation, report_of(report))
+        for proposal in request.proposals:
+            self._offer(proposal_of(proposal))
+        for waiting in request.wait_reasons:
+            self._explain(key_of(waiting.job), waiting.reason)
+
+    def _register(self, agent: wire.AgentRegistration) -> None:
+        known = {fence_of(fence) for fence in agent.known}
+        claimed_before = {fence_of(fence) for fence in agent.claimed_before}
+        self._writer.tell(
+            lambda group: group.register(AgentId(agent.agent_id), agent.incarnation, known, claimed_before)
+        )
+
+    def _lose(self, agent_id: AgentId, incarnation: int) -> None:
+        self._writer.tell(lambda group: group.lose_agent(agent_id, incarnation))
+
+    def _report(self, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
+        self._writer.tell(lambda group: group.report(agent_id, incarnation, report), report.key)
+
+    def _offer(self, proposal: Proposal) -> None:
+        self._writer.tell(lambda group: group.offer(proposal), proposal.key)
+
+    def _explain(self, key: JobKey, reason: str) -> None:
+        self._writer.tell(lambda group: group.explain(key, reason), key)

@@ -1,0 +1,142 @@
+"""What a commit means to the outside: told only after it, in the order of the commits."""
+
+from dataclasses import dataclass, field
+
+from batchyard.domain.jobs import AgentId, Fence, Job, JobChange, JobKey
+from batchyard.domain.lifecycle import RunState
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """A job that is to be placed: as much of it as that needs."""
+
+    key: JobKey
+    job_queue: str
+    sequence: int
+    vcpus_milli: int
+    memory_mib: int
+    gpus: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationOutcome:
+    """Whether an agent may run jobs."""
+
+    agent_id: AgentId
+    incarnation: int
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OfferOutcome:
+    """The answer to a proposal: the job with its run if it was accepted, else why not."""
+
+    key: JobKey
+    agent_id: AgentId
+    incarnation: int
+    job: Job | None = None
+    spec: bytes = b""
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOutcome:
+    """The answer to a report."""
+
+    agent_id: AgentId
+    incarnation: int
+    fence: Fence
+    state: RunState
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunDemand:
+    """What an agent must do about a run: give the offer back if it can, or end it in whatever state."""
+
+    agent_id: AgentId
+    incarnation: int
+    fence: Fence
+    kill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run that holds no capacity any more."""
+
+    agent_id: AgentId
+    fence: Fence
+    ran_for_ms: int | None
+
+
+@dataclass(slots=True)
+class Effects:
+    """What one commit, or several merged, mean to a scheduler."""
+
+    runnable: dict[JobKey, QueuedJob] = field(default_factory=dict)
+    withdrawn: dict[JobKey, None] = field(default_factory=dict)
+    registered: list[RegistrationOutcome] = field(default_factory=list)
+    offers: list[OfferOutcome] = field(default_factory=list)
+    reports: list[ReportOutcome] = field(default_factory=list)
+    demands: list[RunDemand] = field(default_factory=list)
+    ended: list[EndedRun] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.runnable
+            or self.withdrawn
+            or self.registered
+            or self.offers
+            or self.reports
+            or self.demands
+            or self.ended
+        )
+
+    def enqueue(self, job: Job) -> None:
+        """Have the job placed."""
+        self.withdrawn.pop(job.key, None)
+        self.runnable[job.key] = queued(job)
+
+    def withdraw(self, key: JobKey) -> None:
+        """Have the job forgotten, if the scheduler knows it."""
+        self.runnable.pop(key, None)
+        self.withdrawn[key] = None
+
+    def merge(self, later: "Effects") -> None:
+        """Add what a later commit means."""
+        for key, job in later.runnable.items():
+            self.withdrawn.pop(key, None)
+            self.runnable[key] = job
+        for key in later.withdrawn:
+            self.withdraw(key)
+        self.registered += later.registered
+        self.offers += later.offers
+        self.reports += later.reports
+        self.demands += later.demands
+        self.ended += later.ended
+
+
+@dataclass(slots=True)
+class Committed:
+    """A commit: its revision and what it means."""
+
+    revision: int
+    written: bool
+    """False: nothing was to be written, and the revision is that of the commit before."""
+    effects: Effects
+    changes: list[JobChange]
+    decided: set[JobKey]
+    """Jobs of which it is now known whether a cancel came in time."""
+
+
+def queued(job: Job) -> QueuedJob:
+    """Return what placing the job needs."""
+    return QueuedJob(job.key, job.job_queue, job.sequence, job.vcpus_milli, job.memory_mib, job.gpus, job.version)
+
+
+def demand_on(job: Job) -> RunDemand | None:
+    """Return what the agent of the job's run must do about it, if anything."""
+    if job.run is None or not (job.cancelled or job.terminated):
+        return None
+    return RunDemand(job.run.agent_id, job.run.incarnation, job.run.fence, kill=job.terminated)

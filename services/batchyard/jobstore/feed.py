@@ -1,0 +1,135 @@
+"""What has been committed, for those who follow it: watches, the scheduler's stream, calls that wait for an agent."""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from batchyard.domain.errors import UnavailableError
+from batchyard.domain.jobs import JobChange, JobKey
+from batchyard.jobstore.effects import Committed, Effects
+from batchyard.storage.jobs import Counters
+
+COMMITS_IN_MEMORY: Final = 4096
+
+
+class Subscription:
+    """The effects of commits, for one scheduler, merged until it takes them."""
+
+    def __init__(self) -> None:
+        self._pending: list[Committed] = []
+        self._after: int | None = None
+        self._wake = asyncio.Event()
+        self._closed: Exception | None = None
+
+    def push(self, committed: Committed) -> None:
+        """Add a commit."""
+        if committed.effects:
+            self._pending.append(committed)
+            self._wake.set()
+
+    def begin_after(self, revision: int) -> None:
+        """Say that everything up to this revision is known already, from a snapshot."""
+        self._after = revision
+
+    def close(self, error: Exception) -> None:
+        """End it: `take` raises the error from now on."""
+        self._closed = self._closed or error
+        self._wake.set()
+
+    async def take(self) -> Effects:
+        """Wait for effects and return all that there are, in order."""
+        assert self._after is not None
+        while True:
+            await self._wake.wait()
+            if self._closed is not None:
+                raise self._closed
+            self._wake.clear()
+            pending, self._pending = self._pending, []
+            effects = Effects()
+            for committed in pending:
+                # What was not written answers this scheduler's own messages, which came after the snapshot.
+                if not committed.written or committed.revision > self._after:
+                    effects.merge(committed.effects)
+            if effects:
+                return effects
+
+
+class Feed:
+    """The newest commits, and who waits for more."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._recent: deque[tuple[int, list[JobChange]]] = deque(maxlen=COMMITS_IN_MEMORY)
+        self._complete_after = 0
+        self._changed = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self._undecided: dict[JobKey, list[asyncio.Future[None]]] = {}
+
+    def opened(self, counters: Counters) -> None:
+        """Begin at the state of a store that was just read: what was known of the one before counts no more."""
+        self.revision = self._complete_after = counters.revision
+        self._recent.clear()
+        error = UnavailableError("the job store was opened anew")
+        if self._subscription is not None:
+            self._subscription.close(error)
+        for waiting in self._undecided.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+        self._undecided.clear()
+
+    def committed(self, committed: Committed) -> None:
+        """Tell everybody of a commit."""
+        self.revision = committed.revision
+        if committed.changes:
+            if len(self._recent) == COMMITS_IN_MEMORY:
+                self._complete_after = self._recent[0][0]
+            self._recent.append((committed.revision, committed.changes))
+            self._changed.set()
+            self._changed = asyncio.Event()
+        if self._subscription is not None:
+            self._subscription.push(committed)
+        for key in committed.decided & self._undecided.keys():
+            for future in self._undecided.pop(key):
+                if not future.done():
+                    future.set_result(None)
+
+    def subscribe(self, subscription: Subscription, replaced: Exception) -> None:
+        """Send effects to this subscription; an older one is closed with the error."""
+        if self._subscription is not None:
+            self._subscription.close(replaced)
+        self._subscription = subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Send no more to this subscription."""
+        if self._subscription is subscription:
+            self._subscription = None
+
+    def decision(self, key: JobKey) -> asyncio.Future[None]:
+        """Return a future that is done when it is known whether a cancel of the job came in time."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._undecided.setdefault(key, []).append(future)
+        return future
+
+    def forget(self, key: JobKey, future: asyncio.Future[None]) -> None:
+        """Wait no longer."""
+        waiting = self._undecided.get(key, [])
+        if future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._undecided[key]
+
+    def changes_after(self, revision: int) -> list[tuple[int, list[JobChange]]] | None:
+        """Return the changes of the commits after a revision, or None if memory does not reach back so far."""
+        if revision < self._complete_after:
+            return None
+        newer = []
+        for commit in reversed(self._recent):
+            if commit[0] <= revision:
+                break
+            newer.append(commit)
+        return newer[::-1]
+
+    async def wait(self) -> None:
+        """Wait for the next commit that changes a job."""
+        await self._changed.wait()

@@ -1,0 +1,200 @@
+"""The store's copies of what the registry holds: queues, kept on disk; definitions, in memory.
+
+Copies follow the registry's watch. A queue that the store lacks is read through: the watch is read up to now before
+the queue is said not to exist. A definition without a revision is always asked for.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import grpc.aio
+from batchyard.rpc.errors import error_from
+
+from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
+from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
+from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest
+from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
+from batchyard.api.scheduler.v1.resources_service_pb2 import (
+    ResourceChange,
+    SettleResourcesRequest,
+    SettleResourcesResponse,
+    WatchResourcesRequest,
+)
+from batchyard.api.scheduler.v1.resources_service_pb2 import (
+    ResourceKind as WatchedKind,
+)
+from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
+    ResourceSettlementServiceServicer,
+    ResourceWatchServiceStub,
+)
+from batchyard.domain.errors import NotFoundError, WrongStateError
+from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
+from batchyard.jobstore.writer import Writer
+from batchyard.rpc.identity import metadata_for
+from batchyard.storage.jobs import QueueCopy, QueueKey
+
+if TYPE_CHECKING:
+    from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
+    from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceWatchServiceAsyncStub
+
+DEFINITIONS_IN_MEMORY: Final = 10_000
+REGISTRY_TIMEOUT_S: Final = 10.0
+
+_DefinitionKey = tuple[str, str, int]
+
+_log = logging.getLogger(__name__)
+
+
+class ResourceCopies:
+    """Finds the queue and the definition that a submission names."""
+
+    def __init__(self, writer: Writer, registry: grpc.aio.Channel) -> None:
+        self._writer = writer
+        self._registry: RegistryServiceAsyncStub = RegistryServiceStub(registry)
+        self._watches: ResourceWatchServiceAsyncStub = ResourceWatchServiceStub(registry)
+        self._queues: dict[QueueKey, QueueCopy] = {}
+        self._revision = 0
+        self._catching_up = anyio.Lock()
+        self._definitions: dict[_DefinitionKey, JobDefinition] = {}
+        self._deregistrations = 0
+
+    def load(self, queues: Sequence[QueueCopy]) -> None:
+        """Begin with the copies that are on disk."""
+        self._queues = {queue.key: queue for queue in queues}
+
+    async def queue(self, caller: Caller, reference: str) -> QueueCopy:
+        """Return the queue that a name or ARN refers to; raise NotFoundError if there is none."""
+        name = name_in_reference(reference, ResourceKind.JOB_QUEUE, caller.namespace)
+        key = QueueKey(caller.namespace, name or "")
+        found = self._queues.get(key)
+        if name is not None and (found is None or found.gone):
+            await self._catch_up()
+            found = self._queues.get(key)
+        if found is None or found.gone:
+            raise NotFoundError(f"JobQueue {reference} not found.", field="jobQueue")
+        return found
+
+    async def definition(self, caller: Caller, reference: str) -> JobDefinition:
+        """Return the ACTIVE revision that a reference names, the newest if it names none; else raise NotFoundError."""
+        full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, caller.namespace)
+        if full_name is None:
+            raise NotFoundError(f"JobDefinition {reference} not found.", field="jobDefinition")
+        name, revision = split_revision(full_name)
+        if revision is None:
+            found = await self._ask(caller, DescribeJobDefinitionsRequest(
+                job_definition_name=name, status="ACTIVE", max_results=1
+            ))  # fmt: skip
+            if found is None:
+                raise _inactive(reference)
+            return found
+        key = (caller.namespace, name, revision)
+        if (known := self._definitions.get(key)) is not None:
+            return known
+        deregistrations = self._deregistrations
+        found = await self._ask(caller, DescribeJobDefinitionsRequest(job_definitions=[f"{name}:{revision}"]))
+        if found is None:
+            raise NotFoundError(f"JobDefinition {reference} not found.", field="jobDefinition")
+        if found.status != "ACTIVE":
+            raise _inactive(reference)
+        if deregistrations == self._deregistrations:
+            self._keep(key, found)
+        return found
+
+    async def follow(self) -> None:
+        """Follow the registry's changes of queues until the stream ends."""
+        await self._read_watch(until_caught_up=False)
+
+    async def take(self, changes: Sequence[ResourceChange]) -> None:
+        """Take changes into the copies, durably; raise WrongStateError if a queue cannot go yet."""
+        copies = []
+        for change in changes:
+            kind = change.WhichOneof("resource")
+            if kind == "job_queue":
+                copies.append(_copy_of(change))
+            elif kind == "job_definition" and change.job_definition.status != "ACTIVE":
+                definition = change.job_definition
+                self._deregistrations += 1
+                self._definitions.pop((change.namespace, definition.job_definition_name, definition.revision), None)
+        newer = [copy for copy in copies if self._is_newer(copy)]
+        if newer:
+            await self._writer.do(lambda group: group.settle(newer), alone=True)
+            for copy in newer:
+                if self._is_newer(copy):
+                    self._queues[copy.key] = copy
+
+    async def _catch_up(self) -> None:
+        async with self._catching_up:
+            try:
+                with anyio.fail_after(REGISTRY_TIMEOUT_S):
+                    await self._read_watch(until_caught_up=True)
+            except grpc.aio.AioRpcError as error:
+                raise error_from(error) from error
+
+    async def _read_watch(self, *, until_caught_up: bool) -> None:
+        request = WatchResourcesRequest(kinds=[WatchedKind.RESOURCE_KIND_JOB_QUEUE], after_revision=self._revision)
+        call = self._watches.WatchResources(request)
+        try:
+            async for message in call:
+                try:
+                    await self.take(message.changes)
+                except WrongStateError:
+                    # A deletion that the registry has begun and not settled: it will ask.
+                    _log.debug("a queue is going and still has unfinished jobs")
+                self._revision = max(self._revision, message.revision)
+                if message.caught_up and until_caught_up:
+                    return
+        finally:
+            call.cancel()
+
+    async def _ask(self, caller: Caller, request: DescribeJobDefinitionsRequest) -> JobDefinition | None:
+        try:
+            answer = await self._registry.DescribeJobDefinitions(
+                request, metadata=tuple(metadata_for(caller)), timeout=REGISTRY_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error) from error
+        return answer.job_definitions[0] if answer.job_definitions else None
+
+    def _keep(self, key: _DefinitionKey, definition: JobDefinition) -> None:
+        if len(self._definitions) >= DEFINITIONS_IN_MEMORY:
+            del self._definitions[next(iter(self._definitions))]
+        self._definitions[key] = definition
+
+    def _is_newer(self, copy: QueueCopy) -> bool:
+        known = self._queues.get(copy.key)
+        return known is None or known.revision < copy.revision
+
+
+class SettlementServicer(ResourceSettlementServiceServicer):
+    """Lets the registry be sure that the store obeys a change."""
+
+    def __init__(self, copies: ResourceCopies) -> None:
+        self._copies = copies
+
+    async def SettleResources(  # noqa: N802  # the name of the RPC
+        self, request: SettleResourcesRequest, context: object
+    ) -> SettleResourcesResponse:
+        """Take the changes in."""
+        await self._copies.take(request.changes)
+        return SettleResourcesResponse()
+
+
+def _copy_of(change: ResourceChange) -> QueueCopy:
+    queue: JobQueueDetail = change.job_queue
+    going = queue.status in (ResourceStatus.RESOURCE_STATUS_DELETING, ResourceStatus.RESOURCE_STATUS_DELETED)
+    return QueueCopy(
+        key=QueueKey(change.namespace, queue.job_queue_name),
+        arn=queue.job_queue_arn,
+        open=queue.state == ResourceState.RESOURCE_STATE_ENABLED and not going,
+        gone=going,
+        revision=change.revision,
+    )
+
+
+def _inactive(reference: str) -> NotFoundError:
+    return NotFoundError(
+        f"JobDefinition name {reference} does not exist or is not in ACTIVE status", field="jobDefinition"
+    )

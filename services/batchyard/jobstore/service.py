@@ -1,0 +1,216 @@
+"""JobsService: the five operations that AWS has for jobs."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+import grpc.aio
+
+from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
+from batchyard.api.jobs.v1.jobs_service_pb2 import (
+    CancelJobRequest,
+    CancelJobResponse,
+    DescribeJobsRequest,
+    DescribeJobsResponse,
+    ListJobsRequest,
+    ListJobsResponse,
+    SubmitJobRequest,
+    SubmitJobResponse,
+    TerminateJobRequest,
+    TerminateJobResponse,
+)
+from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer
+from batchyard.domain.compat import Compat
+from batchyard.domain.errors import InvalidRequestError, NotFoundError
+from batchyard.domain.jobs import JobId, JobKey
+from batchyard.domain.lifecycle import JobState
+from batchyard.domain.names import Caller, ResourceKind, name_in_reference
+from batchyard.domain.pagination import decode_token, encode_token, page_size
+from batchyard.jobstore.core import Group, Submission
+from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.resources import ResourceCopies
+from batchyard.jobstore.submission import build_submission, check_request
+from batchyard.jobstore.views import described, job_summary, state_of
+from batchyard.jobstore.writer import Writer
+from batchyard.rpc.identity import caller_of
+from batchyard.storage.jobs import JobReader, QueueKey
+from batchyard.storage.sqlite.database import Database
+from batchyard.storage.sqlite.jobs import SqliteJobReader
+
+DESCRIBED_JOBS_MAX: Final = 100
+STOPPED_JOBS_MAX: Final = 100
+LISTED_JOBS_MAX: Final = 1000
+REASON_LENGTH_MAX: Final = 1024
+
+T = TypeVar("T")
+
+
+class Reading:
+    """Reads the store on a connection that never waits for the writer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ask(self, question: Callable[[JobReader], T]) -> T:
+        """Ask the reader something, in its thread."""
+
+        def answer(connection: sqlite3.Connection) -> T:
+            return question(SqliteJobReader(connection))
+
+        return await self._database.run(answer)
+
+
+class Submitter:
+    """Prepares submissions: finds what they name, and gives them their ids."""
+
+    def __init__(
+        self, *, copies: ResourceCopies, reading: Reading, next_job_id: Callable[[], JobId], compat: Compat
+    ) -> None:
+        self._copies = copies
+        self._reading = reading
+        self._next_job_id = next_job_id
+        self._compat = compat
+
+    async def prepare(self, caller: Caller, request: SubmitJobRequest) -> Submission:
+        """Return what is to be stored; raise the error that the caller is to see."""
+        check_request(request)
+        queue = await self._copies.queue(caller, request.job_queue)
+        definition = await self._copies.definition(caller, request.job_definition)
+        depends_on = [
+            await self._dependency(caller, dependency.job_id, queue.key.name) for dependency in request.depends_on
+        ]
+        return build_submission(
+            request,
+            caller=caller,
+            job_id=self._next_job_id(),
+            job_queue_arn=queue.arn,
+            definition=definition,
+            depends_on=depends_on,
+            compat=self._compat,
+        )
+
+    async def _dependency(self, caller: Caller, reference: str, job_queue: str) -> JobKey:
+        """Return the job with this id or, if there is none, the newest one with this name."""
+        key = JobKey(caller.namespace, JobId(reference))
+
+        def find(reader: JobReader) -> JobKey | None:
+            _, found = reader.jobs_at([key])
+            return key if found else reader.newest_named(caller.namespace, reference, job_queue)
+
+        found = await self._reading.ask(find)
+        if found is None:
+            raise InvalidRequestError(f"Job {reference} does not exist", field="dependsOn")
+        return found
+
+
+class JobsServicer(JobsServiceServicer):
+    """Answers once what it says is on disk."""
+
+    def __init__(
+        self, *, writer: Writer, feed: Feed, reading: Reading, copies: ResourceCopies, submitter: Submitter
+    ) -> None:
+        self._writer = writer
+        self._feed = feed
+        self._reading = reading
+        self._copies = copies
+        self._submitter = submitter
+
+    async def SubmitJob(  # noqa: N802  # the name of the RPC, as below
+        self, request: SubmitJobRequest, context: grpc.aio.ServicerContext[SubmitJobRequest, SubmitJobResponse]
+    ) -> SubmitJobResponse:
+        """Take a job in."""
+        caller = caller_of(context)
+        submission = await self._submitter.prepare(caller, request)
+        await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
+        return submitted(caller, submission)
+
+    async def DescribeJobs(  # noqa: N802
+        self, request: DescribeJobsRequest, context: grpc.aio.ServicerContext[DescribeJobsRequest, DescribeJobsResponse]
+    ) -> DescribeJobsResponse:
+        """Describe jobs by id or ARN."""
+        caller = caller_of(context)
+        if len(request.jobs) > DESCRIBED_JOBS_MAX:
+            raise InvalidRequestError(f"Maximum number of jobs supported is {DESCRIBED_JOBS_MAX}.", field="jobs")
+        keys = _keys(caller, request.jobs)
+        records = await self._reading.ask(lambda reader: reader.describe(keys))
+        return DescribeJobsResponse(jobs=described(records))
+
+    async def ListJobs(  # noqa: N802
+        self, request: ListJobsRequest, context: grpc.aio.ServicerContext[ListJobsRequest, ListJobsResponse]
+    ) -> ListJobsResponse:
+        """List a page of a queue's jobs in one state."""
+        caller = caller_of(context)
+        state = _listed_state(request)
+        limit = page_size(request.max_results if request.HasField("max_results") else None, maximum=LISTED_JOBS_MAX)
+        try:
+            queue = await self._copies.queue(caller, request.job_queue)
+        except NotFoundError as error:
+            raise NotFoundError(f"{request.job_queue} does not exist", field="jobQueue") from error
+        listing = f"jobs {caller.namespace} {queue.key.name} {state.name}"
+        before = int(decode_token(request.next_token, listing)[0]) if request.next_token else None
+        key = QueueKey(caller.namespace, queue.key.name)
+        jobs = await self._reading.ask(lambda reader: reader.page(key, state, before, limit + 1))
+        response = ListJobsResponse(job_summary_list=[job_summary(job) for job in jobs[:limit]])
+        if len(jobs) > limit:
+            response.next_token = encode_token(listing, [jobs[limit - 1].sequence])
+        return response
+
+    async def CancelJob(  # noqa: N802
+        self, request: CancelJobRequest, context: grpc.aio.ServicerContext[CancelJobRequest, CancelJobResponse]
+    ) -> CancelJobResponse:
+        """Cancel jobs that no agent has begun."""
+        await self._stop(caller_of(context), request.job_id, request.reason, Group.cancel)
+        return CancelJobResponse()
+
+    async def TerminateJob(  # noqa: N802
+        self, request: TerminateJobRequest, context: grpc.aio.ServicerContext[TerminateJobRequest, TerminateJobResponse]
+    ) -> TerminateJobResponse:
+        """End jobs in whatever state."""
+        await self._stop(caller_of(context), request.job_id, request.reason, Group.terminate)
+        return TerminateJobResponse()
+
+    async def _stop(self, caller: Caller, job_ids: str, reason: str, act: Callable[[Group, JobKey, str], bool]) -> None:
+        ids = [word for word in re.split(r"[\s,]+", job_ids) if word]
+        if not ids:
+            raise InvalidRequestError("'jobId' is a required field (cannot be an empty string)", field="jobId")
+        if len(ids) > STOPPED_JOBS_MAX:
+            raise InvalidRequestError(f"Maximum number of jobs supported is {STOPPED_JOBS_MAX}.", field="jobId")
+        if len(reason) > REASON_LENGTH_MAX:
+            raise InvalidRequestError(f"reason must not exceed {REASON_LENGTH_MAX} characters", field="reason")
+        keys = _keys(caller, ids)
+        decisions = {key: self._feed.decision(key) for key in keys}
+        try:
+            asked = await asyncio.gather(*(self._stop_one(act, key, reason) for key in decisions))
+            await asyncio.gather(*(decisions[key] for key, ask in zip(decisions, asked, strict=True) if ask))
+        finally:
+            for key, decision in decisions.items():
+                self._feed.forget(key, decision)
+
+    async def _stop_one(self, act: Callable[[Group, JobKey, str], bool], key: JobKey, reason: str) -> bool:
+        return await self._writer.do(lambda group: act(group, key, reason), key)
+
+
+def submitted(caller: Caller, submission: Submission) -> SubmitJobResponse:
+    """Return the answer to a submission that is on disk."""
+    job = submission.job
+    return SubmitJobResponse(
+        job_arn=caller.arn(ResourceKind.JOB, job.key.job_id), job_name=job.job_name, job_id=job.key.job_id
+    )
+
+
+def _listed_state(request: ListJobsRequest) -> JobState:
+    if not request.HasField("job_status"):
+        return JobState.RUNNING
+    state = state_of(request.job_status)
+    if state is None:
+        legal = ", ".join(JobStatus.Name(number).removeprefix("JOB_STATUS_") for number in JobStatus.values()[1:])
+        raise InvalidRequestError(f"jobStatus is not valid. Valid values: [{legal}]", field="jobStatus")
+    return state
+
+
+def _keys(caller: Caller, references: Sequence[str]) -> list[JobKey]:
+    """Return the keys of jobs named by id or ARN, each once; an ARN of another account names nothing."""
+    names = [name_in_reference(reference, ResourceKind.JOB, caller.namespace) for reference in references]
+    return list(dict.fromkeys(JobKey(caller.namespace, JobId(name)) for name in names if name is not None))

@@ -1,0 +1,219 @@
+"""From a SubmitJob request and the definition that it names to what is stored.
+
+Everything that is frozen at submission is merged here, once: definition, overrides, parameters. What comes out is the
+serialized JobSpec, which is stored and handed on untouched, and the few columns that change or that placing needs.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+from batchyard.api.agent.v1.run_pb2 import JobSpec
+from batchyard.api.common.v1.container_pb2 import KeyValuePair, ResourceRequirement
+from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail, ContainerOverrides, JobDependency
+from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
+from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties, JobDefinition
+from batchyard.domain.compat import Compat
+from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.jobs import Job, JobId, JobKey
+from batchyard.domain.names import JOB_NAME, Caller, ResourceKind
+from batchyard.domain.resources import (
+    check_environment,
+    check_retry_attempts,
+    check_tags,
+    check_timeout,
+    requirement_amounts,
+    reserved_resources,
+)
+from batchyard.jobstore.core import Submission
+
+DEPENDENCIES_MAX: Final = 100
+JOB_BYTES_MAX: Final = 30 * 1024
+
+_REFERENCE = re.compile(r"Ref::([A-Za-z0-9_-]+)")
+
+_LEGACY: Final[tuple[tuple[str, Literal["vcpus", "memory"]], ...]] = (("VCPU", "vcpus"), ("MEMORY", "memory"))
+"""The older members for an amount, by the type of the resource requirement that replaced them."""
+
+
+def check_request(request: SubmitJobRequest) -> None:
+    """Check all that can be checked without looking anything up; raise InvalidRequestError for the first fault."""
+    if not JOB_NAME.fullmatch(request.job_name):
+        raise InvalidRequestError(
+            f"Job name should match valid pattern {JOB_NAME.pattern}, got {request.job_name!r}", field="jobName"
+        )
+    if len(request.depends_on) > DEPENDENCIES_MAX:
+        raise InvalidRequestError(f"Number of job dependencies must not exceed {DEPENDENCIES_MAX}", field="dependsOn")
+    for dependency in request.depends_on:
+        _check_dependency(dependency)
+    _check_overrides(request.container_overrides)
+    if request.HasField("array_properties"):
+        raise InvalidRequestError("Array jobs are not supported by this server yet.", field="arrayProperties")
+    if request.HasField("retry_strategy"):
+        strategy = request.retry_strategy
+        check_retry_attempts(strategy.attempts if strategy.HasField("attempts") else None)
+    if request.HasField("timeout"):
+        check_timeout(request.timeout.attempt_duration_seconds)
+    check_tags(request.tags)
+    if (size := request.ByteSize()) > JOB_BYTES_MAX:
+        raise InvalidRequestError(f"Job size must be less than 30 KiB, got {-(-size // 1024)} KiB")
+
+
+def _check_dependency(dependency: JobDependency) -> None:
+    if dependency.type not in ("", "SEQUENTIAL"):
+        raise InvalidRequestError(
+            f"Dependency type {dependency.type} needs array jobs, which this server does not support yet.",
+            field="dependsOn",
+        )
+    if not dependency.job_id:
+        raise InvalidRequestError("jobId is required.", field="dependsOn")
+
+
+def _check_overrides(overrides: ContainerOverrides) -> None:
+    for position, element in enumerate(overrides.command):
+        if not element:
+            raise InvalidRequestError(
+                f"Command cannot be empty: element {position} is an empty string.", field="containerOverrides.command"
+            )
+    check_environment(overrides.environment)
+    required = requirement_amounts(overrides.resource_requirements)
+    for kind, member in _LEGACY:
+        if kind in required and overrides.HasField(member):
+            raise InvalidRequestError(
+                f"Cannot use both ECS containerProperties {member} and resourceRequirement {kind}.",
+                field=f"containerOverrides.{member}",
+            )
+
+
+def build_submission(
+    request: SubmitJobRequest,
+    *,
+    caller: Caller,
+    job_id: JobId,
+    job_queue_arn: str,
+    definition: JobDefinition,
+    depends_on: Sequence[JobKey],
+    compat: Compat,
+) -> Submission:
+    """Merge everything into the job that is stored.
+
+    Raises InvalidRequestError for a `Ref::` without a value and for overrides that leave the job without a sensible
+    amount of vCPUs or memory.
+    """
+    parameters = {**definition.parameters, **request.parameters}
+    container = _merged_container(definition.container_properties, request.container_overrides, compat)
+    container.command[:] = substitute(container.command, parameters)
+    reserved = reserved_resources(container)
+    retry = request.retry_strategy if request.HasField("retry_strategy") else definition.retry_strategy
+    spec = JobSpec(
+        namespace=caller.namespace,
+        job_id=job_id,
+        job_name=request.job_name,
+        job_arn=caller.arn(ResourceKind.JOB, job_id),
+        job_queue_name=job_queue_arn.rpartition("/")[2],
+        job_queue_arn=job_queue_arn,
+        job_definition_name=definition.job_definition_name,
+        job_definition_arn=definition.job_definition_arn,
+        depends_on=_resolved(request.depends_on, depends_on),
+        parameters=parameters,
+        container=container,
+        tags=request.tags,
+        vcpus_milli=reserved.vcpus_milli,
+        memory_mib=reserved.memory_mib,
+        gpus=reserved.gpus,
+    )
+    spec.retry_strategy.attempts = retry.attempts or 1
+    timeout = request.timeout if request.HasField("timeout") else definition.timeout
+    if timeout.attempt_duration_seconds:
+        spec.timeout.CopyFrom(timeout)
+    job = Job(
+        key=JobKey(caller.namespace, job_id),
+        sequence=0,
+        job_name=spec.job_name,
+        job_queue=spec.job_queue_name,
+        job_definition=spec.job_definition_arn,
+        vcpus_milli=reserved.vcpus_milli,
+        memory_mib=reserved.memory_mib,
+        gpus=reserved.gpus,
+        attempts_allowed=spec.retry_strategy.attempts,
+        created_at=0,
+    )
+    return Submission(job, spec.SerializeToString(), tuple(depends_on))
+
+
+def substitute(command: Sequence[str], parameters: Mapping[str, str]) -> list[str]:
+    """Return the command with each `Ref::name` replaced by the parameter of that name.
+
+    Several in one element and as parts of it are allowed, values are not searched again. Raises InvalidRequestError
+    for a name without a parameter.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return parameters[match[1]]
+        except KeyError:
+            raise InvalidRequestError(
+                f"Unable to substitute value. No parameter found for reference {match[1]}", field="parameters"
+            ) from None
+
+    return [_REFERENCE.sub(value, element) if "Ref::" in element else element for element in command]
+
+
+def _resolved(given: Sequence[JobDependency], keys: Sequence[JobKey]) -> list[JobDependency]:
+    """Return the dependencies with ids in place of names, each job once."""
+    resolved: dict[JobKey, JobDependency] = {}
+    for dependency, key in zip(given, keys, strict=True):
+        entry = JobDependency(job_id=key.job_id)
+        if dependency.type:
+            entry.type = dependency.type
+        resolved.setdefault(key, entry)
+    return list(resolved.values())
+
+
+def _merged_container(
+    properties: ContainerProperties, overrides: ContainerOverrides, compat: Compat
+) -> ContainerDetail:
+    container = ContainerDetail()
+    for field, value in properties.ListFields():
+        # Every member of ContainerProperties stands in ContainerDetail by the same name.
+        if field.is_repeated:
+            getattr(container, field.name).extend(value)
+        else:
+            setattr(container, field.name, value)
+    if overrides.command:
+        container.command[:] = overrides.command
+    if overrides.environment:
+        # A name keeps its place: the definition's variables come first.
+        merged = {variable.name: variable for variable in (*container.environment, *overrides.environment)}
+        environment = [KeyValuePair(name=name, value=variable.value) for name, variable in merged.items()]
+        del container.environment[:]
+        container.environment.extend(environment)
+    for kind, member in _LEGACY:
+        if overrides.HasField(member):
+            _override_legacy(container, kind, member, getattr(overrides, member), compat)
+    for requirement in overrides.resource_requirements:
+        _override_requirement(container, requirement)
+    return container
+
+
+def _override_legacy(
+    container: ContainerDetail, kind: str, member: Literal["vcpus", "memory"], amount: int, compat: Compat
+) -> None:
+    """Apply `vcpus` or `memory` of the overrides; to a definition in the newer form too, save in the `aws` profile."""
+    for requirement in container.resource_requirements:
+        if requirement.type == kind:
+            if compat is not Compat.AWS:
+                requirement.value = str(amount)
+            return
+    setattr(container, member, amount)
+
+
+def _override_requirement(container: ContainerDetail, override: ResourceRequirement) -> None:
+    for requirement in container.resource_requirements:
+        if requirement.type == override.type:
+            requirement.value = override.value
+            return
+    for kind, member in _LEGACY:
+        if kind == override.type:
+            container.ClearField(member)
+    container.resource_requirements.append(override)

@@ -1,0 +1,171 @@
+"""Group commit: the async shell around the core.
+
+The writer commits at once when it is idle; what arrives while a transaction runs is done together in the next one. No
+timer. Every call is answered after its commit. A commit that failed means unknown: all of its group are told
+UNAVAILABLE, and the store is opened and read anew before it serves again.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskStatus
+
+from batchyard.domain.clock import Clock
+from batchyard.domain.errors import UnavailableError
+from batchyard.domain.jobs import JobKey
+from batchyard.jobstore.core import Command, Group, GroupResult, JobStoreCore, run_group
+from batchyard.jobstore.effects import Committed
+from batchyard.storage.jobs import Counters, StorageError
+from batchyard.storage.sqlite.database import Database, open_database
+from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs
+
+COMMANDS_A_GROUP: Final = 500
+REOPEN_DELAY_S: Final = 1.0
+
+T = TypeVar("T")
+_Answer = asyncio.Future[object]
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """The one writer of the job store."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        durable: bool,
+        opened: Callable[[Counters], None],
+        committed: Callable[[Committed], None],
+    ) -> None:
+        """Write to the database at `path`.
+
+        `opened` is called whenever the store has been read anew, `committed` after each commit and before any of its
+        calls is answered; both on the event loop.
+        """
+        self._path = path
+        self._clock = clock
+        self._durable = durable
+        self._opened = opened
+        self._committed = committed
+        self._pending: list[tuple[Command, _Answer | None]] = []
+        self._wake = asyncio.Event()
+        self._serving = False
+
+    async def do(self, act: Callable[[Group], T], *keys: JobKey, alone: bool = False) -> T:
+        """Have a group do something and return its answer after the commit.
+
+        Raises what `act` raises, and UnavailableError when it is not known whether it was done.
+        """
+        if not self._serving:
+            raise UnavailableError("the job store is not open; try again")
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        self._queue(Command(act, keys, alone), answer)
+        return cast("T", await answer)
+
+    def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
+        """Have a group do something whose outcome is in the commit's effects."""
+        if self._serving:
+            self._queue(Command(act, keys), None)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Write until cancelled; started when the store is open for the first time."""
+        while True:
+            async with open_database(self._path, durable=self._durable) as database:
+                core = await database.run(_open)
+                self._opened(core.counters)
+                self._serving = True
+                task_status.started()
+                task_status = anyio.TASK_STATUS_IGNORED
+                try:
+                    await self._serve(database, core)
+                except (StorageError, sqlite3.Error):
+                    _log.exception("the job store failed to commit; it is opened anew")
+                finally:
+                    self._serving = False
+                    self._fail_pending()
+            await self._reopenable()
+
+    async def _serve(self, database: Database, core: JobStoreCore) -> None:
+        while True:
+            await self._wake.wait()
+            group = self._next_group()
+            try:
+                result = await self._run_group(database, core, [command for command, _ in group])
+            except BaseException:
+                for _, answer in group:
+                    _fail(answer, UnavailableError("the job store could not say whether this was done"))
+                raise
+            self._committed(result.committed)
+            for (_, answer), value in zip(group, result.answers, strict=True):
+                _deliver(answer, value)
+
+    async def _run_group(self, database: Database, core: JobStoreCore, commands: list[Command]) -> GroupResult:
+        return await database.run(lambda _: run_group(core, commands, self._clock.now_ms()))
+
+    def _queue(self, command: Command, answer: _Answer | None) -> None:
+        self._pending.append((command, answer))
+        self._wake.set()
+
+    def _next_group(self) -> list[tuple[Command, _Answer | None]]:
+        size = 0
+        for command, _ in self._pending[:COMMANDS_A_GROUP]:
+            if command.alone:
+                break
+            size += 1
+        size = max(size, 1)
+        group, self._pending = self._pending[:size], self._pending[size:]
+        if not self._pending:
+            self._wake.clear()
+        return group
+
+    def _fail_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        self._wake.clear()
+        for _, answer in pending:
+            _fail(answer, UnavailableError("the job store was closed before this was done"))
+
+    async def _reopenable(self) -> None:
+        """Wait until the database can be opened and written again."""
+        while True:
+            await anyio.sleep(REOPEN_DELAY_S)
+            try:
+                async with open_database(self._path, durable=self._durable) as database:
+                    await database.run(_probe)
+            except sqlite3.Error as error:
+                _log.warning("the job store cannot be opened yet: %s", error)
+            else:
+                return
+
+
+def _open(connection: sqlite3.Connection) -> JobStoreCore:
+    migrate_jobs(connection)
+    return JobStoreCore(SqliteJobWriter(connection))
+
+
+def _probe(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE store SET epoch = epoch")
+
+
+def _deliver(answer: _Answer | None, value: object) -> None:
+    if answer is None:
+        if isinstance(value, Exception):
+            _log.warning("a message of the scheduler was refused: %s", value)
+    elif answer.done():
+        return
+    elif isinstance(value, Exception):
+        answer.set_exception(value)
+    else:
+        answer.set_result(value)
+
+
+def _fail(answer: _Answer | None, error: Exception) -> None:
+    if answer is not None and not answer.done():
+        answer.set_exception(error)

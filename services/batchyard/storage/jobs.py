@@ -1,0 +1,199 @@
+"""What the job store asks of an engine.
+
+One writer: it reads through `JobWriter`, decides, and hands back one `Changes` at a time, which is applied whole or
+not at all. Any number of readers beside it, each on a connection of its own, never wait for it. Both are synchronous; a
+thin async shell runs them off the event loop, and the simulator runs them as they are.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId, JobKey
+from batchyard.domain.lifecycle import JobState
+
+
+class StorageError(Exception):
+    """The engine failed: what was asked of it may or may not have been done."""
+
+
+class WriterSupersededError(StorageError):
+    """Another process has become the writer of this store: nothing more may be written from here."""
+
+
+class QueueKey(NamedTuple):
+    """A job queue's name in the store."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCopy:
+    """As much of a job queue as SubmitJob needs: the store's own copy of what the registry holds."""
+
+    key: QueueKey
+    arn: str
+    open: bool
+    """Submissions are let in."""
+    gone: bool
+    """It is being deleted, or has been."""
+    revision: int
+    """The registry's: a change with a lower one is old news."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """What is known of an agent."""
+
+    agent_id: AgentId
+    incarnation: int
+    live: bool
+    """False once its lease was given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be written for the first time."""
+
+    job: Job
+    spec: bytes
+    """A serialized JobSpec."""
+    depends_on: tuple[int, ...] = ()
+    """Sequence numbers of the jobs that it waits for."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """Everything that one group of commands changes."""
+
+    new_jobs: list[NewJob] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    """Jobs that were there before, as they are now."""
+    attempts: list[tuple[int, Attempt]] = field(default_factory=list)
+    """By the job's sequence number."""
+    queues: list[QueueCopy] = field(default_factory=list)
+    agents: list[AgentRecord] = field(default_factory=list)
+    leader_epoch: int | None = None
+    events: list[JobChange] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.new_jobs or self.jobs or self.attempts or self.queues or self.agents or self.leader_epoch is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Where the store's numbers stand when a writer begins."""
+
+    epoch: int
+    """The writer's own: one more than that of the writer before."""
+    revision: int
+    leader_epoch: int
+    sequence: int
+    """Of the newest job."""
+    job_id: JobId | None
+    """Of the newest job."""
+
+
+class JobWriter(Protocol):
+    """The one connection that writes. Every method raises StorageError when the engine fails."""
+
+    def begin_epoch(self) -> Counters:
+        """Become the writer, for as long as nobody else does; durable when it returns."""
+        ...
+
+    def jobs(self, keys: Collection[JobKey]) -> list[Job]:
+        """Return those of the jobs that exist."""
+        ...
+
+    def specs(self, sequences: Collection[int]) -> dict[int, bytes]:
+        """Return the serialized JobSpecs of jobs, by sequence number."""
+        ...
+
+    def dependents(self, sequences: Collection[int]) -> list[tuple[int, Job]]:
+        """Return the jobs that wait for these ones, each with the number of the one that it waits for."""
+        ...
+
+    def jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
+        """Return the jobs with a run on this agent."""
+        ...
+
+    def has_unfinished_jobs(self, queue: QueueKey) -> bool:
+        """Return whether any job of the queue is not in a terminal state."""
+        ...
+
+    def queue(self, key: QueueKey) -> QueueCopy | None:
+        """Return the store's copy of a queue."""
+        ...
+
+    def agent(self, agent_id: AgentId) -> AgentRecord | None:
+        """Return what is known of an agent."""
+        ...
+
+    def apply(self, epoch: int, changes: Changes) -> int:
+        """Write the changes in one transaction and return its revision.
+
+        Raises WriterSupersededError, with nothing written, if a writer with a later epoch has begun. After any other
+        error it is not known whether the changes were written.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """Everything about one job."""
+
+    job: Job
+    spec: bytes
+    attempts: Sequence[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The jobs that are RUNNABLE or have a run, and the live agents, at one revision."""
+
+    revision: int
+    agents: Sequence[AgentRecord]
+    jobs: Iterator[Sequence[tuple[Job, bytes | None]]]
+    """In pages, by sequence number; the spec only where the job is offered and not claimed."""
+
+
+class JobReader(Protocol):
+    """A connection that only reads; each call sees one revision."""
+
+    def describe(self, keys: Sequence[JobKey]) -> list[JobRecord]:
+        """Return those of the jobs that exist, in the order of the keys, each once."""
+        ...
+
+    def jobs_at(self, keys: Collection[JobKey]) -> tuple[int, list[Job]]:
+        """Return the newest revision, and those of the jobs that exist as they are at it."""
+        ...
+
+    def queues(self) -> list[QueueCopy]:
+        """Return the store's copies of all queues."""
+        ...
+
+    def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
+        """Return jobs of a queue in one state, newest first, with sequence numbers below `before`."""
+        ...
+
+    def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
+        """Return the newest job of this name: in the queue if there is one, else in any."""
+        ...
+
+    def changes_after(self, revision: int, limit: int) -> list[tuple[int, list[JobChange]]]:
+        """Return the events of the next commits that have any, oldest first.
+
+        Raises HistoryGoneError if events after the revision are no longer kept.
+        """
+        ...
+
+    def revision(self) -> int:
+        """Return the revision of the newest commit."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Begin to read what a scheduler needs. The connection does nothing else until the pages are read."""
+        ...

@@ -1,0 +1,408 @@
+"""The job store's tables in SQLite."""
+
+import functools
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from importlib.resources import files
+from typing import Any, Final, ParamSpec, TypeVar
+
+import msgspec
+
+from batchyard.domain.errors import HistoryGoneError
+from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobId, JobKey, Run
+from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
+from batchyard.storage.jobs import (
+    AgentRecord,
+    Changes,
+    Counters,
+    JobRecord,
+    QueueCopy,
+    QueueKey,
+    Snapshot,
+    StorageError,
+    WriterSupersededError,
+)
+from batchyard.storage.sqlite.migrations import migrate
+
+EVENTS_KEPT: Final = 100_000
+"""Commits whose events a watch may ask for."""
+
+_KEYS_A_QUERY: Final = 200
+_SNAPSHOT_PAGE: Final = 500
+
+
+def _names(*lines: str) -> list[str]:
+    return " ".join(lines).split()
+
+
+_FIXED = _names(
+    "sequence namespace job_id job_name job_queue job_definition vcpus_milli memory_mib gpus",
+    "attempts_allowed created_at",
+)
+_CHANGING = _names(
+    "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
+    "stopped_at exit_code reason agent_id task_id log_stream_name run_epoch run_number run_agent_id run_incarnation",
+    "run_compute_environment run_state run_task_id run_log_stream_name",
+)
+_COLUMNS = _FIXED + _CHANGING
+_SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
+_INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE sequence=?"  # noqa: S608
+# The texts above are made of the constants of this module only.
+
+_TERMINAL = ", ".join(str(int(state)) for state in sorted(TERMINAL))
+
+_encode_events = msgspec.msgpack.Encoder().encode
+_decode_events = msgspec.msgpack.Decoder(list[JobChange]).decode
+
+
+def migrate_jobs(connection: sqlite3.Connection) -> None:
+    """Bring a database to this program's schema, or make it."""
+    migrate(connection, files("batchyard.storage.sqlite") / "migrations" / "jobs")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _translated(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method raise StorageError in place of SQLite's errors."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except sqlite3.Error as error:
+            raise StorageError(f"{type(error).__name__}: {error}") from error
+
+    return call
+
+
+class SqliteJobWriter:
+    """The writer's connection; see JobWriter."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    @_translated
+    def begin_epoch(self) -> Counters:
+        """Become the writer."""
+        row = self._db.execute(
+            "UPDATE store SET epoch = epoch + 1 RETURNING epoch, revision, leader_epoch",
+        ).fetchall()[0]
+        newest = self._db.execute("SELECT sequence, job_id FROM jobs ORDER BY sequence DESC LIMIT 1").fetchone()
+        sequence, job_id = newest or (0, None)
+        return Counters(epoch=row[0], revision=row[1], leader_epoch=row[2], sequence=sequence, job_id=job_id)
+
+    @_translated
+    def jobs(self, keys: Collection[JobKey]) -> list[Job]:
+        """Return those of the jobs that exist."""
+        return _jobs_by_key(self._db, keys)
+
+    @_translated
+    def specs(self, sequences: Collection[int]) -> dict[int, bytes]:
+        """Return serialized JobSpecs."""
+        return dict(_in(self._db, "SELECT sequence, spec FROM specs WHERE sequence IN (%s)", sequences))
+
+    @_translated
+    def dependents(self, sequences: Collection[int]) -> list[tuple[int, Job]]:
+        """Return the jobs that wait for these ones."""
+        rows = _in(
+            self._db,
+            f"{_SELECT}, depends_on FROM dependencies JOIN jobs ON jobs.sequence = dependent"
+            " WHERE depends_on IN (%s) ORDER BY depends_on, dependent",
+            sequences,
+        )
+        return [(row[-1], _job(row)) for row in rows]
+
+    @_translated
+    def jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
+        """Return the jobs with a run on this agent."""
+        rows = self._db.execute(f"{_SELECT} FROM jobs WHERE run_agent_id = ? ORDER BY sequence", (agent_id,))
+        return [_job(row) for row in rows]
+
+    @_translated
+    def has_unfinished_jobs(self, queue: QueueKey) -> bool:
+        """Return whether any job of the queue is not in a terminal state."""
+        states = ", ".join(str(int(state)) for state in JobState if state not in TERMINAL)
+        found = self._db.execute(
+            f"SELECT 1 FROM jobs WHERE namespace = ? AND job_queue = ? AND state IN ({states}) LIMIT 1",  # noqa: S608
+            queue,
+        ).fetchone()
+        return found is not None
+
+    @_translated
+    def queue(self, key: QueueKey) -> QueueCopy | None:
+        """Return the store's copy of a queue."""
+        row = self._db.execute(
+            "SELECT arn, open, gone, revision FROM queues WHERE namespace = ? AND name = ?", key
+        ).fetchone()
+        return QueueCopy(key, row[0], bool(row[1]), bool(row[2]), row[3]) if row else None
+
+    @_translated
+    def agent(self, agent_id: AgentId) -> AgentRecord | None:
+        """Return what is known of an agent."""
+        row = self._db.execute("SELECT incarnation, live FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
+        return AgentRecord(agent_id, row[0], bool(row[1])) if row else None
+
+    @_translated
+    def apply(self, epoch: int, changes: Changes) -> int:
+        """Write the changes in one transaction."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            claimed = db.execute(
+                "UPDATE store SET revision = revision + 1 WHERE epoch = ? RETURNING revision", (epoch,)
+            ).fetchall()
+            if not claimed:
+                raise WriterSupersededError(f"writer {epoch} of {_path(db)} was superseded")
+            revision = int(claimed[0][0])
+            self._write(changes)
+            if changes.events:
+                db.execute("INSERT INTO events VALUES (?, ?)", (revision, _encode_events(changes.events)))
+                db.execute("DELETE FROM events WHERE revision <= ?", (revision - EVENTS_KEPT,))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        return revision
+
+    def _write(self, changes: Changes) -> None:
+        db = self._db
+        if changes.new_jobs:
+            db.executemany(_INSERT, [(*_fixed(new.job), *_changing(new.job)) for new in changes.new_jobs])
+            db.executemany(
+                "INSERT INTO specs VALUES (?, ?)", [(new.job.sequence, new.spec) for new in changes.new_jobs]
+            )
+            edges = [(on, new.job.sequence) for new in changes.new_jobs for on in new.depends_on]
+            db.executemany("INSERT INTO dependencies VALUES (?, ?)", edges)
+        if changes.jobs:
+            db.executemany(_UPDATE, [(*_changing(job), job.sequence) for job in changes.jobs])
+        if changes.attempts:
+            db.executemany(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(sequence, *_attempt_row(attempt)) for sequence, attempt in changes.attempts],
+            )
+        for queue in changes.queues:
+            db.execute(
+                "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?, ?)",
+                (*queue.key, queue.arn, queue.open, queue.gone, queue.revision),
+            )
+        for agent in changes.agents:
+            db.execute(
+                "INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", (agent.agent_id, agent.incarnation, agent.live)
+            )
+        if changes.leader_epoch is not None:
+            db.execute("UPDATE store SET leader_epoch = ?", (changes.leader_epoch,))
+
+
+class SqliteJobReader:
+    """A reader's connection; see JobReader."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def describe(self, keys: Sequence[JobKey]) -> list[JobRecord]:
+        """Return those of the jobs that exist."""
+        # One read transaction, so that a job and its attempts are of one moment.
+        self._db.execute("BEGIN")
+        try:
+            found = {job.key: job for job in _jobs_by_key(self._db, keys)}
+            sequences = [job.sequence for job in found.values()]
+            specs = dict(_in(self._db, "SELECT sequence, spec FROM specs WHERE sequence IN (%s)", sequences))
+            attempts: dict[int, list[Attempt]] = {}
+            for row in _in(
+                self._db,
+                "SELECT sequence, number, agent_id, task_id, log_stream_name, status_reason, started_at, stopped_at,"
+                " exit_code, reason FROM attempts WHERE sequence IN (%s) ORDER BY sequence, number",
+                sequences,
+            ):
+                attempts.setdefault(row[0], []).append(Attempt(*row[1:]))
+        finally:
+            self._db.execute("COMMIT")
+        return [
+            JobRecord(job, specs[job.sequence], attempts.get(job.sequence, ()))
+            for key in dict.fromkeys(keys)
+            if (job := found.get(key)) is not None
+        ]
+
+    def jobs_at(self, keys: Collection[JobKey]) -> tuple[int, list[Job]]:
+        """Return the newest revision, and the jobs as they are at it."""
+        self._db.execute("BEGIN")
+        try:
+            return self.revision(), _jobs_by_key(self._db, keys)
+        finally:
+            self._db.execute("COMMIT")
+
+    def queues(self) -> list[QueueCopy]:
+        """Return the store's copies of all queues."""
+        rows = self._db.execute("SELECT namespace, name, arn, open, gone, revision FROM queues")
+        return [QueueCopy(QueueKey(row[0], row[1]), row[2], bool(row[3]), bool(row[4]), row[5]) for row in rows]
+
+    def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
+        """Return jobs of a queue in one state, newest first."""
+        rows = self._db.execute(
+            f"{_SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND sequence < ?"
+            " ORDER BY sequence DESC LIMIT ?",
+            (*queue, int(state), before if before is not None else 1 << 62, limit),
+        )
+        return [_job(row) for row in rows]
+
+    def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
+        """Return the newest job of this name, in the queue first."""
+        row = self._db.execute(
+            "SELECT job_id FROM jobs WHERE namespace = ? AND job_name = ?"
+            " ORDER BY job_queue = ? DESC, sequence DESC LIMIT 1",
+            (namespace, job_name, job_queue),
+        ).fetchone()
+        return JobKey(namespace, JobId(row[0])) if row else None
+
+    def changes_after(self, revision: int, limit: int) -> list[tuple[int, list[JobChange]]]:
+        """Return the events of the next commits."""
+        rows = self._db.execute(
+            "SELECT revision, record FROM events WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit)
+        ).fetchall()
+        newest = self.revision()
+        if newest - EVENTS_KEPT > revision:
+            raise HistoryGoneError(f"events after revision {revision} are no longer kept; the newest is {newest}")
+        return [(row[0], _decode_events(row[1])) for row in rows]
+
+    def revision(self) -> int:
+        """Return the revision of the newest commit."""
+        return int(self._db.execute("SELECT revision FROM store").fetchone()[0])
+
+    def snapshot(self) -> Snapshot:
+        """Begin to read what a scheduler needs."""
+        db = self._db
+        db.execute("BEGIN")
+        revision = self.revision()
+        agents = [
+            AgentRecord(row[0], row[1], live=True)
+            for row in db.execute("SELECT agent_id, incarnation FROM agents WHERE live ORDER BY agent_id")
+        ]
+        return Snapshot(revision, agents, self._snapshot_pages())
+
+    def _snapshot_pages(self) -> Iterator[Sequence[tuple[Job, bytes | None]]]:
+        try:
+            cursor = self._db.execute(
+                f"{_SELECT}, CASE WHEN run_state = {int(RunState.OFFERED)} THEN spec END"
+                " FROM jobs LEFT JOIN specs USING (sequence) WHERE state IN (3, 4, 5) ORDER BY jobs.sequence"
+            )
+            while rows := cursor.fetchmany(_SNAPSHOT_PAGE):
+                yield [(_job(row), row[-1]) for row in rows]
+        finally:
+            self._db.execute("COMMIT")
+
+
+def _in(db: sqlite3.Connection, query: str, values: Iterable[Any]) -> Iterator[Any]:
+    """Run a query with `IN (%s)` over any number of values, a bounded number at a time."""
+    rest = list(values)
+    for start in range(0, len(rest), _KEYS_A_QUERY):
+        part = rest[start : start + _KEYS_A_QUERY]
+        yield from db.execute(query % ", ".join("?" * len(part)), part)
+
+
+def _jobs_by_key(db: sqlite3.Connection, keys: Iterable[JobKey]) -> list[Job]:
+    by_namespace: dict[str, dict[str, None]] = {}
+    for namespace, job_id in keys:
+        by_namespace.setdefault(namespace, {})[job_id] = None
+    jobs = []
+    for namespace, ids in by_namespace.items():
+        rest = list(ids)
+        for start in range(0, len(rest), _KEYS_A_QUERY):
+            part = rest[start : start + _KEYS_A_QUERY]
+            marks = ", ".join("?" * len(part))
+            rows = db.execute(f"{_SELECT} FROM jobs WHERE namespace = ? AND job_id IN ({marks})", (namespace, *part))
+            jobs += [_job(row) for row in rows]
+    return jobs
+
+
+def _fixed(job: Job) -> tuple[Any, ...]:
+    return (
+        job.sequence,
+        *job.key,
+        job.job_name,
+        job.job_queue,
+        job.job_definition,
+        job.vcpus_milli,
+        job.memory_mib,
+        job.gpus,
+        job.attempts_allowed,
+        job.created_at,
+    )
+
+
+def _changing(job: Job) -> tuple[Any, ...]:
+    return (
+        int(job.state),
+        job.version,
+        job.status_reason,
+        job.dependencies_left,
+        job.attempts_made,
+        job.stop_reason,
+        job.cancelled,
+        job.terminated,
+        job.started_at,
+        job.stopped_at,
+        job.exit_code,
+        job.reason,
+        job.agent_id,
+        job.task_id,
+        job.log_stream_name,
+        *_run_row(job.run),
+    )
+
+
+def _run_row(run: Run | None) -> tuple[Any, ...]:
+    if run is None:
+        return (None,) * 8
+    return (
+        run.fence.epoch,
+        run.fence.number,
+        run.agent_id,
+        run.incarnation,
+        run.compute_environment,
+        int(run.state),
+        run.task_id,
+        run.log_stream_name,
+    )
+
+
+def _job(row: Any) -> Job:
+    (
+        sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
+        attempts_allowed, created_at, state, version, status_reason, dependencies_left, attempts_made, stop_reason,
+        cancelled, terminated, started_at, stopped_at, exit_code, reason, agent_id, task_id, log_stream_name,
+        run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task, run_stream,
+    ) = row[: len(_COLUMNS)]  # fmt: skip
+    run = None
+    if run_state is not None:
+        run = Run(
+            Fence(run_epoch, run_number), run_agent, run_incarnation, run_environment, RunState(run_state), run_task,
+            run_stream,
+        )  # fmt: skip
+    return Job(
+        JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
+        attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made, run,
+        stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, exit_code, reason, agent_id, task_id,
+        log_stream_name,
+    )  # fmt: skip
+
+
+def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+    return (
+        attempt.number,
+        attempt.agent_id,
+        attempt.task_id,
+        attempt.log_stream_name,
+        attempt.status_reason,
+        attempt.started_at,
+        attempt.stopped_at,
+        attempt.exit_code,
+        attempt.reason,
+    )
+
+
+def _path(db: sqlite3.Connection) -> str:
+    return next(str(path) for _, name, path in db.execute("PRAGMA database_list") if name == "main")
