@@ -3,17 +3,14 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from batchyard.rpc.channel import MESSAGE_BYTES_MAX
 from batchyard.rpc.draining import Draining
-
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-"""The largest message that a server or client of ours receives; gRPC's own default."""
 
 
 @dataclass(frozen=True, slots=True)
