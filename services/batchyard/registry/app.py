@@ -1,0 +1,65 @@
+"""The registry, put together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import grpc.aio
+
+from batchyard.api.registry.v1 import registry_service_pb2
+from batchyard.api.registry.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from batchyard.api.scheduler.v1 import resources_service_pb2
+from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
+    ResourceSettlementServiceStub,
+    add_ResourceWatchServiceServicer_to_server,
+)
+from batchyard.domain.clock import Clock
+from batchyard.domain.compat import Compat
+from batchyard.registry.definitions import Definitions
+from batchyard.registry.environments import Environments
+from batchyard.registry.queues import Queues
+from batchyard.registry.records import open_records
+from batchyard.registry.service import RegistryServicer
+from batchyard.registry.settlement import Settlements, take_back_undecided
+from batchyard.registry.watch import ResourceWatchServicer
+from batchyard.rpc.server import Service
+
+if TYPE_CHECKING:
+    from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceSettlementServiceAsyncStub
+
+
+@asynccontextmanager
+async def open_registry(
+    *,
+    database: Path,
+    job_store: grpc.aio.Channel,
+    clock: Clock,
+    durable: bool = True,
+    compat: Compat = Compat.SEED,
+) -> AsyncIterator[Sequence[Service]]:
+    """Open the registry on a database file, for the length of the context; yield its services.
+
+    One registry at a time may have the file. `job_store` is called only for changes that it must settle. Raises
+    MigrationError for a database of a newer version.
+    """
+    async with open_records(database, clock, durable=durable) as records, anyio.create_task_group() as tasks:
+        await records.write(take_back_undecided)
+        settling: ResourceSettlementServiceAsyncStub = ResourceSettlementServiceStub(job_store)
+        settlements = Settlements(records, settling, tasks)
+        registry = RegistryServicer(
+            Environments(records, compat), Queues(records, settlements), Definitions(records, settlements)
+        )
+        watch = ResourceWatchServicer(records)
+        yield [
+            Service(
+                registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"],
+                lambda server: add_RegistryServiceServicer_to_server(registry, server),
+            ),
+            Service(
+                resources_service_pb2.DESCRIPTOR.services_by_name["ResourceWatchService"],
+                lambda server: add_ResourceWatchServiceServicer_to_server(watch, server),
+            ),
+        ]
+        tasks.cancel_scope.cancel()

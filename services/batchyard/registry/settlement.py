@@ -1,0 +1,127 @@
+"""Changes that the job store must obey before the registry says that they are made.
+
+Such a change is committed twice. First as undecided: the resource is shown CREATING, UPDATING or DELETING, is closed
+to other changes, and what it was before is kept. Then the job store is told, under a revision reserved for that, higher
+than that of the first commit. When it has taken the change in, the second commit makes it final; when it refuses or
+cannot be reached, the second commit goes back to what was before. Either way that commit has the highest revision, so
+whatever the job store took in of an attempt that went unanswered is overtaken by the watch.
+
+An attempt that a stop of the registry cut off was answered to nobody: at the next start it goes back as well.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.abc
+import grpc
+import grpc.aio
+
+from batchyard.api.scheduler.v1.resources_service_pb2 import ResourceChange, SettleResourcesRequest
+from batchyard.domain.errors import BatchyardError, UnavailableError, WrongStateError
+from batchyard.registry.messages import ResourceMessage, message_before, put, told_change
+from batchyard.registry.records import Records
+from batchyard.storage.registry import RegistryWriter, StoredResource
+
+if TYPE_CHECKING:
+    from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceSettlementServiceAsyncStub
+
+SETTLE_TIMEOUT_S: Final = 5.0
+WRITE_RETRY_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An undecided change."""
+
+    namespace: str
+    before: ResourceMessage
+    accepted: ResourceMessage
+    """What the resource is once the job store has agreed."""
+    told: ResourceChange
+    """What the job store is asked to take in."""
+
+
+@dataclass(slots=True, eq=False)
+class _Decision:
+    made: anyio.Event = field(default_factory=anyio.Event)
+    refusal: BatchyardError | None = None
+
+
+def propose(
+    writer: RegistryWriter,
+    namespace: str,
+    *,
+    before: ResourceMessage,
+    shown: ResourceMessage,
+    told: ResourceMessage,
+    accepted: ResourceMessage,
+) -> Proposal:
+    """Store a change as undecided; `shown` is what readers see of the resource until it is decided."""
+    put(writer, namespace, shown, before=before)
+    return Proposal(namespace, before, accepted, told_change(writer.reserve_revision(), namespace, told))
+
+
+def check_decided(stored: StoredResource, verb: str) -> None:
+    """Raise WrongStateError if a change of the resource is under way; `verb` says what cannot be done now."""
+    if stored.before is not None:
+        raise WrongStateError(f"Cannot {verb}, resource is being modified.")
+
+
+def take_back_undecided(writer: RegistryWriter) -> Sequence[StoredResource]:
+    """Undo every undecided change, when nobody is there any more to decide it."""
+    return [put(writer, stored.key.namespace, message_before(stored)) for stored in writer.undecided()]
+
+
+class Settlements:
+    """Decides proposals. Each is seen through in a task of its own, whether its caller still waits or not."""
+
+    def __init__(
+        self, records: Records, job_store: "ResourceSettlementServiceAsyncStub", tasks: anyio.abc.TaskGroup
+    ) -> None:
+        self._records = records
+        self._job_store = job_store
+        self._tasks = tasks
+
+    async def settle(self, proposal: Proposal) -> None:
+        """Return when the change is final.
+
+        Raises WrongStateError with the job store's words if it refuses, UnavailableError if it cannot be reached;
+        then the resource is again what it was before.
+        """
+        decision = _Decision()
+        self._tasks.start_soon(self._decide, proposal, decision, name="registry settlement")
+        await decision.made.wait()
+        if decision.refusal is not None:
+            raise decision.refusal
+
+    async def _decide(self, proposal: Proposal, decision: _Decision) -> None:
+        decision.refusal = await self._refusal_of(proposal)
+        outcome = proposal.accepted if decision.refusal is None else proposal.before
+        while True:
+            try:
+                await self._records.write(lambda writer: put(writer, proposal.namespace, outcome))
+                break
+            except UnavailableError:
+                # The caller's own deadline ends its wait. The resource must not stay closed: it goes on here.
+                await anyio.sleep(WRITE_RETRY_S)
+        decision.made.set()
+
+    async def _refusal_of(self, proposal: Proposal) -> BatchyardError | None:
+        try:
+            await self._job_store.SettleResources(
+                SettleResourcesRequest(changes=[proposal.told]), timeout=SETTLE_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                return WrongStateError(error.details() or "The job store refuses the change.")
+            _log.warning("the job store did not settle a change: %s: %s", error.code(), error.details())
+        except grpc.aio.UsageError as error:
+            _log.warning("the channel to the job store is closed: %s", error)
+        else:
+            return None
+        return UnavailableError("The job store cannot be reached; nothing was changed. Try again.")
