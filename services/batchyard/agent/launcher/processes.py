@@ -1,0 +1,174 @@
+"""Starts one process per run and ends it with its whole tree."""
+
+import os
+import signal
+from collections.abc import Collection
+from errno import EACCES, ENOENT, ENOEXEC
+
+from batchyard.agent.launcher import tree
+from batchyard.agent.launcher.cgroups import Cgroup
+from batchyard.agent.launcher.ledger import Fence, RunEnd
+from batchyard.agent.launcher.wire import StartOrder
+
+OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
+
+_TOOLS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Ignored by the launcher or by the interpreter, and inherited if nothing is done.
+_DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+_FIRST_RECHECK_S = 0.005
+_LAST_RECHECK_S = 0.5
+
+
+class StartError(Exception):
+    """A run can't be started; the text is what AWS would give as the container's reason."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"CannotStartContainerError: {detail}")
+
+
+class Process:
+    """A run's first process and all that came of it."""
+
+    def __init__(self, fence: Fence, pid: int, order: StartOrder, folder: str, cgroup: Cgroup | None) -> None:
+        self.fence = fence
+        self.pid = pid
+        self.folder = folder
+        self.cgroup = cgroup
+        self.exit_code: int | None = None
+        """Of the first process, once it has ended; 128 + n if signal n ended it."""
+        self.stopped: RunEnd | None = None
+        """Why it was told to end, if it was."""
+        self.deadline = float("inf")
+        """When it is to be looked at again."""
+        self.timeout_grace_s = order.timeout_grace_s
+        self._marks = [os.fsencode(f"{name}={order.env[name]}") for name in MARKS if name in order.env]
+        self._recheck_s = _FIRST_RECHECK_S
+
+    def stop(self, end: RunEnd, now: float, grace_s: float) -> None:
+        """Ask it to end, and kill it after the grace. A later call may only shorten the grace."""
+        if self.stopped is None:
+            self.stopped = end
+            self.deadline = now + grace_s
+            if grace_s > 0 and self.exit_code is None:
+                self._terminate()
+        else:
+            self.deadline = min(self.deadline, now + grace_s)
+
+    def has_survivors(self, *, strangers: bool) -> bool:
+        """Tell whether something of it may live after its first process has ended.
+
+        `strangers` says whether the launcher has children that it does not know, one of which may be this run's.
+        """
+        if self.cgroup is not None:
+            return bool(self.cgroup.members())
+        return strangers or tree.send_group(self.pid, 0)
+
+    def kill(self, now: float, others: Collection[int]) -> bool:
+        """Kill all of it; return whether something was alive, and then must be looked at again at `deadline`."""
+        alive = tree.kill(lambda: self._members(others))
+        self.deadline = now + self._recheck_s
+        self._recheck_s = min(2 * self._recheck_s, _LAST_RECHECK_S)
+        return alive
+
+    def was_out_of_memory(self) -> bool:
+        """Tell whether the kernel killed a process of it for memory."""
+        return self.cgroup is not None and self.cgroup.was_out_of_memory()
+
+    def _terminate(self) -> None:
+        tree.send_group(self.pid, signal.SIGTERM)
+        if self.cgroup is not None:
+            for pid in self.cgroup.members():
+                if os.getpgid(pid) != self.pid:
+                    tree.send(pid, signal.SIGTERM)
+
+    def _members(self, others: Collection[int]) -> set[int]:
+        if self.cgroup is not None:
+            return self.cgroup.members()
+        return tree.members(self.pid, self._marks, others)
+
+
+MARKS = ("BATCHYARD_AGENT_ID", "BATCHYARD_FENCE")
+"""Variables that together name a run on its host."""
+
+
+def spawn(fence: Fence, order: StartOrder, folder: str, cgroup: Cgroup | None) -> Process:
+    """Start a run's process in the folder; raise StartError if it can't be."""
+    try:
+        log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise StartError(str(error)) from error
+    try:
+        # posix_spawn has no working folder of its own; this process has no other thread to disturb.
+        os.chdir(folder)
+        return Process(fence, _spawn(order, log, cgroup), order, folder, cgroup)
+    finally:
+        os.chdir("/")
+        os.close(log)
+
+
+def _spawn(order: StartOrder, log: int, cgroup: Cgroup | None) -> int:
+    program = _find_program(order.argv, order.env.get("PATH", _TOOLS_PATH))
+    wrapper = _wrapper(order)
+    path, argv = (wrapper[0], [*wrapper, program, *order.argv[1:]]) if wrapper else (program, order.argv)
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, log, 1),
+        (os.POSIX_SPAWN_DUP2, log, 2),
+    ]
+    try:
+        if cgroup is not None:
+            cgroup.enter()
+        try:
+            return os.posix_spawn(
+                path, argv, order.env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+            )
+        finally:
+            if cgroup is not None:
+                cgroup.leave()
+    except (OSError, ValueError) as error:
+        raise StartError(_say(order.argv[0], error)) from error
+
+
+def _find_program(argv: list[str], path: str) -> str:
+    if not argv or not argv[0]:
+        raise StartError("no command specified")
+    name = argv[0]
+    if "/" in name:
+        if not os.path.exists(name):
+            raise StartError(f'exec: "{name}": stat {name}: no such file or directory')
+        if os.path.isdir(name) or not os.access(name, os.X_OK):
+            raise StartError(f'exec: "{name}": permission denied')
+        return name
+    for folder in path.split(":"):
+        candidate = f"{folder or '.'}/{name}"
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return candidate
+    raise StartError(f'exec: "{name}": executable file not found in $PATH')
+
+
+def _wrapper(order: StartOrder) -> list[str]:
+    """Return the commands that set limits and user before they become the program; both are rarely asked for."""
+    wrapper: list[str] = []
+    if order.rlimits:
+        wrapper += [_find_program(["prlimit"], _TOOLS_PATH)]
+        wrapper += [f"--{name}={_limit(soft)}:{_limit(hard)}" for name, soft, hard in order.rlimits]
+    if order.user is not None:
+        uid, gid, is_known = order.user
+        groups = "--init-groups" if is_known else "--clear-groups"
+        wrapper += [_find_program(["setpriv"], _TOOLS_PATH), f"--reuid={uid}", f"--regid={gid}", groups, "--"]
+    return wrapper
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == -1 else str(value)
+
+
+def _say(name: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        texts = {
+            ENOENT: "no such file or directory (is its interpreter missing?)",
+            EACCES: "permission denied",
+            ENOEXEC: "exec format error",
+        }
+        return f'exec: "{name}": {texts.get(error.errno or 0) or error.strerror}'
+    return f'exec: "{name}": {error}'

@@ -1,0 +1,394 @@
+"""The launcher's loop: obeys its agent, starts what has room, reaps, and guards the lease.
+
+One thread, one `select`. Everything that arrived or happened since the last turn is handled as one batch: the claims
+of a turn share one sync of the journal, and its changes go to the agent in one message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from batchyard.agent.launcher import tree, wire
+from batchyard.agent.launcher.cgroups import CgroupPool, open_cgroups
+from batchyard.agent.launcher.detach import Options
+from batchyard.agent.launcher.journal import Journal
+from batchyard.agent.launcher.ledger import FINAL, Fence, Ledger, Run, RunEnd
+from batchyard.agent.launcher.processes import OUT_OF_MEMORY, Process, StartError, spawn
+from batchyard.agent.launcher.workfolders import WorkFolders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+_DISK_RETRY_S = 1.0
+_READ_BYTES = 1 << 20
+
+
+def serve(options: Options, *, namespaced: bool) -> None:
+    """Be the launcher of this folder until it is not needed any more; return at once if the folder has one."""
+    os.chdir(options.folder)
+    lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    if not namespaced:
+        _adopt_orphans()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    print(f"launcher of {options.agent_id}: {'namespaced' if namespaced else 'plain'}", file=sys.stderr, flush=True)
+    journal = Journal("journal", wire.boot_id(), namespaced=namespaced)
+    cgroups = open_cgroups(f"batchyard-{options.agent_id}")
+    Launcher(options, journal, cgroups, namespaced=namespaced).run()
+
+
+def _adopt_orphans() -> None:
+    # Only here: ctypes costs memory, and PID 1 adopts orphans by itself.
+    import ctypes
+
+    set_child_subreaper = 36
+    ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+class Launcher:
+    """Runs, their processes, and the one agent that is connected."""
+
+    def __init__(self, options: Options, journal: Journal, cgroups: CgroupPool | None, *, namespaced: bool) -> None:
+        self._options = options
+        self._journal = journal
+        self._cgroups = cgroups
+        self._namespaced = namespaced
+        self._ledger = Ledger()
+        self._processes: dict[Fence, Process] = {}
+        self._unreaped: dict[int, Process] = {}
+        self._folders = WorkFolders(f"{options.folder}/work")
+        self._selector = selectors.DefaultSelector()
+        self._agent: socket.socket | None = None
+        self._inbox = wire.LineBuffer()
+        self._outbox = bytearray()
+        self._exit_asked = False
+        self._idle_since = wire.now()
+        self._disk_failed_at = float("-inf")
+        self._guarded = float("-inf")
+        self._lost = self._take_over()
+        self._listen()
+        self._wake_on_exits()
+
+    def run(self) -> None:
+        """Serve until nothing is left to do."""
+        while not self._is_over(wire.now()):
+            for key, _ in self._selector.select(self._patience(wire.now())):
+                key.data()
+            self._reap()
+            now = wire.now()
+            self._meet_deadlines(now)
+            self._guard_lease(now)
+            self._start(now)
+            self._tell()
+            self._compact()
+        if self._cgroups is not None:
+            self._cgroups.close()
+
+    # What an earlier launcher left
+
+    def _take_over(self) -> list[Fence]:
+        """Restore the journal; return the fences whose end nobody saw: they ran under a launcher that died."""
+        history = self._journal.history
+        self._ledger.restore(history.runs.values(), history.forgotten, history.floor)
+        now = wire.now()
+        for run in self._ledger.runs.values():
+            # Times of an earlier boot mean nothing now; what stays true is how long the run took.
+            if run.ended is not None and history.boot_id != wire.boot_id():
+                run.started = now - (run.ended - run.started) if run.started is not None else None
+                run.ended = now
+        lost = self._ledger.active()
+        for run in lost:
+            run.started = min(run.started, now) if run.started is not None else None
+            self._ledger.finish(run, now, RunEnd.LOST, reason="The launcher of the agent died")
+        self._note(lambda: self._journal.finish(lost))
+        return [run.fence for run in lost]
+
+    # The agent
+
+    def _listen(self) -> None:
+        # By its name within this folder: a socket's address holds no more than 108 bytes.
+        with suppress(FileNotFoundError):
+            os.unlink("socket")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind("socket")
+        self._listener.listen(8)
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        self._drop_agent()
+        connection.setblocking(False)
+        self._agent = connection
+        self._inbox = wire.LineBuffer()
+        self._selector.register(connection, selectors.EVENT_READ, self._receive)
+        self._ledger.take_changes()
+        self._send(
+            {
+                "protocol": wire.PROTOCOL,
+                "namespaced": self._namespaced,
+                "lost": self._lost,
+                "runs": [wire.encode_run(run) for run in self._ledger.runs.values()],
+            }
+        )
+
+    def _drop_agent(self) -> None:
+        if self._agent is not None:
+            self._selector.unregister(self._agent)
+            self._agent.close()
+            self._agent = None
+        self._outbox.clear()
+        self._idle_since = wire.now()
+
+    def _receive(self) -> None:
+        if self._agent is None:
+            return
+        try:
+            data = self._agent.recv(_READ_BYTES)
+        except BlockingIOError:
+            data = None
+        except OSError:
+            data = b""
+        if data == b"":
+            self._drop_agent()
+        for message in self._inbox.feed(data or b""):
+            self._obey(message)
+        self._write()
+
+    def _obey(self, orders: dict[str, Any]) -> None:
+        ledger = self._ledger
+        if "capacity" in orders:
+            ledger.set_capacity(wire.decode_need(orders["capacity"]))
+        if "lease" in orders:
+            ledger.renew_lease(*orders["lease"])
+        for offer in orders.get("offers", ()):
+            ledger.offer(wire.decode_offer(offer))
+        for pair in orders.get("revoke", ()):
+            ledger.revoke(wire.decode_fence(pair))
+        for pair, grace_s in orders.get("kill", ()):
+            self._kill(wire.decode_fence(pair), grace_s)
+        forgotten = [fence for fence in map(wire.decode_fence, orders.get("forget", ())) if ledger.forget(fence)]
+        if forgotten:
+            self._note(lambda: self._journal.forget(forgotten))
+        self._exit_asked = self._exit_asked or bool(orders.get("exit"))
+
+    def _kill(self, fence: Fence, grace_s: float) -> None:
+        process = self._processes.get(fence)
+        if process is None:
+            self._ledger.revoke(fence)
+        else:
+            process.stop(RunEnd.STOPPED, wire.now(), grace_s)
+
+    def _tell(self) -> None:
+        changed = self._ledger.take_changes()
+        if changed and self._agent is not None:
+            self._send({"runs": [wire.encode_run(run) for run in changed]})
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._outbox += wire.encode(message)
+        self._write()
+
+    def _write(self) -> None:
+        """Send what the agent takes at once; the rest when it is ready again."""
+        if self._agent is None:
+            return
+        try:
+            while self._outbox:
+                del self._outbox[: self._agent.send(self._outbox)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop_agent()
+            return
+        if len(self._outbox) > wire.MAX_UNREAD_BYTES:
+            self._drop_agent()
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
+        if self._selector.get_key(self._agent).events != events:
+            self._selector.modify(self._agent, events, self._receive)
+
+    # Processes
+
+    def _start(self, now: float) -> None:
+        if now - self._disk_failed_at < _DISK_RETRY_S:
+            return
+        runs = self._ledger.startable(now)
+        if not runs:
+            return
+        try:
+            self._journal.claim(runs)
+        except OSError as error:
+            print(f"launcher: nothing starts, the journal can't be written: {error}", file=sys.stderr, flush=True)
+            self._disk_failed_at = now
+            return
+        self._ledger.claim(runs)
+        started, failed = [], []
+        for run in runs:
+            process = self._start_one(run)
+            if process is None:
+                failed.append(run)
+            else:
+                started.append((run, process.pid))
+        self._note(lambda: self._journal.start(started))
+        self._note(lambda: self._journal.finish(failed))
+
+    def _start_one(self, run: Run) -> Process | None:
+        order = run.order
+        assert isinstance(order, wire.StartOrder)
+        folder, cgroup = "", None
+        try:
+            if order.refusal:
+                raise StartError(order.refusal)
+            if self._cgroups is not None and order.memory_mib:
+                cgroup = self._cgroups.acquire(order.memory_mib)
+            folder = self._folders.take(order.user)
+            process = spawn(run.fence, order, folder, cgroup)
+        except (StartError, OSError) as error:
+            if self._cgroups is not None and cgroup is not None:
+                self._cgroups.release(cgroup)
+            if folder:
+                self._folders.give_back(folder)
+            reason = str(error if isinstance(error, StartError) else StartError(str(error)))
+            self._ledger.finish(run, wire.now(), RunEnd.START_FAILED, reason=reason)
+            return None
+        now = wire.now()
+        if order.timeout_s is not None:
+            process.deadline = now + order.timeout_s
+        self._processes[run.fence] = process
+        self._unreaped[process.pid] = process
+        self._ledger.start(run, now)
+        return process
+
+    def _reap(self) -> None:
+        ended = self._collect_exits()
+        if not ended:
+            return
+        now = wire.now()
+        strangers = bool(tree.children() - self._unreaped.keys() - self._folders.removers)
+        self._finish(
+            process
+            for process in ended
+            if not (process.has_survivors(strangers=strangers) and process.kill(now, self._others(process)))
+        )
+        if strangers and not self._processes:
+            # They hid so well that no run could be named theirs, and now there is none left that they could belong to.
+            for pid in tree.children() - self._folders.removers:
+                tree.send(pid, signal.SIGKILL)
+
+    def _collect_exits(self) -> list[Process]:
+        ended: list[Process] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            self._folders.reaped(pid)
+            process = self._unreaped.pop(pid, None)
+            if process is not None:
+                code = os.waitstatus_to_exitcode(status)
+                process.exit_code = code if code >= 0 else 128 - code
+                ended.append(process)
+
+    def _meet_deadlines(self, now: float) -> None:
+        gone = []
+        for process in self._processes.values():
+            if process.deadline > now:
+                continue
+            if process.exit_code is None and process.stopped is None:
+                process.stop(RunEnd.TIMED_OUT, now, process.timeout_grace_s)
+            elif not process.kill(now, self._others(process)) and process.exit_code is not None:
+                gone.append(process)
+        self._finish(gone)
+
+    def _finish(self, gone: Iterable[Process]) -> None:
+        """Record the end of processes of which nothing lives any more."""
+        finished = [self._finish_one(process) for process in gone]
+        self._note(lambda: self._journal.finish(finished))
+
+    def _finish_one(self, process: Process) -> Run:
+        del self._processes[process.fence]
+        run = self._ledger.runs[process.fence]
+        end = process.stopped or RunEnd.EXITED
+        out_of_memory = end is RunEnd.EXITED and process.exit_code != 0 and process.was_out_of_memory()
+        if process.cgroup is not None and self._cgroups is not None:
+            self._cgroups.release(process.cgroup)
+        self._folders.give_back(process.folder)
+        exit_code = None if end is RunEnd.LOST else process.exit_code
+        self._ledger.finish(run, wire.now(), end, exit_code=exit_code, reason=OUT_OF_MEMORY if out_of_memory else "")
+        return run
+
+    def _others(self, process: Process) -> set[int]:
+        return self._unreaped.keys() - {process.pid}
+
+    def _guard_lease(self, now: float) -> None:
+        """End everything once the lease is over: from then on others may run the same jobs."""
+        if now < self._ledger.lease_deadline or self._guarded == self._ledger.lease_deadline:
+            return
+        self._guarded = self._ledger.lease_deadline
+        self._ledger.revoke_waiting()
+        for process in self._processes.values():
+            process.stop(RunEnd.LOST, now, 0)
+        self._meet_deadlines(now)
+
+    # Housekeeping
+
+    def _wake_on_exits(self) -> None:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+        def drain() -> None:
+            with suppress(BlockingIOError):
+                os.read(reader, 4096)
+
+        self._selector.register(reader, selectors.EVENT_READ, drain)
+
+    def _patience(self, now: float) -> float | None:
+        """Return how long nothing needs to be done, if nothing happens; None: for ever."""
+        moments = [process.deadline for process in self._processes.values()]
+        if self._guarded != self._ledger.lease_deadline and (self._processes or self._ledger.has_waiting()):
+            moments.append(self._ledger.lease_deadline)
+        if now - self._disk_failed_at < _DISK_RETRY_S:
+            moments.append(self._disk_failed_at + _DISK_RETRY_S)
+        if self._agent is None:
+            moments.append(now + 1.0)
+        nearest = min(moments, default=float("inf"))
+        return None if nearest == float("inf") else max(0.0, nearest - now)
+
+    def _is_over(self, now: float) -> bool:
+        if self._processes:
+            return False
+        if self._exit_asked:
+            return True
+        if self._agent is not None or now - self._idle_since < self._options.idle_s:
+            return False
+        # An end that nobody heard of is kept for the agent as long as it can still be told.
+        unheard = any(run.state in FINAL for run in self._ledger.runs.values())
+        waiting = any(run.state not in FINAL for run in self._ledger.runs.values())
+        return now >= self._ledger.lease_deadline or not (unheard or waiting)
+
+    def _compact(self) -> None:
+        if self._journal.is_worth_compacting(self._ledger):
+            pids = {fence: process.pid for fence, process in self._processes.items()}
+            self._note(lambda: self._journal.compact(self._ledger, pids))
+
+    def _note(self, write: Callable[[], None]) -> None:
+        """Write to the journal what may be lost without harm."""
+        try:
+            write()
+        except OSError as error:
+            print(f"launcher: the journal can't be written: {error}", file=sys.stderr, flush=True)
