@@ -1,0 +1,199 @@
+from collections.abc import Mapping
+
+import pytest
+from google.protobuf.json_format import ParseDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchyard.api.agent.v1.run_pb2 import JobSpec
+from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
+from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
+from batchyard.domain.compat import Compat
+from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.jobs import JobId, JobKey
+from batchyard.domain.names import Caller
+from batchyard.jobstore.submission import build_submission, check_request, substitute
+
+CALLER = Caller()
+QUEUE_ARN = "arn:aws:batch:us-east-1:123456789012:job-queue/queue"
+
+
+def a_request(**members: object) -> SubmitJobRequest:
+    named = {"jobName": "job", "jobQueue": "queue", "jobDefinition": "definition", **members}
+    return ParseDict(named, SubmitJobRequest())
+
+
+def a_definition(container: Mapping[str, object] | None = None, **members: object) -> JobDefinition:
+    described = {
+        "jobDefinitionName": "definition",
+        "jobDefinitionArn": "arn:aws:batch:us-east-1:123456789012:job-definition/definition:3",
+        "containerProperties": {"image": "busybox", "vcpus": 1, "memory": 128, **(container or {})},
+        **members,
+    }
+    return ParseDict(described, JobDefinition())
+
+
+def spec_of(request: SubmitJobRequest, definition: JobDefinition, compat: Compat = Compat.SEED) -> JobSpec:
+    submission = build_submission(
+        request,
+        caller=CALLER,
+        job_id=JobId("id"),
+        job_queue_arn=QUEUE_ARN,
+        definition=definition,
+        depends_on=[JobKey(CALLER.namespace, JobId(entry.job_id)) for entry in request.depends_on],
+        compat=compat,
+    )
+    return JobSpec.FromString(submission.spec)
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        ({"jobName": "a.b"}, "Job name should match valid pattern"),
+        ({"jobName": "_a"}, "Job name should match valid pattern"),
+        ({"jobName": "a" * 129}, "Job name should match valid pattern"),
+        ({"dependsOn": [{"jobId": "x"}] * 101}, "Number of job dependencies must not exceed 100"),
+        ({"dependsOn": [{}]}, "jobId is required."),
+        ({"dependsOn": [{"jobId": "x", "type": "N_TO_N"}]}, "needs array jobs"),
+        ({"containerOverrides": {"command": ["a", ""]}}, "Command cannot be empty"),
+        ({"containerOverrides": {"environment": [{"value": "x"}]}}, "Environment variable name is required."),
+        ({"containerOverrides": {"environment": [{"name": "AWS_BATCH_X"}]}}, "cannot start with AWS_BATCH"),
+        (
+            {"containerOverrides": {"vcpus": 1, "resourceRequirements": [{"type": "VCPU", "value": "1"}]}},
+            "Cannot use both ECS containerProperties vcpus and resourceRequirement VCPU.",
+        ),
+        ({"arrayProperties": {"size": 2}}, "Array jobs are not supported by this server yet."),
+        ({"retryStrategy": {"attempts": 11}}, "RetryAttempts must be between 1 and 10."),
+        ({"retryStrategy": {}}, "RetryAttempts must be provided with retry strategy."),
+        ({"timeout": {"attemptDurationSeconds": 59}}, "must be at least 60 seconds."),
+        ({"parameters": {"a": "x" * 40_000}}, "Job size must be less than 30 KiB, got 40 KiB"),
+        ({"tags": {str(number): "" for number in range(51)}}, "tags"),
+    ],
+)
+def test_a_request_that_can_never_succeed_is_refused_in_aws_words(members: dict[str, object], text: str) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        check_request(a_request(**members))
+    assert text in error.value.message
+
+
+def test_a_plain_request_passes() -> None:
+    check_request(a_request(retryStrategy={"attempts": 10}, timeout={"attemptDurationSeconds": 60}))
+
+
+def test_parameters_of_the_submission_win_over_those_of_the_definition() -> None:
+    spec = spec_of(
+        a_request(parameters={"b": "theirs"}),
+        a_definition({"command": ["Ref::a", "Ref::b"]}, parameters={"a": "ours", "b": "ours"}),
+    )
+    assert list(spec.container.command) == ["ours", "theirs"]
+    assert dict(spec.parameters) == {"a": "ours", "b": "theirs"}
+
+
+def test_a_placeholder_without_a_value_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="No parameter found for reference missing"):
+        spec_of(a_request(), a_definition({"command": ["Ref::missing"]}))
+
+
+@pytest.mark.parametrize(
+    ("element", "expected"),
+    [
+        ("s3://b/Ref::key", "s3://b/value"),
+        ("Ref::key:Ref::key", "value:value"),
+        ("Ref::keys", "several"),
+        ("Ref::empty", ""),
+        ("Ref::nested", "Ref::key"),
+        ("Ref::", "Ref::"),
+    ],
+)
+def test_placeholders_take_the_longest_name_and_values_are_not_searched_again(element: str, expected: str) -> None:
+    parameters = {"key": "value", "keys": "several", "empty": "", "nested": "Ref::key"}
+    assert substitute([element], parameters) == [expected]
+
+
+@given(st.lists(st.text()), st.dictionaries(st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True), st.text()))
+def test_a_command_without_placeholders_stays_as_it_is(command: list[str], parameters: dict[str, str]) -> None:
+    plain = [element for element in command if "Ref::" not in element]
+    assert substitute(plain, parameters) == plain
+
+
+def test_overrides_replace_the_command_and_merge_the_environment_by_name() -> None:
+    spec = spec_of(
+        a_request(containerOverrides={"command": ["new"], "environment": [{"name": "B", "value": "2"}, {"name": "C"}]}),
+        a_definition({"command": ["old"], "environment": [{"name": "B", "value": "1"}, {"name": "A", "value": "1"}]}),
+    )
+    assert list(spec.container.command) == ["new"]
+    assert [(entry.name, entry.value) for entry in spec.container.environment] == [("B", "2"), ("A", "1"), ("C", "")]
+
+
+NEW_FORM = {
+    "vcpus": None,
+    "memory": None,
+    "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "64"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("container", "overrides", "reserved"),
+    [
+        ({}, {}, (1000, 128, 0)),
+        ({}, {"vcpus": 2, "memory": 256}, (2000, 256, 0)),
+        ({}, {"resourceRequirements": [{"type": "VCPU", "value": "0.5"}]}, (500, 128, 0)),
+        ({}, {"resourceRequirements": [{"type": "GPU", "value": "2"}]}, (1000, 128, 2)),
+        (NEW_FORM, {"resourceRequirements": [{"type": "MEMORY", "value": "32"}]}, (1000, 32, 0)),
+        (NEW_FORM, {"vcpus": 4}, (4000, 64, 0)),
+    ],
+)
+def test_either_form_of_resources_overrides_either_form(
+    container: dict[str, object], overrides: dict[str, object], reserved: tuple[int, int, int]
+) -> None:
+    spec = spec_of(a_request(containerOverrides=overrides), a_definition(container))
+    assert (spec.vcpus_milli, spec.memory_mib, spec.gpus) == reserved
+
+
+def test_the_aws_profile_ignores_the_older_members_over_the_newer_ones() -> None:
+    spec = spec_of(a_request(containerOverrides={"vcpus": 4}), a_definition(NEW_FORM), Compat.AWS)
+    assert spec.vcpus_milli == 1000
+
+
+def test_an_override_that_leaves_too_little_memory_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="Memory must be at least 4 Mib, got 3 Mib"):
+        spec_of(a_request(containerOverrides={"memory": 3}), a_definition())
+
+
+def test_retry_strategy_and_timeout_of_the_submission_replace_those_of_the_definition() -> None:
+    definition = a_definition(retryStrategy={"attempts": 5}, timeout={"attemptDurationSeconds": 100})
+    spec = spec_of(a_request(), definition)
+    assert (spec.retry_strategy.attempts, spec.timeout.attempt_duration_seconds) == (5, 100)
+    spec = spec_of(a_request(retryStrategy={"attempts": 2}, timeout={"attemptDurationSeconds": 60}), definition)
+    assert (spec.retry_strategy.attempts, spec.timeout.attempt_duration_seconds) == (2, 60)
+
+
+def test_without_a_retry_strategy_there_is_one_attempt_and_no_timeout() -> None:
+    spec = spec_of(a_request(), a_definition())
+    assert spec.retry_strategy.attempts == 1
+    assert not spec.HasField("timeout")
+
+
+def test_every_member_of_the_definition_reaches_the_job() -> None:
+    container = {
+        "command": ["true"],
+        "jobRoleArn": "role",
+        "volumes": [{"name": "v", "host": {"sourcePath": "/data"}}],
+        "mountPoints": [{"containerPath": "/data", "sourceVolume": "v", "readOnly": True}],
+        "readonlyRootFilesystem": False,
+        "privileged": False,
+        "ulimits": [{"name": "nofile", "softLimit": 1, "hardLimit": 2}],
+        "user": "nobody",
+    }
+    definition = a_definition(container)
+    spec = spec_of(a_request(), definition)
+    for field, value in definition.container_properties.ListFields():
+        assert getattr(spec.container, field.name) == value, field.name
+    assert spec.container.HasField("privileged")
+
+
+def test_a_job_that_waits_twice_for_another_waits_once() -> None:
+    spec = spec_of(
+        a_request(dependsOn=[{"jobId": "a"}, {"jobId": "b", "type": "SEQUENTIAL"}, {"jobId": "a"}]), a_definition()
+    )
+    assert [(entry.job_id, entry.type) for entry in spec.depends_on] == [("a", ""), ("b", "SEQUENTIAL")]
