@@ -1,0 +1,211 @@
+"""What every engine of the job store must do."""
+
+import abc
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from batchyard.domain.errors import HistoryGoneError
+from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId
+from batchyard.domain.lifecycle import JobState, RunState
+from batchyard.storage.jobs import (
+    AgentRecord,
+    Changes,
+    JobReader,
+    JobWriter,
+    NewJob,
+    QueueCopy,
+    QueueKey,
+    StorageError,
+)
+from support.jobs import AGENT, NAMESPACE, a_job, a_key, a_run
+
+QUEUE = QueueKey(NAMESPACE, "queue")
+
+
+def stored(name: str, sequence: int, *, state: JobState = JobState.RUNNABLE, queue: str = "queue") -> Job:
+    return replace(a_job(name, queue=queue), sequence=sequence, state=state)
+
+
+def new(*jobs: Job, depends_on: tuple[int, ...] = ()) -> Changes:
+    return Changes(new_jobs=[NewJob(job, f"spec {job.sequence}".encode(), depends_on) for job in jobs])
+
+
+def a_change(name: str, state: JobState = JobState.RUNNABLE) -> JobChange:
+    return JobChange(a_key(name), name, "queue", state, None, 1000, 0, None, None, None)
+
+
+class JobStorageContract(abc.ABC):
+    @pytest.fixture
+    @abc.abstractmethod
+    def writer(self) -> JobWriter: ...
+
+    @pytest.fixture
+    @abc.abstractmethod
+    def reader(self, writer: JobWriter) -> Iterator[JobReader]: ...
+
+    @pytest.fixture
+    def epoch(self, writer: JobWriter) -> int:
+        return writer.begin_epoch().epoch
+
+    def test_each_writer_has_a_higher_epoch_and_the_one_before_can_write_no_more(self, writer: JobWriter) -> None:
+        first, second = writer.begin_epoch().epoch, writer.begin_epoch().epoch
+        assert second > first
+        with pytest.raises(StorageError, match="superseded"):
+            writer.apply(first, new(stored("job", 1)))
+        assert writer.jobs([a_key("job")]) == []
+        writer.apply(second, new(stored("job", 1)))
+
+    def test_a_new_writer_goes_on_where_the_last_one_stood(self, writer: JobWriter, epoch: int) -> None:
+        revision = writer.apply(epoch, new(stored("a", 1), stored("b", 2)))
+        writer.apply(epoch, Changes(leader_epoch=7))
+        counters = writer.begin_epoch()
+        assert (counters.sequence, counters.job_id, counters.leader_epoch) == (2, JobId("b"), 7)
+        assert counters.revision == revision + 1
+
+    def test_every_commit_has_the_next_revision(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        revisions = [writer.apply(epoch, new(stored(str(number), number))) for number in range(1, 4)]
+        assert revisions == list(range(revisions[0], revisions[0] + 3))
+        assert reader.revision() == revisions[-1]
+
+    def test_a_job_comes_back_as_it_was_written(self, writer: JobWriter, epoch: int) -> None:
+        full = replace(
+            stored("full", 1, state=JobState.RUNNING),
+            version=9,
+            status_reason="because",
+            dependencies_left=2,
+            attempts_made=1,
+            run=a_run(3, state=RunState.STARTED),
+            stop_reason="enough",
+            cancelled=True,
+            terminated=True,
+            started_at=5,
+            stopped_at=6,
+            exit_code=0,
+            reason="reason",
+            agent_id=AGENT,
+            task_id="task",
+            log_stream_name="stream",
+        )
+        writer.apply(epoch, new(full, stored("bare", 2)))
+        assert writer.jobs([full.key]) == [full]
+        assert writer.jobs([a_key("bare"), a_key("unknown")]) == [stored("bare", 2)]
+        changed = replace(full, state=JobState.SUCCEEDED, run=None, exit_code=1, cancelled=False)
+        writer.apply(epoch, Changes(jobs=[changed]))
+        assert writer.jobs([full.key]) == [changed]
+        assert writer.specs([1, 2]) == {1: b"spec 1", 2: b"spec 2"}
+
+    def test_more_jobs_than_one_query_can_name_are_found(self, writer: JobWriter, epoch: int) -> None:
+        jobs = [stored(f"job-{number}", number) for number in range(1, 1202)]
+        writer.apply(epoch, new(*jobs))
+        assert {job.key for job in writer.jobs([job.key for job in jobs])} == {job.key for job in jobs}
+        assert len(writer.specs([job.sequence for job in jobs])) == len(jobs)
+
+    def test_jobs_of_other_namespaces_are_not_seen(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        other = replace(a_job("job", namespace="210987654321"), sequence=1, state=JobState.RUNNABLE)
+        writer.apply(epoch, new(other))
+        assert writer.jobs([a_key("job")]) == []
+        assert reader.page(QUEUE, JobState.RUNNABLE, None, 10) == []
+        assert reader.newest_named(NAMESPACE, other.job_name, "queue") is None
+        assert not writer.has_unfinished_jobs(QUEUE)
+
+    def test_dependents_are_found_by_what_they_wait_for(self, writer: JobWriter, epoch: int) -> None:
+        writer.apply(epoch, new(stored("a", 1), stored("b", 2)))
+        writer.apply(epoch, new(stored("c", 3), stored("d", 4), depends_on=(1, 2)))
+        found = [(on, job.key.job_id) for on, job in writer.dependents([1, 2, 3])]
+        assert found == [(1, "c"), (1, "d"), (2, "c"), (2, "d")]
+
+    def test_the_jobs_of_an_agent_are_those_with_a_run_on_it(self, writer: JobWriter, epoch: int) -> None:
+        running = replace(stored("running", 1), run=a_run())
+        writer.apply(epoch, new(running, stored("waiting", 2)))
+        assert writer.jobs_of_agent(AGENT) == [running]
+        writer.apply(epoch, Changes(jobs=[replace(running, run=None)]))
+        assert writer.jobs_of_agent(AGENT) == []
+
+    def test_a_queue_has_unfinished_jobs_until_the_last_has_ended(self, writer: JobWriter, epoch: int) -> None:
+        job = stored("job", 1, state=JobState.PENDING)
+        writer.apply(epoch, new(job, stored("over", 2, state=JobState.FAILED)))
+        assert writer.has_unfinished_jobs(QUEUE)
+        writer.apply(epoch, Changes(jobs=[replace(job, state=JobState.SUCCEEDED)]))
+        assert not writer.has_unfinished_jobs(QUEUE)
+
+    def test_queues_and_agents_are_kept_and_replaced(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3)
+        agent = AgentRecord(AGENT, 1, live=True)
+        writer.apply(epoch, Changes(queues=[queue], agents=[agent]))
+        assert (writer.queue(QUEUE), writer.agent(AGENT)) == (queue, agent)
+        queue, agent = replace(queue, open=False, gone=True, revision=4), replace(agent, incarnation=2, live=False)
+        writer.apply(epoch, Changes(queues=[queue], agents=[agent]))
+        assert (writer.queue(QUEUE), writer.agent(AGENT)) == (queue, agent)
+        assert reader.queues() == [queue]
+        assert writer.queue(QueueKey(NAMESPACE, "other")) is None
+
+    def test_a_description_has_the_attempts_in_order(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        writer.apply(epoch, new(stored("a", 1), stored("b", 2)))
+        attempts = [
+            Attempt(number, AGENT, f"task-{number}", "stream", "reason", 1, 2, 0, "detail") for number in (1, 2)
+        ]
+        nothing = Attempt(3, AGENT, "task-3", None, "reason", None, 2, None, None)
+        writer.apply(epoch, Changes(attempts=[(1, attempt) for attempt in (*attempts, nothing)]))
+        keys = [a_key("b"), a_key("unknown"), a_key("a"), a_key("b")]
+        records = reader.describe(keys)
+        assert [record.job.key.job_id for record in records] == ["b", "a"]
+        assert [list(record.attempts) for record in records] == [[], [*attempts, nothing]]
+        assert records[1].spec == b"spec 1"
+
+    def test_pages_go_from_the_newest_to_the_oldest(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        jobs = [stored(f"job-{number}", number) for number in range(1, 6)]
+        writer.apply(epoch, new(*jobs, stored("over", 6, state=JobState.FAILED), stored("other", 7, queue="other")))
+        first = reader.page(QUEUE, JobState.RUNNABLE, None, 3)
+        assert [job.sequence for job in first] == [5, 4, 3]
+        assert [job.sequence for job in reader.page(QUEUE, JobState.RUNNABLE, 3, 3)] == [2, 1]
+
+    def test_a_name_finds_the_newest_job_of_the_queue_first(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        jobs = [replace(stored(str(n), n, queue=queue), job_name="twin") for n, queue in ((1, "queue"), (2, "other"))]
+        writer.apply(epoch, new(*jobs))
+        assert reader.newest_named(NAMESPACE, "twin", "queue") == a_key("1")
+        assert reader.newest_named(NAMESPACE, "twin", "elsewhere") == a_key("2")
+        assert reader.newest_named(NAMESPACE, "nobody", "queue") is None
+
+    def test_events_are_read_from_any_revision_in_order(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        commits = []
+        for number in range(1, 5):
+            changes = new(stored(str(number), number))
+            changes.events = [a_change(str(number))] if number != 2 else []
+            commits.append((writer.apply(epoch, changes), changes.events))
+        with_events = [commit for commit in commits if commit[1]]
+        assert reader.changes_after(commits[0][0] - 1, 10) == with_events
+        assert reader.changes_after(commits[0][0], 10) == with_events[1:]
+        assert reader.changes_after(commits[0][0], 1) == with_events[1:2]
+
+    def test_events_from_before_what_is_kept_are_refused(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        self.forget_events(writer)
+        with pytest.raises(HistoryGoneError, match="no longer kept"):
+            reader.changes_after(0, 10)
+
+    @abc.abstractmethod
+    def forget_events(self, writer: JobWriter) -> None:
+        """Bring the store to where the events after revision 0 are no longer kept."""
+
+    def test_a_snapshot_has_all_active_jobs_at_one_revision(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        offered = replace(stored("offered", 1), run=a_run(1))
+        claimed = replace(stored("claimed", 2, state=JobState.STARTING), run=a_run(2, state=RunState.CLAIMED))
+        waiting = stored("waiting", 3)
+        rest = [stored("pending", 4, state=JobState.PENDING), stored("over", 5, state=JobState.SUCCEEDED)]
+        changes = new(offered, claimed, waiting, *rest)
+        changes.agents = [AgentRecord(AGENT, 1, live=True), AgentRecord(AgentId("dead"), 1, live=False)]
+        revision = writer.apply(epoch, changes)
+        snapshot = reader.snapshot()
+        writer.apply(epoch, Changes(jobs=[replace(waiting, state=JobState.FAILED)]))
+        found = [entry for page in snapshot.jobs for entry in page]
+        assert snapshot.revision == revision
+        assert [agent.agent_id for agent in snapshot.agents] == [AGENT]
+        assert found == [(offered, b"spec 1"), (claimed, None), (waiting, None)]
+        assert reader.revision() == revision + 1
