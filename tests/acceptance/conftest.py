@@ -6,6 +6,7 @@ from typing import Final
 
 import grpc.aio
 import pytest
+
 from batchyard.domain.names import Caller
 from support.aws import Account
 from support.installation import Installation, start_six, start_up

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.aws import TERMINAL, Account, Json, eventually
 from support.installation import Installation
 

@@ -1,9 +1,12 @@
 """The four operations on compute environments, as boto3 users see them."""
 
-import pytest
-from support.aws import Account, Json, pages, refused
+from typing import Any
 
-EC2 = {
+import pytest
+
+from support.aws import Account, pages, refused
+
+EC2: Any = {
     "type": "EC2",
     "minvCpus": 0,
     "maxvCpus": 16,
@@ -17,17 +20,18 @@ EC2 = {
 }
 
 
-def make_managed(account: Account, name: str = "managed", **resources: object) -> str:
+def make_managed(account: Account, name: str = "managed", **resources: Any) -> str:
+    merged: Any = {**EC2, **resources}
     answer = account.batch.create_compute_environment(
         computeEnvironmentName=name,
         type="MANAGED",
-        computeResources={**EC2, **resources},
+        computeResources=merged,
         serviceRole="arn:aws:iam::123456789012:role/AWSBatchServiceRole",
     )
     return answer["computeEnvironmentArn"]
 
 
-def describe(account: Account, *references: str) -> list[Json]:
+def describe(account: Account, *references: str) -> Any:
     return account.batch.describe_compute_environments(computeEnvironments=references)["computeEnvironments"]
 
 
@@ -73,7 +77,7 @@ def test_refuses_a_second_environment_of_the_same_name(account: Account) -> None
         ({"instanceTypes": []}, "Resource instanceTypes are required."),
     ],
 )
-def test_refuses_resources_that_make_no_sense(account: Account, resources: Json, message: str) -> None:
+def test_refuses_resources_that_make_no_sense(account: Account, resources: Any, message: str) -> None:
     with refused(message):
         make_managed(account, **resources)
     assert describe(account) == []

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from support.aws import Account, eventually
 
 pytestmark = pytest.mark.usefixtures("queue")

@@ -1,4 +1,4 @@
-"""What a plain HTTP client gets: probes, metrics, refusals of what is not a request of ours, and the browser's place."""
+"""What a plain HTTP client gets: probes, metrics, refusals of what is no request of ours, and the browser's place."""
 
 import http.client
 import json
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
+
 from support.aws import Account
 from support.installation import Installation
 
@@ -66,16 +67,6 @@ def submission(account: Account) -> bytes:
     return json.dumps({"jobName": "job", "jobQueue": "queue", "jobDefinition": "definition"}).encode()
 
 
-def submitted(account: Account) -> list[str]:
-    """Return the ids of all jobs of the account."""
-    statuses = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
-    return [
-        summary["jobId"]
-        for status in statuses
-        for summary in account.batch.list_jobs(jobQueue="queue", jobStatus=status)["jobSummaryList"]
-    ]
-
-
 @pytest.mark.parametrize(
     "headers",
     [
@@ -93,7 +84,7 @@ def test_a_page_from_another_origin_cannot_submit_a_job(
     body = submission(account)
     headers = {name: value.format(account=account.access_key) for name, value in headers.items()}
     assert send(installation, "POST", "/v1/submitjob", body, **headers).status == 403
-    assert submitted(account) == []
+    assert account.job_ids() == []
 
 
 def test_the_same_submission_from_an_aws_client_is_accepted(
@@ -101,7 +92,7 @@ def test_the_same_submission_from_an_aws_client_is_accepted(
 ) -> None:
     answer = send(installation, "POST", "/v1/submitjob", submission(account), Authorization=authorization)
     assert answer.status == 200
-    assert submitted(account) == [json.loads(answer.body)["jobId"]]
+    assert account.job_ids() == [json.loads(answer.body)["jobId"]]
 
 
 def test_numbers_are_json_numbers_and_zeros_are_not_dropped(

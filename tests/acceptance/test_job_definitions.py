@@ -1,19 +1,22 @@
 """The three operations on job definitions, as boto3 users see them."""
 
+from typing import Any
+
 import pytest
-from support.aws import Account, Json, pages, refused
+
+from support.aws import Account, pages, refused
 
 
-def describe(account: Account, **request: object) -> list[Json]:
+def describe(account: Account, **request: Any) -> Any:
     return account.batch.describe_job_definitions(**request)["jobDefinitions"]
 
 
-def references(definitions: list[Json]) -> list[str]:
+def references(definitions: Any) -> list[str]:
     return [f"{definition['jobDefinitionName']}:{definition['revision']}" for definition in definitions]
 
 
 def test_registers_a_definition_and_returns_every_member(account: Account) -> None:
-    properties = {
+    properties: Any = {
         "image": "busybox",
         "vcpus": 1,
         "memory": 128,
@@ -64,7 +67,7 @@ def test_registers_a_definition_and_returns_every_member(account: Account) -> No
         ({"resourceRequirements": [{"type": "VCPU", "value": "1"}]}, "Cannot use both"),
     ],
 )
-def test_refuses_container_properties_that_make_no_sense(account: Account, properties: Json, message: str) -> None:
+def test_refuses_container_properties_that_make_no_sense(account: Account, properties: Any, message: str) -> None:
     with refused(message):
         account.define(containerProperties=properties)
     assert describe(account) == []

@@ -1,7 +1,10 @@
 """The four operations on job queues, as boto3 users see them."""
 
+from typing import Any
+
 import pytest
-from support.aws import Account, Json, pages, refused
+
+from support.aws import Account, pages, refused
 
 
 @pytest.fixture
@@ -13,11 +16,11 @@ def environments(account: Account) -> list[str]:
     return names
 
 
-def order(*names: str) -> list[Json]:
+def order(*names: str) -> Any:
     return [{"order": place, "computeEnvironment": name} for place, name in enumerate(names, start=1)]
 
 
-def describe(account: Account, *references: str) -> list[Json]:
+def describe(account: Account, *references: str) -> Any:
     return account.batch.describe_job_queues(jobQueues=references)["jobQueues"]
 
 
@@ -53,7 +56,7 @@ def test_creates_a_queue_and_returns_every_member(account: Account, environments
     ],
 )
 def test_refuses_an_order_that_makes_no_sense(
-    account: Account, environments: list[str], entries: list[Json], message: str
+    account: Account, environments: list[str], entries: Any, message: str
 ) -> None:
     named = {name[-1]: name for name in environments}
     entries = [

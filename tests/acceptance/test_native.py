@@ -1,8 +1,22 @@
 """The same round as with boto3, with generated stubs and plain grpc.aio on the gateway's gRPC port."""
 
+from typing import Any
+
 import grpc
 import pytest
-from batchyard.api.jobs.v1.jobs_pb2 import JOB_STATUS_FAILED, JOB_STATUS_SUCCEEDED, ContainerOverrides, JobDependency
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from batchyard.api.jobs.v1.jobs_pb2 import (
+    JOB_STATUS_FAILED,
+    JOB_STATUS_SUCCEEDED,
+    ContainerOverrides,
+    JobDependency,
+    JobStatus,
+)
 from batchyard.api.jobs.v1.jobs_service_pb2 import (
     CancelJobRequest,
     DescribeJobsRequest,
@@ -30,11 +44,6 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
     UpdateJobQueueRequest,
 )
 from batchyard.api.registry.v1.resource_state_pb2 import RESOURCE_STATE_DISABLED, RESOURCE_STATUS_VALID
-from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from support.native import NativeClient
 
 PUBLIC_SERVICES = {
@@ -72,14 +81,14 @@ async def ready(native: NativeClient) -> NativeClient:
     return native
 
 
-def a_job(*command: str, **members: object) -> SubmitJobRequest:
+def a_job(*command: str, **members: Any) -> SubmitJobRequest:
     overrides = ContainerOverrides(command=command) if command else None
     return SubmitJobRequest(
         job_name="job", job_queue="native", job_definition="native", container_overrides=overrides, **members
     )
 
 
-async def the_end_of(client: NativeClient, job_id: str) -> tuple[list[int], JobChange]:
+async def the_end_of(client: NativeClient, job_id: str) -> tuple[list[JobStatus.ValueType], JobChange]:
     """Return the statuses that a watch shows, and the last change, once the job has ended."""
     statuses = []
     async for response in client.operations.WatchJobs(WatchJobsRequest(job_ids=[job_id]), **client.call):

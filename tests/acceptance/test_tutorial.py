@@ -1,4 +1,6 @@
-"""What an AWS tutorial does: a MANAGED environment of EC2 instances, a queue over it, and a job, waited for as clients do."""
+"""What an AWS tutorial does: a MANAGED environment of EC2 instances, a queue over it, and a job in it."""
+
+import itertools
 
 from support.aws import Account, eventually
 
@@ -72,4 +74,4 @@ def test_an_environment_is_a_ceiling_for_what_runs_in_it(account: Account) -> No
     account.define()
     jobs = account.wait_all([account.submit(["sleep", "0.1"]) for _ in range(3)]).values()
     spans = sorted((job["startedAt"], job["stoppedAt"]) for job in jobs)
-    assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False))
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))

@@ -20,6 +20,7 @@ Json: TypeAlias = dict[str, Any]
 
 DEADLINE_S: Final = 60.0
 POLL_S: Final = 0.02
+STATUSES: Final = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
 LOG_GROUP: Final = "/aws/batch/job"
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED"})
 
@@ -96,6 +97,16 @@ class Account:
 
         eventually(rest_ended, "the end of all jobs")
         return ended
+
+    def job_ids(self, queue: str = "queue") -> list[str]:
+        """Return the ids of all jobs of a queue, in whatever state."""
+        summaries = [
+            summary
+            for status in STATUSES
+            for page in pages(self.batch.list_jobs, "jobSummaryList", jobQueue=queue, jobStatus=status)
+            for summary in page
+        ]
+        return [summary["jobId"] for summary in summaries]
 
     def log_lines(self, job: "JobDetailTypeDef") -> list[str]:
         """Return what the latest attempt of a job printed, once that has reached the logs service."""

@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Final
 
-import click
+from batchyard.cli.errors import CannotStartError
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "localhost."})
 
@@ -17,9 +17,9 @@ def is_loopback(host: str) -> bool:
 
 
 def require_loopback_or_consent(host: str, *, insecure: bool) -> None:
-    """Raise UsageError for an address that others can reach, unless the user has said that this is meant."""
+    """Raise CannotStartError for an address that others can reach, unless the user has said that this is meant."""
     if not insecure and not is_loopback(host):
-        raise click.UsageError(
+        raise CannotStartError(
             f"--host {host} can be reached from other machines, and requests are not authenticated: "
             "add --insecure if everybody who can reach it may use it"
         )

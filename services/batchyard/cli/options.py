@@ -55,22 +55,21 @@ def data_dir() -> Decorator:
     )
 
 
-def host() -> Decorator:
-    """Declare --host."""
-    return option("--host", default="127.0.0.1", help="Address to listen on.")
+def listening(grpc_port: int) -> Decorator:
+    """Declare where a service listens for gRPC: --host, --grpc-port and --insecure."""
+    return _all_of(
+        option("--host", default="127.0.0.1", help="Address to listen on."),
+        option(
+            "--grpc-port", type=click.IntRange(0, 65535), default=grpc_port, help="Port for gRPC; 0 is any free one."
+        ),
+        option("--insecure", is_flag=True, help="Listen beyond loopback although requests are not authenticated."),
+    )
 
 
 def http_port() -> Decorator:
     """Declare --port."""
     return option(
         "--port", type=click.IntRange(0, 65535), default=HTTP_PORT, help="Port of the AWS API; 0 is any free one."
-    )
-
-
-def grpc_port(default: int) -> Decorator:
-    """Declare --grpc-port."""
-    return option(
-        "--grpc-port", type=click.IntRange(0, 65535), default=default, help="Port for gRPC; 0 is any free one."
     )
 
 
@@ -113,16 +112,13 @@ def account_and_region() -> Decorator:
     )
 
 
-def gateway_access() -> Decorator:
-    """Declare who may talk to the gateway: --insecure and --allowed-host."""
-    return _all_of(
-        option("--insecure", is_flag=True, help="Listen beyond loopback although requests are not authenticated."),
-        option(
-            "--allowed-host",
-            multiple=True,
-            metavar="NAME",
-            help="A further name under which clients may address this server; repeatable.",
-        ),
+def allowed_host() -> Decorator:
+    """Declare --allowed-host."""
+    return option(
+        "--allowed-host",
+        multiple=True,
+        metavar="NAME",
+        help="A further name under which clients may address this server; repeatable.",
     )
 
 

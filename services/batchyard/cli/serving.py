@@ -2,15 +2,19 @@
 
 import logging
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Final
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Final, TypeVar
 
 import anyio
 import anyio.abc
-import click
+
+from batchyard.cli.errors import CannotStartError
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STOP_DEADLINE_S: Final = 4.5
 """A stop that takes longer is cut short: whoever sent the signal counts on five seconds."""
@@ -20,16 +24,27 @@ def serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
     """Run a service until SIGTERM or SIGINT.
 
     Entering the context makes it ready and gives its ready line, the one line that goes to stdout. Leaving it stops it
-    in order. A signal before it is ready cancels the start. Raises the ClickException that the service raised, also
-    out of the exception groups of its task groups.
+    in order. A signal before it is ready cancels the start. A CannotStartError is raised bare, out of the groups of
+    whatever task groups; any other error ends the process with exit code 1, its traceback in the log.
     """
     try:
         anyio.run(_serve, service, backend_options={"use_uvloop": True})
-    except BaseExceptionGroup as group:
-        told = _first_click_exception(group)
-        if told is None:
-            raise
-        raise told from group
+    except* CannotStartError as group:
+        raise _first(group) from None
+    except* Exception:
+        _log.critical("stopped by an error", exc_info=True)
+        sys.exit(1)
+
+
+@asynccontextmanager
+async def or_cannot_start(opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Open something that takes addresses of the machine; raise CannotStartError if it cannot have them."""
+    async with AsyncExitStack() as stack:
+        try:
+            opened = await stack.enter_async_context(opening)
+        except OSError as error:
+            raise CannotStartError(str(error)) from error
+        yield opened
 
 
 async def _serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
@@ -60,9 +75,9 @@ async def _await_signals(
                 scope.cancel()
 
 
-def _first_click_exception(group: BaseExceptionGroup[BaseException]) -> click.ClickException | None:
-    for error in group.exceptions:
-        found = _first_click_exception(error) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(found, click.ClickException):
-            return found
-    return None
+def _first(group: BaseExceptionGroup[CannotStartError]) -> CannotStartError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, CannotStartError)
+    return error

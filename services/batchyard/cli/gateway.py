@@ -1,0 +1,71 @@
+"""`batchyard gateway`: the entrance, as a process of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+import grpc.aio
+
+from batchyard.cli import options
+from batchyard.cli.errors import CannotStartError
+from batchyard.cli.logging import configure_logging
+from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.gateway.app import open_gateway
+from batchyard.gateway.config import GatewayConfig, InvalidConfigError
+from batchyard.gateway.upstreams import Upstreams
+
+
+def gateway_config(
+    host: str, port: int, grpc_port: int, account: str, region: str, allowed_host: tuple[str, ...], *, insecure: bool
+) -> GatewayConfig:
+    """Return the configuration; raise CannotStartError with all that is wrong with it."""
+    try:
+        return GatewayConfig(host, port, grpc_port, account, region, allowed_host, insecure)
+    except InvalidConfigError as error:
+        raise CannotStartError(str(error)) from error
+
+
+@click.command()
+@options.http_port()
+@options.listening(options.GATEWAY_GRPC_PORT)
+@options.allowed_host()
+@options.account_and_region()
+@options.peer("registry", options.REGISTRY_PORT)
+@options.peer("jobstore", options.JOBSTORE_PORT)
+@options.peer("scheduler", options.SCHEDULER_PORT)
+@options.peer("logs", options.LOGS_PORT)
+@options.logging()
+def gateway(
+    *,
+    port: int,
+    host: str,
+    grpc_port: int,
+    insecure: bool,
+    allowed_host: tuple[str, ...],
+    account: str,
+    region: str,
+    registry: str,
+    jobstore: str,
+    scheduler: str,
+    logs: str,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Serve the AWS API over HTTP and the public services over gRPC."""
+    configure_logging(log_format, log_level)
+    config = gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure)
+
+    @asynccontextmanager
+    async def on_ports() -> AsyncIterator[str]:
+        async with (
+            grpc.aio.insecure_channel(registry) as to_registry,
+            grpc.aio.insecure_channel(jobstore) as to_jobs,
+            grpc.aio.insecure_channel(scheduler) as to_scheduler,
+            grpc.aio.insecure_channel(logs) as to_logs,
+            or_cannot_start(
+                open_gateway(config=config, upstreams=Upstreams(to_registry, to_jobs, to_scheduler, to_logs))
+            ) as addresses,
+        ):
+            yield f"batchyard ready gateway {addresses.http} {addresses.grpc}"
+
+    serve(on_ports)

@@ -1,0 +1,175 @@
+"""The four inner services, each as a process of its own that others reach over gRPC."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import click
+import grpc.aio
+
+from batchyard.cli import options
+from batchyard.cli.addresses import address, require_loopback_or_consent
+from batchyard.cli.folder import DataFolder
+from batchyard.cli.logging import configure_logging
+from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.domain.compat import Compat
+from batchyard.rpc.clock import SystemClock
+from batchyard.rpc.server import Service, serve_grpc
+
+
+@click.command()
+@options.data_dir()
+@options.listening(options.REGISTRY_PORT)
+@options.peer("jobstore", options.JOBSTORE_PORT)
+@options.durability()
+@options.compat()
+@options.logging()
+def registry(
+    *,
+    data_dir: Path,
+    host: str,
+    grpc_port: int,
+    insecure: bool,
+    jobstore: str,
+    durability: str,
+    compat: Compat,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Serve compute environments, job queues and job definitions."""
+    from batchyard.registry.app import open_registry
+
+    configure_logging(log_format, log_level)
+    folder = DataFolder(data_dir)
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Sequence[Service]]:
+        async with (
+            grpc.aio.insecure_channel(jobstore) as job_store,
+            open_registry(
+                database=folder.registry_database,
+                job_store=job_store,
+                clock=SystemClock(),
+                durable=durability == "full",
+                compat=compat,
+            ) as services,
+        ):
+            yield services
+
+    with folder.locked("registry"):
+        _serve_alone("registry", opening(), host, grpc_port, insecure=insecure)
+
+
+@click.command()
+@options.data_dir()
+@options.listening(options.JOBSTORE_PORT)
+@options.peer("registry", options.REGISTRY_PORT)
+@options.durability()
+@options.compat()
+@options.logging()
+def jobstore(
+    *,
+    data_dir: Path,
+    host: str,
+    grpc_port: int,
+    insecure: bool,
+    registry: str,
+    durability: str,
+    compat: Compat,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Serve the jobs: what is to run, and how it went."""
+    from batchyard.jobstore.app import open_job_store
+
+    configure_logging(log_format, log_level)
+    folder = DataFolder(data_dir)
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Sequence[Service]]:
+        async with (
+            grpc.aio.insecure_channel(registry) as registry_channel,
+            open_job_store(
+                database=folder.job_database,
+                registry=registry_channel,
+                clock=SystemClock(),
+                durable=durability == "full",
+                compat=compat,
+            ) as services,
+        ):
+            yield services
+
+    with folder.locked("jobstore"):
+        _serve_alone("jobstore", opening(), host, grpc_port, insecure=insecure)
+
+
+@click.command()
+@options.listening(options.SCHEDULER_PORT)
+@options.peer("jobstore", options.JOBSTORE_PORT)
+@options.peer("registry", options.REGISTRY_PORT)
+@options.compat()
+@options.logging()
+def scheduler(
+    *,
+    host: str,
+    grpc_port: int,
+    insecure: bool,
+    jobstore: str,
+    registry: str,
+    compat: Compat,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Decide which job runs next, and on which agent."""
+    from batchyard.scheduler.app import SchedulerConfig, open_scheduler
+
+    configure_logging(log_format, log_level)
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Sequence[Service]]:
+        async with (
+            grpc.aio.insecure_channel(jobstore) as job_store,
+            grpc.aio.insecure_channel(registry) as registry_channel,
+            open_scheduler(
+                job_store=job_store,
+                registry=registry_channel,
+                clock=SystemClock(),
+                config=SchedulerConfig(compat=compat),
+            ) as services,
+        ):
+            yield services
+
+    _serve_alone("scheduler", opening(), host, grpc_port, insecure=insecure)
+
+
+@click.command()
+@options.data_dir()
+@options.listening(options.LOGS_PORT)
+@options.logging()
+def logs(*, data_dir: Path, host: str, grpc_port: int, insecure: bool, log_format: str, log_level: str) -> None:
+    """Keep and serve what jobs print."""
+    from batchyard.logs.app import open_logs
+
+    configure_logging(log_format, log_level)
+    folder = DataFolder(data_dir)
+    with folder.locked("logs"):
+        _serve_alone("logs", open_logs(folder=folder.logs, clock=SystemClock()), host, grpc_port, insecure=insecure)
+
+
+def _serve_alone(
+    name: str,
+    opening: AbstractAsyncContextManager[Sequence[Service]],
+    host: str,
+    port: int,
+    *,
+    insecure: bool,
+) -> None:
+    """Serve one service on a TCP port until a signal."""
+    require_loopback_or_consent(host, insecure=insecure)
+
+    @asynccontextmanager
+    async def on_port() -> AsyncIterator[str]:
+        async with opening as services, or_cannot_start(serve_grpc(services, address=address(host, port))) as bound:
+            yield f"batchyard ready {name} grpc://{address(host, bound)}"
+
+    serve(on_port)

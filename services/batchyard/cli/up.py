@@ -1,0 +1,181 @@
+"""`batchyard up`: the control plane in one process, and one local agent as its child."""
+
+import logging
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from batchyard.cli import options
+from batchyard.cli.defaults import create_defaults_once
+from batchyard.cli.folder import DataFolder, Endpoint
+from batchyard.cli.gateway import gateway_config
+from batchyard.cli.inprocess import Assembly, assembly
+from batchyard.cli.logging import configure_logging
+from batchyard.cli.processes import supervised
+from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.domain.compat import Compat
+from batchyard.domain.names import Caller
+from batchyard.gateway.app import open_gateway
+from batchyard.gateway.config import GatewayConfig
+from batchyard.gateway.upstreams import Upstreams
+from batchyard.jobstore.app import open_job_store
+from batchyard.logs.app import open_logs
+from batchyard.registry.app import open_registry
+from batchyard.rpc.clock import SystemClock
+from batchyard.rpc.server import Service, serve_grpc
+from batchyard.scheduler.app import SchedulerConfig, open_scheduler
+
+_log = logging.getLogger(__name__)
+
+SOCKET_PATH_BYTES_MAX: Final = 100
+"""The kernel takes 107 bytes of path for a Unix socket; gRPC appends to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpConfig:
+    """What `up` is told."""
+
+    folder: DataFolder
+    gateway: GatewayConfig
+    compat: Compat
+    durable: bool
+    bare: bool
+    """Create no default resources."""
+    agent_arguments: Sequence[str] | None
+    """Flags of the local agent; None for no agent."""
+
+
+@asynccontextmanager
+async def open_installation(config: UpConfig) -> AsyncIterator[str]:
+    """Start everything, from the inside out; yield the ready line. The entrance is the first thing that closes."""
+    async with assembly() as inside, AsyncExitStack() as running:
+        scheduling = await open_control_plane(config, inside)
+        if not config.bare:
+            caller = Caller(config.gateway.account, config.gateway.region)
+            await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
+        if config.agent_arguments is not None:
+            target = await running.enter_async_context(_agent_entrance(scheduling, config.folder))
+            await running.enter_async_context(supervised(_agent_command(config, target)))
+        upstreams = Upstreams(inside.channel, inside.channel, inside.channel, inside.channel)
+        addresses = await running.enter_async_context(
+            or_cannot_start(open_gateway(config=config.gateway, upstreams=upstreams))
+        )
+        Endpoint(addresses.http, addresses.grpc).write(config.folder.endpoint)
+        running.callback(config.folder.endpoint.unlink, missing_ok=True)
+        yield f"batchyard ready {addresses.http} {addresses.grpc}"
+
+
+async def open_control_plane(config: UpConfig, inside: Assembly) -> Sequence[Service]:
+    """Open the four services in the order in which they need each other; return the scheduler's."""
+    clock = SystemClock()
+    await inside.open(
+        open_registry(
+            database=config.folder.registry_database,
+            job_store=inside.channel,
+            clock=clock,
+            durable=config.durable,
+            compat=config.compat,
+        )
+    )
+    await inside.open(
+        open_job_store(
+            database=config.folder.job_database,
+            registry=inside.channel,
+            clock=clock,
+            durable=config.durable,
+            compat=config.compat,
+        )
+    )
+    await inside.open(open_logs(folder=config.folder.logs, clock=clock))
+    return await inside.open(
+        open_scheduler(
+            job_store=inside.channel,
+            registry=inside.channel,
+            clock=clock,
+            config=SchedulerConfig(compat=config.compat),
+        )
+    )
+
+
+@asynccontextmanager
+async def _agent_entrance(scheduling: Sequence[Service], folder: DataFolder) -> AsyncIterator[str]:
+    """Serve the scheduler to the local agent, on a socket that no other user can reach; yield its target."""
+    with tempfile.TemporaryDirectory(prefix="batchyard-") as short:
+        path = folder.root.resolve() / "agent.sock"
+        if len(bytes(path)) > SOCKET_PATH_BYTES_MAX:
+            path = Path(short) / "agent.sock"
+        path.unlink(missing_ok=True)
+        async with serve_grpc(scheduling, address=f"unix:{path}"):
+            yield f"unix:{path}"
+
+
+def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
+    assert config.agent_arguments is not None
+    return [
+        *(sys.executable, "-m", "batchyard.cli", "agent", "--with-parent"),
+        *("--scheduler", target, "--data-dir", str(config.folder.agent), "--log-folder", str(config.folder.logs)),
+        *config.agent_arguments,
+    ]
+
+
+@click.command()
+@options.data_dir()
+@options.http_port()
+@options.listening(options.GATEWAY_GRPC_PORT)
+@options.allowed_host()
+@options.account_and_region()
+@options.agent_host()
+@options.compat()
+@options.durability()
+@options.option("--no-agent", is_flag=True, help="Start no local agent.")
+@options.option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
+@options.logging()
+def up(
+    *,
+    data_dir: Path,
+    port: int,
+    host: str,
+    grpc_port: int,
+    insecure: bool,
+    allowed_host: tuple[str, ...],
+    account: str,
+    region: str,
+    runtime: str,
+    capacity: str | None,
+    stop_jobs: bool,
+    compat: Compat,
+    durability: str,
+    no_agent: bool,
+    bare: bool,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Start everything here: the control plane in this process, and one local agent.
+
+    Prints `batchyard ready http://HOST:PORT grpc://HOST:PORT` once it can accept and run jobs. Running jobs outlive a
+    stop, unless --stop-jobs is given, and are found again at the next start.
+    """
+    configure_logging(log_format, log_level)
+    agent_arguments = [
+        *("--runtime", runtime, "--log-format", log_format, "--log-level", log_level),
+        *(("--capacity", capacity) if capacity else ()),
+        *(("--stop-jobs",) if stop_jobs else ()),
+    ]
+    config = UpConfig(
+        folder=DataFolder(data_dir),
+        gateway=gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure),
+        compat=compat,
+        durable=durability == "full",
+        bare=bare,
+        agent_arguments=None if no_agent else agent_arguments,
+    )
+    order = "lower" if compat is Compat.SEED else "higher"
+    _log.info("queues with the %s priority number are served first", order, extra={"compat": compat.value})
+    with config.folder.locked("registry", "jobstore", "logs"):
+        serve(lambda: open_installation(config))

@@ -1,0 +1,78 @@
+"""`batchyard run -- CMD`: a job as if it were a local command."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.installation import Installation, start_up
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A `batchyard up` with its default queue."""
+    running = start_up(tmp_path_factory.mktemp("run") / "data")
+    yield running
+    running.close()
+
+
+def run(up: Installation, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_prints_what_the_job_prints_and_exits_with_its_code(up: Installation) -> None:
+    done = run(up, "--", "sh", "-c", "echo hi; exit 3")
+    assert (done.stdout, done.returncode) == ("hi\n", 3)
+
+
+def test_exits_with_0_when_the_job_succeeds(up: Installation) -> None:
+    done = run(up, "--env", "GREETING=good day", "--", "sh", "-c", 'echo "$GREETING"')
+    assert (done.stdout, done.returncode) == ("good day\n", 0)
+
+
+def test_prints_all_attempts_lines_of_a_long_output_in_order(up: Installation) -> None:
+    done = run(up, "seq", "20000")
+    assert done.stdout.split() == [str(number) for number in range(1, 20001)]
+
+
+def test_an_endpoint_can_be_named(up: Installation, tmp_path: Path) -> None:
+    endpoint = ("--data-dir", str(tmp_path), "--endpoint", f"grpc://{up.grpc_target}")
+    assert run(up, *endpoint, "true").returncode == 0
+
+
+def test_a_job_that_cannot_start_is_told_with_its_reason(up: Installation) -> None:
+    done = run(up, "--", "/no/such/program")
+    assert done.returncode == 1
+    assert "CannotStartContainerError" in done.stderr
+
+
+def test_without_a_running_installation_it_says_what_to_do(up: Installation, tmp_path: Path) -> None:
+    done = run(up, "--data-dir", str(tmp_path), "true")
+    assert done.returncode == 2
+    assert "--endpoint" in done.stderr
+
+
+def test_a_refusal_of_the_server_is_told_in_one_line(up: Installation) -> None:
+    done = run(up, "--queue", "nothing", "--log-level", "error", "true")
+    assert (done.returncode, done.stderr) == (1, "Error: JobQueue nothing not found.\n")
+
+
+def test_an_interrupt_terminates_the_job(up: Installation) -> None:
+    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder)]
+    with subprocess.Popen(
+        [*command, "--", "sh", "-c", "echo started; exec sleep 600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Interrupted by the user" in stderr
