@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import grpc
+import grpc.aio
 
 from batchyard.rpc.inprocess.pipe import MessagePipe
 
@@ -16,16 +17,16 @@ _KEY_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
 def checked_metadata(metadata: Iterable[Any] | None) -> MetadataItems:
-    """Copy metadata into a tuple. Raises ValueError for what HTTP/2 would not carry."""
+    """Copy metadata into a tuple. Raises InternalError, as gRPC does, for what HTTP/2 would not carry."""
     if not metadata:
         return ()
     items = tuple((key, value) for key, value in metadata)
     for key, value in items:
         if not key or not _KEY_CHARACTERS.issuperset(key):
-            raise ValueError(f"metadata was invalid: key {key!r}")
+            raise grpc.aio.InternalError(f"metadata was invalid: key {key!r}")
         is_text = isinstance(value, str) and value.isascii() and value.isprintable()
         if not (isinstance(value, bytes) if key.endswith("-bin") else is_text):
-            raise ValueError(f"metadata was invalid: value of {key!r}")
+            raise grpc.aio.InternalError(f"metadata was invalid: value of {key!r}")
     return items
 
 
