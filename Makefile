@@ -51,7 +51,7 @@ proto: $(installed) ## Generate the stubs beside the .proto files
 	$(bin)/python scripts/generate_protos.py
 
 bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
-	@$(bin)/python -m benchmarks $(ARGS)
+	@PYTHONPATH=tests $(bin)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the virtual environment and everything that tools have left
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
