@@ -1,6 +1,14 @@
-"""Requests to the registry that say only what matters to a test."""
+"""Requests to the registry that say only what matters to a test, a registry to send them to, and a job store for it."""
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
 
 from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentType, ComputeResource
 from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties
@@ -10,6 +18,26 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
     CreateJobQueueRequest,
     RegisterJobDefinitionRequest,
 )
+from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from batchyard.api.scheduler.v1.resources_service_pb2 import (
+    ResourceChange,
+    SettleResourcesRequest,
+    SettleResourcesResponse,
+)
+from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
+    ResourceSettlementServiceServicer,
+    ResourceWatchServiceStub,
+    add_ResourceSettlementServiceServicer_to_server,
+)
+from batchyard.domain.compat import Compat
+from batchyard.registry.app import open_registry
+from batchyard.rpc.channel import InProcessChannel, InProcessServer
+from batchyard.rpc.clock import SystemClock
+from batchyard.rpc.server import default_interceptors
+
+if TYPE_CHECKING:
+    from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
+    from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceWatchServiceAsyncStub
 
 MANAGED = ComputeEnvironmentType.COMPUTE_ENVIRONMENT_TYPE_MANAGED
 UNMANAGED = ComputeEnvironmentType.COMPUTE_ENVIRONMENT_TYPE_UNMANAGED
@@ -75,3 +103,95 @@ def a_definition(name: str = "definition", **members: Any) -> RegisterJobDefinit
     """A definition that may run."""
     complete: dict[str, Any] = {"job_definition_name": name, "type": "container", "container_properties": a_container()}
     return RegisterJobDefinitionRequest(**(complete | members))
+
+
+@dataclass(eq=False)
+class FakeJobStore(ResourceSettlementServiceServicer):
+    """A job store that takes in what it is told, unless a test says otherwise."""
+
+    settled: list[ResourceChange] = field(default_factory=list)
+    """What it was asked to take in, also when it did not."""
+    failure: tuple[grpc.StatusCode, str] | None = None
+    """How it answers instead."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
+
+    @contextmanager
+    def failing(self, code: grpc.StatusCode, text: str = "") -> Iterator[None]:
+        """Answer with an error for the length of the context."""
+        self.failure = (code, text)
+        yield
+        self.failure = None
+
+    @asynccontextmanager
+    async def holding(self, call: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"]:
+        """Make a call that settles something; keep it unanswered for the length of the context, then await it."""
+        self.asked.clear()
+        self.may_answer.clear()
+        task = asyncio.ensure_future(call)
+        await self.asked.wait()
+        try:
+            yield task
+        finally:
+            self.may_answer.set()
+            await asyncio.wait([task])
+
+    async def SettleResources(  # noqa: N802
+        self, request: SettleResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> SettleResourcesResponse:
+        self.settled.extend(request.changes)
+        self.asked.set()
+        await self.may_answer.wait()
+        if self.failure is not None:
+            await context.abort(*self.failure)
+        return SettleResourcesResponse()
+
+
+@dataclass(frozen=True)
+class RegistryUnderTest:
+    """A registry and its clients."""
+
+    api: "RegistryServiceAsyncStub"
+    watch: "ResourceWatchServiceAsyncStub"
+    job_store: FakeJobStore
+
+
+@asynccontextmanager
+async def serving(server: InProcessServer) -> AsyncIterator[InProcessChannel]:
+    """Serve for the length of the context; yield a channel."""
+    await server.start()
+    channel = InProcessChannel(server)
+    try:
+        yield channel
+    finally:
+        await channel.close()
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def a_registry(folder: Path, compat: Compat = Compat.SEED) -> AsyncIterator[RegistryUnderTest]:
+    """Open a registry on a folder, with a new fake job store."""
+    job_store = FakeJobStore()
+    settling = InProcessServer()
+    add_ResourceSettlementServiceServicer_to_server(job_store, settling)
+    server = InProcessServer(default_interceptors())
+    async with (
+        serving(settling) as to_job_store,
+        open_registry(
+            database=folder / "registry.db", job_store=to_job_store, clock=SystemClock(), durable=False, compat=compat
+        ) as services,
+    ):
+        for service in services:
+            service.register(server)
+        async with serving(server) as channel:
+            yield RegistryUnderTest(RegistryServiceStub(channel), ResourceWatchServiceStub(channel), job_store)
+
+
+async def refused(call: Awaitable[Any], code: grpc.StatusCode, text: str) -> None:
+    """Check that a call fails with this code and exactly this text."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert (caught.value.code(), caught.value.details()) == (code, text)
