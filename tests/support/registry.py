@@ -1,7 +1,7 @@
 """Requests to the registry that say only what matters to a test, a registry to send them to, and a job store for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,10 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceChange,
+    ResourceKind,
     SettleResourcesRequest,
     SettleResourcesResponse,
+    WatchResourcesRequest,
 )
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
     ResourceSettlementServiceServicer,
@@ -188,6 +190,20 @@ async def a_registry(folder: Path, compat: Compat = Compat.SEED) -> AsyncIterato
             service.register(server)
         async with serving(server) as channel:
             yield RegistryUnderTest(RegistryServiceStub(channel), ResourceWatchServiceStub(channel), job_store)
+
+
+async def changes_until_caught_up(
+    registry: RegistryUnderTest, after_revision: int = 0, kinds: Sequence[ResourceKind.ValueType] = ()
+) -> tuple[list[ResourceChange], int]:
+    """Return what a watch sends at first, and the revision up to which that is everything."""
+    changes: list[ResourceChange] = []
+    watch = registry.watch.WatchResources(WatchResourcesRequest(after_revision=after_revision, kinds=kinds))
+    async for message in watch:
+        changes.extend(message.changes)
+        if message.caught_up:
+            watch.cancel()
+            return changes, message.revision
+    raise AssertionError("the watch ended")
 
 
 async def refused(call: Awaitable[Any], code: grpc.StatusCode, text: str) -> None:
