@@ -21,7 +21,7 @@ from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY, metadata_for
 from batchyard.rpc.server import Service
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def public_services(config: GatewayConfig, upstreams: Upstreams) -> list[Service]:

@@ -63,7 +63,7 @@ class HttpApp:
             name = operation.name
             caller = caller_of(request.headers.get("authorization"), self._config)
             body = await read_body(request, receive, bytes_max=BODY_BYTES_MAX, deadline_s=self._config.deadline_s)
-            answer = Answer(200, await operation.call(body, caller), protocol.content_type)
+            answer = Answer(200, await operation.call(body, caller, request_id), protocol.content_type)
         except AwsError as error:
             answer = _error_answer(error, protocol)
             if error.status >= 500:

@@ -10,6 +10,7 @@ from batchyard.gateway.aws_errors import AwsError, aws_error_of
 from batchyard.gateway.routes import Route
 from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
 from batchyard.gateway.upstreams import unary_call
+from batchyard.rpc.errors import REQUEST_ID_KEY
 from batchyard.rpc.identity import metadata_for
 
 _SERIALIZATION_ERROR: Final = "SerializationException"
@@ -29,10 +30,10 @@ class Operation:
         self._encode = compile_encoder(method.output_type)
         self._call = unary_call(channel, method)
 
-    async def call(self, body: bytes, caller: Caller) -> bytes:
+    async def call(self, body: bytes, caller: Caller, request_id: str) -> bytes:
         """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
         request = self._request_of(body)
-        metadata = tuple(metadata_for(caller))
+        metadata = (*metadata_for(caller), (REQUEST_ID_KEY, request_id))
         try:
             response = await self._call(request, timeout=self._deadline_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
