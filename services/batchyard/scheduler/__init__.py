@@ -1,0 +1,1 @@
+"""Who runs next, and on which agent. Decides in a pure core, stores nothing."""

@@ -1,0 +1,131 @@
+"""For whom room is held: lines whose heads have waited beyond the bound.
+
+The first of them takes every host that could serve it, where hosts are what it lacks, and its vCPUs below the ceiling
+of each of its environments; the next takes from what is left. What is behind a holder (later in its queue, in queues
+of equal or lower rank) is not placed on its hosts. The order of holders is total, so no two wait for each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchyard.scheduler.environments import Environment, Environments
+from batchyard.scheduler.hosts import Host, Hosts
+from batchyard.scheduler.lines import Line
+from batchyard.scheduler.model import ComputeEnvironment, ResourceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Hosts and environments that are now held for another line than before, or for none."""
+
+    hosts: Sequence[Host]
+    environments: Sequence[Environment]
+
+
+def holder_order(line: Line) -> tuple[int, int, int]:
+    """Return the key that puts holders in order: rank of the queue, then submission."""
+    head = line.head()
+    return (line.queue.rank, head[0] if head else 0, line.serial)
+
+
+def is_behind(line: Line, holder: Line) -> bool:
+    """Tell whether a line has to leave alone what is held for the holder."""
+    if line is holder:
+        return False
+    if line.queue.rank != holder.queue.rank:
+        return line.queue.rank > holder.queue.rank
+    return line.queue is not holder.queue or holder_order(line) > holder_order(holder)
+
+
+class Holds:
+    """The starving lines, and which hosts and ceilings they hold."""
+
+    def __init__(self, hosts: Hosts, environments: Environments) -> None:
+        self._hosts = hosts
+        self._environments = environments
+        self._starving: dict[Line, None] = {}
+        self._stale = False
+        self.holders: Sequence[Line] = ()
+        """Those starving lines that hold something, in order."""
+
+    def starve(self, line: Line) -> None:
+        """Begin to hold room for a line."""
+        line.starving = True
+        self._starving[line] = None
+        self._stale = True
+
+    def relieve(self, line: Line) -> None:
+        """Hold no room for a line any more."""
+        if line.starving:
+            line.starving = False
+            del self._starving[line]
+            self._stale = True
+
+    def relieve_all(self) -> None:
+        """Hold no room at all."""
+        for line in list(self._starving):
+            self.relieve(line)
+
+    def invalidate(self) -> None:
+        """Note that hosts, environments or the order of lines have changed."""
+        self._stale = self._stale or bool(self._starving)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether there is anything to refresh."""
+        return self._stale
+
+    def refresh(self) -> Released:
+        """Bring the holds up to date; return what changed hands."""
+        if not self._stale:
+            return Released((), ())
+        self._stale = False
+        order = sorted(self._starving, key=holder_order)
+        released = Released(self._hold_hosts(order), self._hold_ceilings(order))
+        held = {host.holder for host in self._hosts} | {environment.holder for environment in self._environments}
+        self.holders = [line for line in order if line in held]
+        return released
+
+    def _hold_hosts(self, order: Sequence[Line]) -> list[Host]:
+        wanted = [(line, self._wanted(line)) for line in order]
+        changed = []
+        for host in self._hosts:
+            if not host.open:
+                continue
+            holder = next(
+                (line for line, names in wanted if _could_take(host, line) and any(map(host.serves, names))), None
+            )
+            if holder is not host.holder:
+                self._hosts.hold(host, holder)
+                changed.append(host)
+        return changed
+
+    def _wanted(self, line: Line) -> list[str]:
+        """Return the environments whose hosts a line holds."""
+        return [name for name in line.short_of_hosts if self._could_run_in(line, name) is not None]
+
+    def _hold_ceilings(self, order: Sequence[Line]) -> list[Environment]:
+        holders: dict[ResourceKey, Line] = {}
+        for line in order:
+            for spec in filter(None, (self._could_run_in(line, name) for name in line.queue.environments)):
+                if spec.max_vcpus_milli is not None and spec.key not in holders and self._is_served(line, spec):
+                    holders[spec.key] = line
+        changed = []
+        for environment in self._environments:
+            holder = holders.get(environment.key)
+            if holder is not environment.holder:
+                environment.holder = holder
+                changed.append(environment)
+        return changed
+
+    def _could_run_in(self, line: Line, name: str) -> ComputeEnvironment | None:
+        environment = self._environments.get(ResourceKey(line.queue.key.namespace, name))
+        spec = environment.spec if environment is not None else None
+        return spec if spec is not None and spec.usable and spec.may_ever_hold(line.need) else None
+
+    def _is_served(self, line: Line, spec: ComputeEnvironment) -> bool:
+        return any(_could_take(host, line) and host.serves(spec.key.name) for host in self._hosts)
+
+
+def _could_take(host: Host, line: Line) -> bool:
+    return host.open and host.capacity is not None and line.need.fits_in(host.capacity)

@@ -1,0 +1,320 @@
+"""The scheduler's core: told what happens, it answers which job runs next, and on which agent.
+
+It keeps a picture, and looks again only at what an event has changed. `plan` is the only place that is told the time,
+and everything that it decides follows from the events and those times alone.
+
+Order: queues by priority, equal ones in turn; within a queue by submission. A job that does not fit is passed by later
+and smaller ones until it has waited for a bound; then room is held for it (see `holds`).
+"""
+
+from batchyard.domain.compat import Compat
+from batchyard.scheduler.alarms import Alarms
+from batchyard.scheduler.environments import Environment, Environments
+from batchyard.scheduler.holds import Holds
+from batchyard.scheduler.hosts import Hosts, HostUse
+from batchyard.scheduler.lines import Entry, Line, Queue
+from batchyard.scheduler.model import (
+    Agent,
+    ComputeEnvironment,
+    Fence,
+    HeldRun,
+    JobKey,
+    JobQueue,
+    Offer,
+    Plan,
+    QueuedJob,
+    ResourceKey,
+    Resources,
+)
+from batchyard.scheduler.waiting import Waiting
+
+
+class _Placement:
+    """A job that takes up room: proposed, or held under a fence."""
+
+    __slots__ = ("agent_id", "environment", "job", "need", "requeued")
+
+    def __init__(self, job: JobKey, agent_id: str, environment: ResourceKey, need: Resources) -> None:
+        self.job = job
+        self.agent_id = agent_id
+        self.environment = environment
+        self.need = need
+        self.requeued: QueuedJob | None = None
+        """The job as it became while the proposal was under way."""
+
+
+class Planner:
+    """The picture of queues, jobs, agents and runs, and the decisions that follow from it."""
+
+    def __init__(
+        self, *, compat: Compat = Compat.SEED, starvation_bound_s: float = 300.0, reason_delay_s: float = 1.0
+    ) -> None:
+        self._hosts = Hosts()
+        self._environments = Environments()
+        self._holds = Holds(self._hosts, self._environments)
+        self._waiting = Waiting(self._environments, self._holds, compat)
+        self._alarms = Alarms(
+            self._hosts,
+            self._environments,
+            self._holds,
+            starvation_bound_s=starvation_bound_s,
+            reason_delay_s=reason_delay_s,
+        )
+        self._proposed: dict[JobKey, _Placement] = {}
+        self._runs: dict[Fence, _Placement] = {}
+        self._open: list[Line | None] = [None]
+        """While planning: for whom hosts may be held and still be offered to the line that is looked at."""
+        self._closed: set[Line] = set()
+        """While planning: holders that have had their chance; what they hold is closed to all that comes after."""
+        self.looks = 0
+        """How often a job was held against the hosts: what planning has cost so far."""
+
+    # Resources
+
+    def put_environment(self, spec: ComputeEnvironment) -> None:
+        """Take in a compute environment, or what has changed of it."""
+        self._environments.put(spec)
+        self._waiting.environment_changed(spec.key)
+        self._structure_changed()
+
+    def drop_environment(self, key: ResourceKey) -> None:
+        """Forget a compute environment; what runs in it goes on."""
+        self._environments.drop(key)
+        self._waiting.environment_changed(key)
+        self._structure_changed()
+
+    def put_queue(self, spec: JobQueue) -> None:
+        """Take in a job queue, or what has changed of it."""
+        self._waiting.put_queue(spec)
+        self._structure_changed()
+
+    def drop_queue(self, key: ResourceKey) -> None:
+        """Forget a job queue; jobs that name it wait."""
+        self._waiting.drop_queue(key)
+        self._structure_changed()
+
+    # Jobs
+
+    def queue_job(self, job: QueuedJob) -> None:
+        """Take in a job that wants to be placed, or its newer version."""
+        proposed = self._proposed.get(job.key)
+        if proposed is not None:
+            proposed.requeued = job
+        else:
+            self._waiting.add(job)
+
+    def withdraw_job(self, key: JobKey) -> None:
+        """Forget a job that is not to be placed any more; one whose proposal is under way is left to its outcome."""
+        proposed = self._proposed.get(key)
+        if proposed is not None:
+            proposed.requeued = None
+        else:
+            self._waiting.withdraw(key)
+
+    def forget_jobs(self) -> None:
+        """Forget all jobs and runs, but not where they could run: a new snapshot of them follows."""
+        self._holds.relieve_all()
+        self._refresh_holds()
+        self._waiting.forget_jobs()
+        self._alarms.forget()
+        self._proposed.clear()
+        self._runs.clear()
+        self._hosts.discharge_all()
+        self._environments.discharge_all()
+
+    # Agents
+
+    def agent_joined(self, agent: Agent) -> None:
+        """Let an agent take jobs, with what it has and serves as of now."""
+        self._waiting.wake_for_host(self._hosts.join(agent))
+        self._structure_changed()
+
+    def agent_suspended(self, agent_id: str) -> None:
+        """Place nothing more on an agent, which may come back."""
+        host = self._hosts.get(agent_id)
+        if host is not None and host.open:
+            self._hosts.close(host)
+            self._structure_changed()
+
+    def agent_resumed(self, agent_id: str) -> None:
+        """Place jobs on a suspended agent again."""
+        host = self._hosts.get(agent_id)
+        if host is not None and not host.open and host.capacity is not None:
+            self._hosts.reopen(host)
+            self._waiting.wake_for_host(host)
+            self._structure_changed()
+
+    def agent_gone(self, agent_id: str) -> None:
+        """Forget an agent; its runs are forgotten as each of them ends."""
+        self._hosts.leave(agent_id)
+        self._structure_changed()
+
+    def use_of(self, agent_id: str) -> HostUse:
+        """Return how much of an agent's host is taken by proposals and runs."""
+        return self._hosts.use_of(agent_id)
+
+    # Runs
+
+    def offer_accepted(self, job: JobKey, fence: Fence) -> None:
+        """Note that a proposal has become an offer."""
+        placement = self._proposed.pop(job, None)
+        if placement is not None:
+            self._runs[fence] = placement
+
+    def offer_refused(self, job: JobKey) -> None:
+        """Give back the room of a proposal; the job waits again only if it was queued again."""
+        placement = self._proposed.pop(job, None)
+        if placement is not None:
+            self._discharge(placement)
+            if placement.requeued is not None:
+                self._waiting.add(placement.requeued)
+
+    def run_held(self, run: HeldRun) -> None:
+        """Take in a run that is not of this planner's making."""
+        if run.fence not in self._runs:
+            environment = ResourceKey(run.job.namespace, run.environment)
+            self._runs[run.fence] = placement = _Placement(run.job, run.agent_id, environment, run.need)
+            self._charge(placement)
+
+    def run_ended(self, fence: Fence) -> None:
+        """Give back the room of a run."""
+        placement = self._runs.pop(fence, None)
+        if placement is not None:
+            self._discharge(placement)
+
+    def _charge(self, placement: _Placement) -> None:
+        # Room is taken here and nowhere else: to feed agents ahead, charge an offer when it is claimed.
+        self._hosts.charge(placement.agent_id, placement.need)
+        self._environments.charge(placement.environment, placement.need.vcpus_milli)
+
+    def _discharge(self, placement: _Placement) -> None:
+        host = self._hosts.discharge(placement.agent_id, placement.need)
+        environment = self._environments.discharge(placement.environment, placement.need.vcpus_milli)
+        self._waiting.wake_for_host(host)
+        self._waiting.wake_for_ceiling(environment)
+
+    # Decisions
+
+    def plan(self, now: float) -> Plan:
+        """Decide all that can be decided now; what is offered takes up room at once.
+
+        `now` is in seconds and never goes back. The plan says when to plan again if nothing happens until then.
+        """
+        self._alarms.ring(now)
+        offers: list[Offer] = []
+        self._closed.clear()
+        self._refresh_holds()
+        self._open_holds()
+        for item in self._waiting.agenda():
+            if isinstance(item, Line):
+                self._serve_holder(item, now, offers)
+            else:
+                self._serve_queue(item, now, offers)
+        reasons = self._alarms.report(now, self._waiting.parked())
+        return Plan(tuple(offers), tuple(reasons), self._alarms.next_deadline())
+
+    def _serve_holder(self, holder: Line, now: float, offers: list[Offer]) -> None:
+        """Try what stands ahead of a holder in its queue, then its own head; then close what it holds."""
+        while holder in self._open:
+            head, ready = holder.head(), holder.queue.next_ready()
+            if head is None or ready is None or ready[1][0] > head[0]:
+                self._closed.add(holder)
+                self._open.remove(holder)
+            else:
+                self._try(*ready, now, offers)
+
+    def _serve_queue(self, queue: Queue, now: float, offers: list[Offer]) -> None:
+        """Place one job of a queue, the first that fits."""
+        while (ready := queue.next_ready()) is not None:
+            # A starving line that fails may have become a holder just now, and then comes before the rest.
+            if self._try(*ready, now, offers) or ready[0].starving:
+                break
+        self._waiting.put_back(queue)
+
+    def _try(self, line: Line, head: Entry, now: float, offers: list[Offer]) -> bool:
+        """Place the head of a line, or park the line."""
+        self.looks += 1
+        short_of_hosts: list[str] = []
+        short_of_ceiling: list[Environment] = []
+        namespace = line.queue.key.namespace
+        for name in line.queue.environments:
+            environment = self._environments.get(ResourceKey(namespace, name))
+            if environment is None or environment.spec is None or not environment.spec.usable:
+                continue
+            if not self._is_below_ceiling(environment, line.need):
+                short_of_ceiling.append(environment)
+                continue
+            host = self._hosts.tightest(name, line.need, self._open)
+            if host is None:
+                short_of_hosts.append(name)
+                continue
+            placement = _Placement(JobKey(namespace, head[1]), host.agent_id, environment.key, line.need)
+            offers.append(Offer(placement.job, head[2], host.agent_id, host.incarnation, name))
+            self._place(line, placement)
+            return True
+        self._park(line, now, tuple(short_of_hosts), short_of_ceiling)
+        return False
+
+    def _is_below_ceiling(self, environment: Environment, need: Resources) -> bool:
+        room = environment.room_milli
+        if room is None:
+            return True
+        holder = environment.holder
+        held = holder.need.vcpus_milli if holder is not None and holder in self._closed else 0
+        return need.vcpus_milli <= room - held
+
+    def _place(self, line: Line, placement: _Placement) -> None:
+        self._proposed[placement.job] = placement
+        self._charge(placement)
+        self._waiting.take(line)
+        self._refresh_holds()
+
+    def _park(
+        self, line: Line, now: float, short_of_hosts: tuple[str, ...], short_of_ceiling: list[Environment]
+    ) -> None:
+        is_news = line.starving and short_of_hosts != line.short_of_hosts
+        self._waiting.park(line, short_of_hosts, short_of_ceiling)
+        if line.blocked_since is None:
+            line.blocked_since = now
+        self._alarms.arm(line)
+        if is_news:
+            self._holds.invalidate()
+            self._refresh_holds()
+
+    def sanity_check(self) -> None:
+        """Assert that the picture agrees with itself; costs as much as it holds."""
+        placements = [*self._proposed.values(), *self._runs.values()]
+        taken_of_hosts: dict[str, list[Resources]] = {}
+        taken_of_environments: dict[ResourceKey, list[Resources]] = {}
+        for placement in placements:
+            assert not self._waiting.holds(placement.job), f"{placement.job} is placed and waits"
+            taken_of_hosts.setdefault(placement.agent_id, []).append(placement.need)
+            taken_of_environments.setdefault(placement.environment, []).append(placement.need)
+        self._hosts.sanity_check(taken_of_hosts)
+        self._environments.sanity_check(taken_of_environments)
+        self._waiting.sanity_check()
+
+    # Holds
+
+    def _structure_changed(self) -> None:
+        self._holds.invalidate()
+        self._alarms.structure_changed()
+
+    def _refresh_holds(self) -> None:
+        """Bring the holds up to date, and have those lines looked at for which room has become free by it."""
+        # A starving line that is woken by this claims all that it could use, so that the holds change again.
+        while self._holds.is_stale:
+            released = self._holds.refresh()
+            for host in released.hosts:
+                self._waiting.wake_for_host(host)
+            for environment in released.environments:
+                self._waiting.wake_for_ceiling(environment)
+            self._open_holds()
+
+    def _open_holds(self) -> None:
+        """Begin to plan with the holders that have not had their chance."""
+        self._open = [None]
+        for holder in self._holds.holders:
+            if holder not in self._closed:
+                self._open.append(holder)
+                self._waiting.put_holder_on_agenda(holder)

@@ -1,0 +1,91 @@
+"""Why a job waits, in words.
+
+The texts with a code are AWS's, which clients match; numbers follow them. Ordinary waiting has plain text, without
+numbers that change from one moment to the next.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from batchyard.scheduler.environments import Environments
+from batchyard.scheduler.hosts import Hosts
+from batchyard.scheduler.lines import Line
+from batchyard.scheduler.model import ComputeEnvironment, ResourceKey, Resources
+
+RESOURCE_REQUIREMENT: Final = (
+    "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU) is higher than that "
+    "can be met by the CE(s) attached to the job queue."
+)
+MAX_RESOURCE: Final = (
+    "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE - CE(s) associated with the job queue cannot meet the CPU "
+    "requirement of the job."
+)
+INVALID: Final = "ACTION_REQUIRED - CE(s) associated with the job queue are invalid."
+DISABLED: Final = "ACTION_REQUIRED - CE(s) associated with the job queue are disabled."
+
+
+def why_waiting(line: Line, environments: Environments, hosts: Hosts) -> str:
+    """Return why the head of a line that found no room waits."""
+    if line.queue.spec is None:
+        return f"Waiting: job queue {line.queue.key.name} is not known to the scheduler."
+    attached = _attached(line, environments)
+    usable = [environment for environment in attached if environment.usable]
+    if not usable:
+        return _no_usable_environment(line, attached)
+    need = line.need
+    large_enough = [environment for environment in usable if environment.may_ever_hold(need)]
+    if not large_enough:
+        ceiling = max(environment.max_vcpus_milli or 0 for environment in usable)
+        return f"{MAX_RESOURCE} It asks for {_vcpus(need)}; the highest maxvCpus is {ceiling // 1000}."
+    return _short_of_hosts(line, [environment.key.name for environment in large_enough], hosts)
+
+
+def _short_of_hosts(line: Line, names: Sequence[str], hosts: Hosts) -> str:
+    need = line.need
+    if not any(hosts.is_served(name) for name in names):
+        return f"Waiting for an agent: none is connected that serves {_listed(names)}."
+    if not any(hosts.could_ever_serve(name, need) for name in names):
+        sizes = [size for name in names if (size := hosts.largest_serving(name)) is not None]
+        largest = Resources(*(max(amounts) for amounts in zip(*sizes, strict=True)))
+        return (
+            f"{RESOURCE_REQUIREMENT} It asks for {_amount(need)}; the largest that agents offer is {_amount(largest)}."
+        )
+    if line.starving:
+        return f"Waiting for room: needs {_amount(need)}, and room is being held for it."
+    if not line.short_of_hosts:
+        return f"Waiting for room: needs {_amount(need)}, and {_listed(names)} is at its maxvCpus."
+    return f"Waiting for room: needs {_amount(need)}."
+
+
+def _attached(line: Line, environments: Environments) -> list[ComputeEnvironment]:
+    found = (environments.get(ResourceKey(line.queue.key.namespace, name)) for name in line.queue.environments)
+    return [environment.spec for environment in found if environment is not None and environment.spec is not None]
+
+
+def _no_usable_environment(line: Line, attached: Sequence[ComputeEnvironment]) -> str:
+    invalid = [environment.key.name for environment in attached if not environment.valid]
+    disabled = [environment.key.name for environment in attached if environment.valid]
+    known = {environment.key.name for environment in attached}
+    missing = [name for name in line.queue.environments if name not in known]
+    details = [
+        f"{word}: {', '.join(names)}."
+        for word, names in (("Invalid", invalid), ("Disabled", disabled), ("Missing", missing))
+        if names
+    ]
+    text = DISABLED if disabled and not invalid and not missing else INVALID
+    return " ".join((text, *details))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"compute environment {' or '.join(names)}"
+
+
+def _amount(resources: Resources) -> str:
+    parts = [_vcpus(resources), f"{resources.memory_mib} MiB"]
+    if resources.gpus:
+        parts.append(f"{resources.gpus} GPU")
+    return " and ".join((", ".join(parts[:-1]), parts[-1]))
+
+
+def _vcpus(resources: Resources) -> str:
+    return f"{resources.vcpus_milli / 1000:g} vCPU"

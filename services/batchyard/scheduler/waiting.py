@@ -1,0 +1,262 @@
+"""All that waits: queues with their lines, which of them want to be looked at, and in what order.
+
+The agenda is a heap. Queues go by rank and, among equals, by whose turn is longest ago; a line that room is held for
+goes before the queues of its rank.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import Final, TypeAlias
+
+from batchyard.domain.compat import Compat
+from batchyard.scheduler.environments import Environment, Environments
+from batchyard.scheduler.holds import Holds, is_behind
+from batchyard.scheduler.hosts import Host
+from batchyard.scheduler.lines import Entry, Index, Line, ParkedLines, Queue
+from batchyard.scheduler.model import JobKey, JobQueue, QueuedJob, ResourceKey
+
+_FOR_HOLDER: Final = 0
+_FOR_QUEUE: Final = 1
+
+_AgendaItem: TypeAlias = tuple[int, int, int, int, Queue | Line]
+"""Rank; holders before queues; a holder's sequence or a queue's turn; the order of pushing; whom to serve."""
+
+
+class Waiting:
+    """The jobs that wait, and the agenda of what to look at."""
+
+    def __init__(self, environments: Environments, holds: Holds, compat: Compat) -> None:
+        self._environments = environments
+        self._holds = holds
+        self._compat = compat
+        self._queues: dict[ResourceKey, Queue] = {}
+        self._queues_using: dict[ResourceKey, dict[ResourceKey, Queue]] = {}
+        self._jobs: dict[str, Index] = {}
+        self._parked = ParkedLines()
+        self._agenda: list[_AgendaItem] = []
+        self._pushes = 0
+        self._serial = 0
+        self._turn = 0
+
+    # Queues
+
+    def put_queue(self, spec: JobQueue) -> None:
+        """Take in a job queue, or what has changed of it, and have all of its lines looked at."""
+        queue = self._queue(spec.key)
+        self._change_spec(queue, spec)
+
+    def drop_queue(self, key: ResourceKey) -> None:
+        """Forget a job queue; jobs that name it wait."""
+        queue = self._queues.get(key)
+        if queue is not None:
+            self._change_spec(queue, None)
+            self._tidy(queue)
+
+    def environment_changed(self, key: ResourceKey) -> None:
+        """Have all lines looked at whose jobs may run in an environment."""
+        for queue in self._queues_using.get(key, {}).values():
+            for line in queue.lines.values():
+                self._wake(line)
+
+    def _change_spec(self, queue: Queue, spec: JobQueue | None) -> None:
+        for line in queue.lines.values():
+            self._unpark(line)
+        for name in queue.environments:
+            self._queues_using[ResourceKey(queue.key.namespace, name)].pop(queue.key, None)
+        queue.spec = spec
+        for name in queue.environments:
+            self._queues_using.setdefault(ResourceKey(queue.key.namespace, name), {})[queue.key] = queue
+        if spec is not None:
+            queue.rank = spec.priority if self._compat is Compat.SEED else -spec.priority
+        queue.on_agenda = False
+        for line in queue.lines.values():
+            self._make_ready(line)
+
+    def _queue(self, key: ResourceKey) -> Queue:
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(key)
+        return queue
+
+    def _tidy(self, queue: Queue) -> None:
+        if queue.spec is None and not queue.lines:
+            self._queues.pop(queue.key, None)
+
+    # Jobs
+
+    def add(self, job: QueuedJob) -> None:
+        """Take in a job, or its newer version."""
+        index = self._jobs.setdefault(job.key.namespace, {})
+        queue_key = ResourceKey(job.key.namespace, job.job_queue)
+        known = index.get(job.key.job_id)
+        if known is not None:
+            line = known[3]
+            if known[0] == job.sequence and line.queue.key == queue_key and line.need == job.need:
+                line.replace(job.key.job_id, job.sequence, job.version)
+                return
+            self._remove(known)
+        line = self._line(self._queue(queue_key), job, index)
+        line.add(job.key.job_id, job.sequence, job.version)
+        if not line.parked:
+            self._make_ready(line)
+        elif line.starving:
+            self._holds.invalidate()  # the job may be a new head, which moves the line among the holders
+
+    def withdraw(self, key: JobKey) -> None:
+        """Forget a job, if it waits."""
+        entry = self._jobs.get(key.namespace, {}).get(key.job_id)
+        if entry is not None:
+            self._remove(entry)
+
+    def take(self, line: Line) -> None:
+        """Take out the head of the line that `Queue.next_ready` returned: it is being placed."""
+        queue = line.queue
+        queue.unready(line)
+        line.take()
+        self._head_changed(line)
+        if len(line):
+            self._make_ready(line)
+        else:
+            self._drop_line(line)
+        self._turn += 1
+        queue.turn = self._turn
+        queue.on_agenda = False
+        self.put_back(queue)
+
+    def forget_jobs(self) -> None:
+        """Forget all jobs."""
+        for queue in list(self._queues.values()):
+            queue.forget_lines()
+            self._tidy(queue)
+        for environment in self._environments:
+            environment.waiters.clear()
+        self._parked = ParkedLines()
+        self._jobs.clear()
+        self._agenda.clear()
+
+    def holds(self, key: JobKey) -> bool:
+        """Tell whether a job waits."""
+        return key.job_id in self._jobs.get(key.namespace, {})
+
+    def sanity_check(self) -> None:
+        """Assert that each waiting job stands in one line, and that each line is parked or wants to be looked at."""
+        lines = [line for queue in self._queues.values() for line in queue.lines.values()]
+        assert sum(map(len, lines)) == sum(map(len, self._jobs.values())), "miscounted jobs"
+        for line in lines:
+            assert line.head() is not None, "an empty line"
+            assert line.parked or line.queue.on_agenda, "a line that nobody will look at"
+            assert not line.parked or line.blocked_since is not None, "a parked line that was never looked at"
+            assert line.parked or not self._parked.contains(line), "a line that is indexed as parked, and is not"
+
+    def _line(self, queue: Queue, job: QueuedJob, index: Index) -> Line:
+        line = queue.lines.get(job.need)
+        if line is None:
+            self._serial += 1
+            line = queue.lines[job.need] = Line(self._serial, queue, job.need, index)
+        return line
+
+    def _remove(self, entry: Entry) -> None:
+        line = entry[3]
+        was_head = line.head() is entry
+        line.discard(entry[1])
+        if was_head:
+            self._head_changed(line)
+            self._wake(line)
+        if not len(line):
+            self._drop_line(line)
+
+    def _drop_line(self, line: Line) -> None:
+        del line.queue.lines[line.need]
+        self._tidy(line.queue)
+
+    def _head_changed(self, line: Line) -> None:
+        line.blocked_since = None
+        line.told = None
+        line.short_of_hosts = ()
+        self._holds.relieve(line)
+
+    # The agenda
+
+    def agenda(self) -> Iterator[Queue | Line]:
+        """Yield what is to be looked at: queues, and holders that were put on it; consumes the agenda."""
+        while self._agenda:
+            rank, _, order, _, item = heappop(self._agenda)
+            if isinstance(item, Line):
+                yield item
+            elif item.on_agenda and rank == item.rank and order == item.turn:
+                item.on_agenda = False
+                yield item
+
+    def put_holder_on_agenda(self, line: Line) -> None:
+        """Have a line looked at before the queues of its rank."""
+        head = line.head()
+        if head is not None:
+            self._push(line.queue.rank, _FOR_HOLDER, head[0], line)
+
+    def put_back(self, queue: Queue) -> None:
+        """Put a queue on the agenda if it is not there and any of its lines is to be looked at."""
+        if not queue.on_agenda and queue.next_ready() is not None:
+            queue.on_agenda = True
+            self._push(queue.rank, _FOR_QUEUE, queue.turn, queue)
+
+    def _push(self, rank: int, phase: int, order: int, item: Queue | Line) -> None:
+        self._pushes += 1
+        heappush(self._agenda, (rank, phase, order, self._pushes, item))
+
+    # Parking and waking
+
+    def parked(self) -> Iterator[Line]:
+        """Yield the lines whose heads found no room."""
+        return (line for queue in self._queues.values() for line in queue.lines.values() if line.parked)
+
+    def park(self, line: Line, short_of_hosts: tuple[str, ...], short_of_ceiling: list[Environment]) -> None:
+        """Look no more at the line that `Queue.next_ready` returned, until there is room of which it was short."""
+        line.queue.unready(line)
+        line.parked = True
+        line.short_of_hosts = short_of_hosts
+        if short_of_hosts:
+            self._parked.add(line)
+        for environment in short_of_ceiling:
+            environment.waiters[line] = None
+
+    def wake_for_host(self, host: Host) -> None:
+        """Have those lines looked at that could be placed on a host now."""
+        if not host.open:
+            return
+        for line in self._parked.fitting(host.room):
+            kept_out = host.holder is not None and is_behind(line, host.holder)
+            if not kept_out and any(host.serves(name) for name in line.short_of_hosts):
+                self._wake(line)
+
+    def wake_for_ceiling(self, environment: Environment) -> None:
+        """Have those lines looked at that an environment's ceiling would let through now."""
+        holder, room = environment.holder, environment.room_milli
+        for line in list(environment.waiters):
+            held = holder.need.vcpus_milli if holder is not None and is_behind(line, holder) else 0
+            if room is None or line.need.vcpus_milli <= room - held:
+                self._wake(line)
+
+    def _wake(self, line: Line) -> None:
+        self._unpark(line)
+        self._make_ready(line)
+
+    def _make_ready(self, line: Line) -> None:
+        head = line.head()
+        if head is None:
+            return
+        line.queue.make_ready(line, head[0])
+        self.put_back(line.queue)
+        if line.starving and line.short_of_hosts != line.queue.environments:
+            # Until it has been looked at, nothing else may take the room that it was woken for.
+            line.short_of_hosts = line.queue.environments
+            self._holds.invalidate()
+
+    def _unpark(self, line: Line) -> None:
+        if not line.parked:
+            return
+        line.parked = False
+        self._parked.discard(line)
+        for name in line.queue.environments:
+            environment = self._environments.get(ResourceKey(line.queue.key.namespace, name))
+            if environment is not None:
+                environment.waiters.pop(line, None)

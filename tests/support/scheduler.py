@@ -1,0 +1,227 @@
+"""Builders and an independent model of the scheduler's rules."""
+
+from dataclasses import dataclass, field
+
+from batchyard.scheduler.model import (
+    NOTHING,
+    Agent,
+    ComputeEnvironment,
+    JobKey,
+    JobQueue,
+    Offer,
+    QueuedJob,
+    ResourceKey,
+    Resources,
+)
+
+NAMESPACE = "123456789012"
+
+
+def need(vcpus: float = 1, memory_mib: int = 128, gpus: int = 0) -> Resources:
+    return Resources(int(vcpus * 1000), memory_mib, gpus)
+
+
+def job_key(job_id: str, namespace: str = NAMESPACE) -> JobKey:
+    return JobKey(namespace, job_id)
+
+
+def a_job(
+    job_id: str,
+    *,
+    sequence: int,
+    queue: str = "default",
+    vcpus: float = 1,
+    memory_mib: int = 128,
+    gpus: int = 0,
+    version: int = 1,
+    namespace: str = NAMESPACE,
+) -> QueuedJob:
+    return QueuedJob(JobKey(namespace, job_id), queue, sequence, need(vcpus, memory_mib, gpus), version)
+
+
+def a_queue(
+    name: str = "default",
+    *,
+    priority: int = 1,
+    environments: tuple[str, ...] = ("default",),
+    namespace: str = NAMESPACE,
+) -> JobQueue:
+    return JobQueue(ResourceKey(namespace, name), priority, environments)
+
+
+def an_environment(
+    name: str = "default",
+    *,
+    max_vcpus: int | None = None,
+    enabled: bool = True,
+    valid: bool = True,
+    namespace: str = NAMESPACE,
+) -> ComputeEnvironment:
+    ceiling = None if max_vcpus is None else max_vcpus * 1000
+    return ComputeEnvironment(ResourceKey(namespace, name), enabled, valid, ceiling)
+
+
+def an_agent(
+    agent_id: str = "agent",
+    *,
+    vcpus: float = 4,
+    memory_mib: int = 4096,
+    gpus: int = 0,
+    environments: tuple[str, ...] = (),
+    incarnation: int = 1,
+) -> Agent:
+    return Agent(agent_id, incarnation, need(vcpus, memory_mib, gpus), environments)
+
+
+@dataclass
+class Taken:
+    """A job that the model believes to take up room."""
+
+    agent_id: str
+    environment: ResourceKey
+    need: Resources
+
+
+@dataclass
+class Model:
+    """The rules again, as simply as they can be written: everything is computed from scratch each time."""
+
+    starvation_bound_s: float
+    agents: dict[str, Agent] = field(default_factory=dict)
+    suspended: set[str] = field(default_factory=set)
+    environments: dict[str, ComputeEnvironment] = field(default_factory=dict)
+    queues: dict[str, JobQueue] = field(default_factory=dict)
+    waiting: dict[str, QueuedJob] = field(default_factory=dict)
+    taken: dict[str, Taken] = field(default_factory=dict)
+    blocked_since: dict[tuple[str, Resources], float] = field(default_factory=dict)
+    """Per line: since when its head is known not to fit."""
+
+    def room_of(self, agent: Agent) -> Resources:
+        room = agent.capacity
+        for taken in self.taken.values():
+            if taken.agent_id == agent.agent_id:
+                room = room.minus(taken.need)
+        return room
+
+    def room_below_ceiling(self, name: str) -> int | None:
+        environment = self.environments[name]
+        if environment.max_vcpus_milli is None:
+            return None
+        used = sum(taken.need.vcpus_milli for taken in self.taken.values() if taken.environment == environment.key)
+        return environment.max_vcpus_milli - used
+
+    def open_agents(self, environment: str) -> list[Agent]:
+        return [
+            agent
+            for agent in self.agents.values()
+            if agent.agent_id not in self.suspended and (not agent.environments or environment in agent.environments)
+        ]
+
+    def placements(self, job: QueuedJob, now: float) -> list[tuple[str, list[Agent]]]:
+        """Return the environments in which a job may be placed now, in order, each with the agents that may take it."""
+        queue = self.queues.get(job.job_queue)
+        found = []
+        for name in queue.environments if queue else ():
+            environment = self.environments.get(name)
+            if environment is None or not environment.usable:
+                continue
+            below = self.room_below_ceiling(name)
+            if below is not None and below < job.need.vcpus_milli:
+                continue
+            agents = [
+                agent
+                for agent in self.open_agents(name)
+                if job.need.fits_in(self.room_of(agent)) and not self.is_kept_out(job, agent, now)
+            ]
+            if agents:
+                found.append((name, agents))
+        return found
+
+    def is_starving(self, job: QueuedJob, now: float) -> bool:
+        since = self.blocked_since.get((job.job_queue, job.need))
+        return since is not None and since + self.starvation_bound_s <= now and self.heads().get(_line(job)) == job
+
+    def heads(self) -> dict[tuple[str, Resources], QueuedJob]:
+        """Return the first waiting job of each line."""
+        heads: dict[tuple[str, Resources], QueuedJob] = {}
+        for job in sorted(self.waiting.values(), key=lambda job: job.sequence):
+            heads.setdefault(_line(job), job)
+        return heads
+
+    def leave_line(self, job_id: str) -> QueuedJob | None:
+        """Take a job out of its line, if it waits; the wait of the one behind a head begins anew."""
+        job = self.waiting.get(job_id)
+        if job is not None:
+            if self.heads()[_line(job)] == job:
+                self.blocked_since.pop(_line(job), None)
+            del self.waiting[job_id]
+        return job
+
+    def holder_of(self, agent: Agent, now: float) -> QueuedJob | None:
+        """Return for whom an agent's room is held. Without ceilings only: with them it depends on what a job lacks."""
+        holders = [
+            job
+            for job in self.waiting.values()
+            if self.is_starving(job, now)
+            and job.job_queue in self.queues
+            and job.need.fits_in(agent.capacity)
+            and any(
+                name in self.environments and self.environments[name].usable and agent in self.open_agents(name)
+                for name in self.queues[job.job_queue].environments
+            )
+        ]
+        return min(holders, key=lambda job: (self.queues[job.job_queue].priority, job.sequence), default=None)
+
+    def is_kept_out(self, job: QueuedJob, agent: Agent, now: float) -> bool:
+        holder = self.holder_of(agent, now)
+        if holder is None or holder.key == job.key:
+            return False
+        rank, holder_rank = self.queues[job.job_queue].priority, self.queues[holder.job_queue].priority
+        if rank != holder_rank:
+            return rank > holder_rank
+        return holder.job_queue != job.job_queue or holder.sequence < job.sequence
+
+    def goes_before(self, one: QueuedJob, other: QueuedJob) -> bool:
+        """Tell whether the first of two jobs must be placed first if both can be."""
+        if one.job_queue == other.job_queue:
+            return one.sequence < other.sequence
+        return self.queues[one.job_queue].priority < self.queues[other.job_queue].priority
+
+    def check_offer(self, offer: Offer, now: float) -> None:
+        """Assert that an offer is what the rules demand, then take the room."""
+        job = self.waiting[offer.job.job_id]
+        assert offer.version == job.version
+        placements = self.placements(job, now)
+        assert placements, f"{job} has no room anywhere"
+        name, agents = placements[0]
+        assert offer.environment == name, f"{job} belongs into {name}"
+        tightest = min(agents, key=lambda agent: _tightness(self.room_of(agent), agent.agent_id))
+        assert offer.agent_id == tightest.agent_id
+        assert offer.incarnation == tightest.incarnation
+        for other in self.waiting.values():
+            if other.job_queue in self.queues and self.goes_before(other, job):
+                assert not self.placements(other, now), f"{other} goes before {job}"
+        self.leave_line(offer.job.job_id)
+        self.taken[offer.job.job_id] = Taken(offer.agent_id, ResourceKey(NAMESPACE, name), job.need)
+
+    def check_nothing_left(self, now: float) -> None:
+        """Assert that no waiting job has room, and note for how long the heads of lines have waited."""
+        for job in self.waiting.values():
+            assert not self.placements(job, now), f"{job} was left waiting"
+        for line in self.heads():
+            self.blocked_since.setdefault(line, now)
+
+    def used(self, agent_id: str) -> Resources:
+        used = NOTHING
+        for taken in self.taken.values():
+            if taken.agent_id == agent_id:
+                used = used.plus(taken.need)
+        return used
+
+
+def _line(job: QueuedJob) -> tuple[str, Resources]:
+    return (job.job_queue, job.need)
+
+
+def _tightness(room: Resources, agent_id: str) -> tuple[int, int, int, str]:
+    return (room.gpus, room.vcpus_milli, room.memory_mib, agent_id)
