@@ -4,25 +4,88 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import click
 
 from batchyard.agent.app import AgentConfig, run_agent
+from batchyard.agent.host import AgentStartError
 from batchyard.cli import options
+from batchyard.cli.errors import CannotStartError
+from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
-from batchyard.cli.processes import stop_with_parent
 from batchyard.cli.serving import serve
 
 
 @asynccontextmanager
-async def open_agent(config: AgentConfig, *, with_parent: bool) -> AsyncIterator[str]:
+async def open_agent(config: AgentConfig) -> AsyncIterator[str]:
     """Run an agent for the length of the context, entered once the scheduler has welcomed it; yield its ready line."""
     welcomed = anyio.Event()
     async with anyio.create_task_group() as group:
-        if with_parent:
-            group.start_soon(stop_with_parent)
-        group.start_soon(partial(run_agent, config, ready=welcomed.set))
+        group.start_soon(_run, config, welcomed)
         await welcomed.wait()
         yield f"batchyard ready agent grpc://{config.scheduler}"
         group.cancel_scope.cancel()
+
+
+async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
+    try:
+        await run_agent(config, ready=welcomed.set)
+    except AgentStartError as error:
+        raise CannotStartError(str(error)) from error
+
+
+@click.command()
+@options.data_dir()
+@options.peer("scheduler", options.SCHEDULER_PORT)
+@options.peer("logs", options.LOGS_PORT)
+@options.option(
+    "--log-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Folder that the logs service of this host reads in place; then nothing is sent to --logs.",
+)
+@options.option(
+    "--compute-environment",
+    multiple=True,
+    metavar="NAME",
+    help="Serve this compute environment only; repeatable. Default: all.",
+)
+@options.agent_host()
+@options.option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
+@options.logging()
+def agent(
+    *,
+    data_dir: Path,
+    scheduler: str,
+    logs: str,
+    log_folder: Path | None,
+    compute_environment: tuple[str, ...],
+    runtime: Literal["auto", "docker", "process"],
+    capacity: str | None,
+    stop_jobs: bool,
+    with_parent: bool,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Run jobs on this host.
+
+    Prints `batchyard ready agent grpc://SCHEDULER` once the scheduler has welcomed it. Running jobs outlive a stop,
+    unless --stop-jobs is given, and are found again at the next start on the same data folder.
+    """
+    configure_logging(log_format, log_level)
+    folder = DataFolder(data_dir)
+    folder.create()
+    config = AgentConfig(
+        folder=folder.agent,
+        scheduler=scheduler,
+        logs=None if log_folder else logs,
+        log_folder=log_folder,
+        runtime=runtime,
+        capacity=capacity,
+        compute_environments=compute_environment,
+        stop_jobs=stop_jobs,
+        parent_death=with_parent,
+    )
+    serve(partial(open_agent, config))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import grpc.aio
 
 from batchyard.api.registry.v1.compute_environment_pb2 import COMPUTE_ENVIRONMENT_TYPE_UNMANAGED
@@ -27,7 +28,7 @@ async def create_defaults_once(channel: grpc.aio.Channel, caller: Caller, done: 
     A later start finds the file `done`: whoever has deleted the defaults does not get them back. A start that dies in
     between begins again.
     """
-    if done.exists():
+    if await anyio.Path(done).exists():
         return
     registry: RegistryServiceAsyncStub = RegistryServiceStub(channel)
     metadata = tuple(metadata_for(caller))
@@ -47,7 +48,7 @@ async def create_defaults_once(channel: grpc.aio.Channel, caller: Caller, done: 
         await registry.CreateJobQueue(queue, metadata=metadata, timeout=DEADLINE_S)
     except grpc.aio.AioRpcError as error:
         _accept_existing(error)
-    done.touch()
+    await anyio.Path(done).touch()
 
 
 def _accept_existing(error: grpc.aio.AioRpcError) -> None:

@@ -1,9 +1,7 @@
-"""A child process that is kept running: started again when it dies, ended when its parent stops or dies."""
+"""A child process that is kept running: started again when it dies, ended in order when its parent stops."""
 
 import logging
-import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -27,8 +25,7 @@ TERMINATE_TIMEOUT_S: Final = 3.0
 async def supervised(command: Sequence[str]) -> AsyncIterator[None]:
     """Keep a child running for the length of the context, entered once the child has printed its ready line.
 
-    The child gets a pipe as stdin that nothing is ever written to: its end tells the child that the parent is gone
-    (`stop_with_parent`). Raises CannotStartError if the child says by its exit code that it never can start.
+    Raises CannotStartError if the child says by its exit code that it never can start.
     """
     ready = anyio.Event()
     async with anyio.create_task_group() as group:
@@ -54,7 +51,9 @@ async def _keep_running(command: Sequence[str], ready: anyio.Event) -> None:
 
 async def _run_once(command: Sequence[str], ready: Callable[[], None]) -> int:
     """Run the child to its end, calling `ready` for what it prints, and return its exit code."""
-    async with await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None) as child:
+    async with await anyio.open_process(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None
+    ) as child:
         assert child.stdout is not None
         try:
             async for _ in child.stdout:
@@ -70,10 +69,3 @@ async def _terminate(child: anyio.abc.Process) -> None:
     with anyio.move_on_after(TERMINATE_TIMEOUT_S, shield=True):
         child.terminate()
         await child.wait()
-
-
-async def stop_with_parent() -> None:
-    """Stop this process in order, as SIGTERM does, once the process that supervises it is gone, however it went."""
-    await anyio.wait_readable(sys.stdin.fileno())
-    _log.warning("the parent process is gone")
-    signal.raise_signal(signal.SIGTERM)

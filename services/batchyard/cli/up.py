@@ -119,7 +119,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
     assert config.agent_arguments is not None
     return [
         *(sys.executable, "-m", "batchyard.cli", "agent", "--with-parent"),
-        *("--scheduler", target, "--data-dir", str(config.folder.agent), "--log-folder", str(config.folder.logs)),
+        *("--scheduler", target, "--data-dir", str(config.folder.root), "--log-folder", str(config.folder.logs)),
         *config.agent_arguments,
     ]
 

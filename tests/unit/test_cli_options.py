@@ -1,0 +1,55 @@
+"""The flags of all commands, and the text that goes with them."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from batchyard.cli.main import main
+from batchyard.cli.run import job_name_for
+
+COMMANDS = main.list_commands(click.Context(main))
+
+
+def options_of(name: str) -> list[click.Option]:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_has_the_environment_variable_of_its_name_and_says_what_it_is_for(name: str) -> None:
+    for option in options_of(name):
+        flag = option.opts[0].removeprefix("--")
+        assert option.envvar == "BATCHYARD_" + flag.upper().replace("-", "_")
+        assert option.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: main {name}")
+
+
+def test_the_list_of_commands_is_told() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    assert all(f"  {name} " in result.output for name in COMMANDS)
+
+
+def test_an_unknown_command_is_refused() -> None:
+    assert CliRunner().invoke(main, ["nothing"]).exit_code == 2
+
+
+def test_run_refuses_what_is_no_assignment() -> None:
+    result = CliRunner().invoke(main, ["run", "--env", "NOTHING", "true"])
+    assert result.exit_code == 2
+    assert "NAME=VALUE" in result.output
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("/usr/bin/python3.11", "python3-11"), ("train.sh", "train-sh"), ("--", "run"), ("x" * 200, "x" * 128)],
+)
+def test_a_job_is_named_for_its_program(program: str, name: str) -> None:
+    assert job_name_for(program) == name
