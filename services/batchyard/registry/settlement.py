@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
-import grpc
 import grpc.aio
 
 from batchyard.api.scheduler.v1.resources_service_pb2 import ResourceChange, SettleResourcesRequest
 from batchyard.domain.errors import BatchyardError, UnavailableError, WrongStateError
 from batchyard.registry.messages import ResourceMessage, message_before, put, told_change
 from batchyard.registry.records import Records
+from batchyard.rpc.errors import error_from
 from batchyard.storage.registry import RegistryWriter, StoredResource
 
 if TYPE_CHECKING:
@@ -117,8 +117,9 @@ class Settlements:
                 SettleResourcesRequest(changes=[proposal.told]), timeout=SETTLE_TIMEOUT_S
             )
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                return WrongStateError(error.details() or "The job store refuses the change.")
+            refusal = error_from(error)
+            if isinstance(refusal, WrongStateError):
+                return refusal
             _log.warning("the job store did not settle a change: %s: %s", error.code(), error.details())
         except grpc.aio.UsageError as error:
             _log.warning("the channel to the job store is closed: %s", error)
