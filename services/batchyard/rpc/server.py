@@ -3,14 +3,25 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
+import anyio
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from batchyard.rpc.channel import MESSAGE_BYTES_MAX
+from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
 from batchyard.rpc.draining import Draining
+from batchyard.rpc.errors import ErrorMapping
+from batchyard.rpc.metrics import Measuring
+from batchyard.rpc.validation import RequiredMembers
+
+DRAIN_S: Final = 3.0
+"""Seconds that a stopping server gives the calls in progress, unless told otherwise."""
+
+_STOP_MARGIN_S: Final = 1.0
+"""Seconds that handlers have to end once they are cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +37,7 @@ class Service:
 class ServerOptions:
     """How a server serves."""
 
-    drain_s: float = 3.0
+    drain_s: float = DRAIN_S
     """Seconds that calls with a single response have to finish when the server stops; then they are cancelled."""
     message_bytes_max: int = MESSAGE_BYTES_MAX
     """The largest request received, in bytes; a larger one fails with RESOURCE_EXHAUSTED."""
@@ -35,8 +46,12 @@ class ServerOptions:
 
 
 def default_interceptors() -> list[grpc.aio.ServerInterceptor]:
-    """Return a new chain of the interceptors that every server has, outermost first."""
-    return []
+    """Return a new chain of the interceptors that every server has, outermost first.
+
+    Measuring sees what the caller gets; the mapping of errors is inside of it, and around the check of required
+    members, which raises a domain error. Servers put a `Draining` of their own around them all.
+    """
+    return [Measuring(), ErrorMapping(), RequiredMembers()]
 
 
 @asynccontextmanager
@@ -64,9 +79,36 @@ async def serve_grpc(
     try:
         yield port
     finally:
-        await healthiness.enter_graceful_shutdown()
-        draining.drain()
-        await server.stop(options.drain_s)
+        with anyio.move_on_after(options.drain_s + _STOP_MARGIN_S, shield=True):
+            await healthiness.enter_graceful_shutdown()
+            draining.drain()
+            await server.stop(options.drain_s)
+
+
+class InProcessEndpoint:
+    """A place in this process at which services can be called.
+
+    The channel is there before anything is served, so that services that call each other can be opened in any order:
+    until then calls fail with UNAVAILABLE or, with `wait_for_ready`, wait.
+    """
+
+    def __init__(self) -> None:
+        self._draining = Draining()
+        self._server = InProcessServer([self._draining, *default_interceptors()])
+        self.channel: grpc.aio.Channel = InProcessChannel(self._server)
+
+    @asynccontextmanager
+    async def serve(self, services: Sequence[Service], *, drain_s: float = DRAIN_S) -> AsyncIterator[None]:
+        """Serve on the channel, once, for the length of the context; it ends as that of `serve_grpc` does."""
+        for service in services:
+            service.register(self._server)
+        await self._server.start()
+        try:
+            yield
+        finally:
+            with anyio.move_on_after(drain_s + _STOP_MARGIN_S, shield=True):
+                self._draining.drain()
+                await self._server.stop(drain_s)
 
 
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
