@@ -11,7 +11,7 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format proto bench clean
+.PHONY: help demo up test lint format proto baseline bench clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,6 +49,9 @@ proto: $(installed) ## Generate the stubs beside the .proto files
 	$(bin)/buf format --write
 	$(bin)/buf lint
 	$(bin)/python scripts/generate_protos.py
+
+baseline: $(installed) ## Renew the image that public protos must stay compatible with (at releases)
+	$(bin)/buf build --exclude-source-info --output protos/baseline.binpb
 
 bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
 	@PYTHONPATH=tests $(bin)/python -m benchmarks $(ARGS)
