@@ -42,7 +42,12 @@ WHERE revision IN (
     SELECT named.revision
     FROM json_each(:references) AS reference CROSS JOIN resource AS named
     WHERE named.kind = :kind AND named.namespace = :namespace AND named.name = reference.value ->> 0
-      AND (reference.value ->> 1 IS NULL OR named.number = reference.value ->> 1)
+      AND named.number = reference.value ->> 1
+    UNION ALL
+    SELECT named.revision
+    FROM json_each(:references) AS reference CROSS JOIN resource AS named
+    WHERE named.kind = :kind AND named.namespace = :namespace AND named.name = reference.value ->> 0
+      AND reference.value ->> 1 IS NULL
   )
   AND name >= :name_min AND name <= :name_max
   AND (name > :after_name OR number < :after_number)
