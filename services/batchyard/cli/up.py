@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import click
+import grpc.aio
 
 from batchyard.cli import options
 from batchyard.cli.defaults import create_defaults_once
 from batchyard.cli.folder import DataFolder, Endpoint
 from batchyard.cli.gateway import gateway_config
-from batchyard.cli.inprocess import Assembly, assembly
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.processes import supervised
 from batchyard.cli.serving import or_cannot_start, serve
@@ -28,13 +28,17 @@ from batchyard.jobstore.app import open_job_store
 from batchyard.logs.app import open_logs
 from batchyard.registry.app import open_registry
 from batchyard.rpc.clock import SystemClock
-from batchyard.rpc.server import Service, serve_grpc
+from batchyard.rpc.server import InProcessEndpoint, Service, serve_grpc
 from batchyard.scheduler.app import SchedulerConfig, open_scheduler
 
 _log = logging.getLogger(__name__)
 
 SOCKET_PATH_BYTES_MAX: Final = 100
 """The kernel takes 107 bytes of path for a Unix socket; gRPC appends to it."""
+
+
+DRAIN_S: Final = 1.0
+"""How long calls between the services may take at the end. Those from outside have ended before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,10 @@ class UpConfig:
 @asynccontextmanager
 async def open_installation(config: UpConfig) -> AsyncIterator[str]:
     """Start everything, from the inside out; yield the ready line. The entrance is the first thing that closes."""
-    async with assembly() as inside, AsyncExitStack() as running:
-        scheduling = await open_control_plane(config, inside)
+    inside = InProcessEndpoint()
+    async with AsyncExitStack() as running:
+        scheduling, others = await _open_services(config, inside.channel, running)
+        await running.enter_async_context(inside.serve([*scheduling, *others], drain_s=DRAIN_S))
         if not config.bare:
             caller = Caller(config.gateway.account, config.gateway.region)
             await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
@@ -71,36 +77,33 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
         yield f"batchyard ready {addresses.http} {addresses.grpc}"
 
 
-async def open_control_plane(config: UpConfig, inside: Assembly) -> Sequence[Service]:
-    """Open the four services in the order in which they need each other; return the scheduler's."""
+async def _open_services(
+    config: UpConfig, channel: grpc.aio.Channel, running: AsyncExitStack
+) -> tuple[Sequence[Service], Sequence[Service]]:
+    """Open the four services, which call each other through the channel; return the scheduler's, and the others."""
     clock = SystemClock()
-    await inside.open(
-        open_registry(
-            database=config.folder.registry_database,
-            job_store=inside.channel,
-            clock=clock,
-            durable=config.durable,
-            compat=config.compat,
-        )
+    registry = open_registry(
+        database=config.folder.registry_database,
+        job_store=channel,
+        clock=clock,
+        durable=config.durable,
+        compat=config.compat,
     )
-    await inside.open(
-        open_job_store(
-            database=config.folder.job_database,
-            registry=inside.channel,
-            clock=clock,
-            durable=config.durable,
-            compat=config.compat,
-        )
+    job_store = open_job_store(
+        database=config.folder.job_database,
+        registry=channel,
+        clock=clock,
+        durable=config.durable,
+        compat=config.compat,
     )
-    await inside.open(open_logs(folder=config.folder.logs, clock=clock))
-    return await inside.open(
-        open_scheduler(
-            job_store=inside.channel,
-            registry=inside.channel,
-            clock=clock,
-            config=SchedulerConfig(compat=config.compat),
-        )
+    logs = open_logs(folder=config.folder.logs, clock=clock)
+    others = [
+        service for opening in (registry, job_store, logs) for service in await running.enter_async_context(opening)
+    ]
+    scheduler = open_scheduler(
+        job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)
     )
+    return await running.enter_async_context(scheduler), others
 
 
 @asynccontextmanager

@@ -102,11 +102,13 @@ class InProcessEndpoint:
         """Serve on the channel, once, for the length of the context; it ends as that of `serve_grpc` does."""
         for service in services:
             service.register(self._server)
+        healthiness = await _add_health(self._server, [service.descriptor.full_name for service in services])
         await self._server.start()
         try:
             yield
         finally:
             with anyio.move_on_after(drain_s + _STOP_MARGIN_S, shield=True):
+                await healthiness.enter_graceful_shutdown()
                 self._draining.drain()
                 await self._server.stop(drain_s)
 
