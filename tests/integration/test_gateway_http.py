@@ -20,6 +20,8 @@ from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import Upstreams
 from support.gateway import ANY_PORT, FakeServices, Response, a_gateway, authorization, over_sockets
 
+SUBMISSION = b'{"jobName":"a","jobQueue":"q","jobDefinition":"d"}'
+
 
 @pytest.fixture
 def services() -> FakeServices:
@@ -67,7 +69,7 @@ async def test_serves_many_requests_on_one_connection(gateway: GatewayAddresses,
         with closing(http.client.HTTPConnection(urlsplit(gateway.http).netloc)) as connection:
             statuses = []
             for body in (b"{}", b"{", b"[]", b"{}"):
-                connection.request("POST", "/v1/listjobs", body, {"Authorization": authorization()})
+                connection.request("POST", "/v1/describejobs", body, {"Authorization": authorization()})
                 response = connection.getresponse()
                 response.read()
                 statuses.append(response.status)
@@ -117,7 +119,7 @@ async def test_stops_reading_a_stream_that_does_not_end(gateway: GatewayAddresse
         b"POST\r\n\r\n",
         b"POST /v1/submitjob\r\n\r\n",
         b"POST /v1/submit\xffjob HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         b"POST /v1/submitjob HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/submitjob HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
         b"POST /v1/submitjob HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -159,7 +161,7 @@ async def test_a_service_that_cannot_be_reached_is_a_server_exception_and_named_
     async with over_sockets(FakeServices()) as there, grpc.aio.insecure_channel(nobody) as away:
         upstreams = Upstreams(registry=there.registry, jobs=away, scheduler=there.scheduler, logs=there.logs)
         async with open_gateway(config=ANY_PORT, upstreams=upstreams) as gateway:
-            submission = await send(gateway, "POST", "/v1/submitjob", b"{}")
+            submission = await send(gateway, "POST", "/v1/submitjob", SUBMISSION)
             readiness = await send(gateway, "GET", "/readyz")
     assert submission.error == (500, "ServerException", "The service is not available at the moment.")
     assert (readiness.status, readiness.members["upstreams"]) == (
@@ -173,9 +175,9 @@ async def test_a_service_that_does_not_answer_in_time_is_a_server_exception(serv
         await anyio.sleep_forever()
 
     services.answer("SubmitJob", never)
-    config = GatewayConfig(port=0, grpc_port=0, deadline_s=0.2)
+    config = GatewayConfig(port=0, grpc_port=0, deadline_s=0.5)
     async with over_sockets(services) as upstreams, open_gateway(config=config, upstreams=upstreams) as gateway:
-        response = await send(gateway, "POST", "/v1/submitjob", b"{}")
+        response = await send(gateway, "POST", "/v1/submitjob", SUBMISSION)
     assert response.error == (500, "ServerException", "The request took too long.")
 
 
@@ -196,7 +198,7 @@ async def test_finishes_what_is_in_flight_when_it_stops(services: FakeServices) 
     responses: list[Response] = []
 
     async def submit(gateway: GatewayAddresses) -> None:
-        responses.append(await send(gateway, "POST", "/v1/submitjob", b"{}"))
+        responses.append(await send(gateway, "POST", "/v1/submitjob", SUBMISSION))
 
     async with (
         over_sockets(services) as upstreams,
@@ -245,4 +247,4 @@ async def test_listens_on_ipv6(services: FakeServices) -> None:
     async with over_sockets(services) as upstreams, open_gateway(config=config, upstreams=upstreams) as gateway:
         assert gateway.http.startswith("http://[::1]:")
         assert gateway.grpc.startswith("grpc://[::1]:")
-        assert (await send(gateway, "POST", "/v1/listjobs", b"{}")).status == 200
+        assert (await send(gateway, "POST", "/v1/describejobs", b"{}")).status == 200
