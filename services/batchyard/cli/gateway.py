@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import click
-import grpc.aio
 
 from batchyard.cli import options
 from batchyard.cli.errors import CannotStartError
@@ -13,6 +12,7 @@ from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig, InvalidConfigError
 from batchyard.gateway.upstreams import Upstreams
+from batchyard.rpc.connection import open_channel
 
 
 def gateway_config(
@@ -58,10 +58,10 @@ def gateway(
     @asynccontextmanager
     async def on_ports() -> AsyncIterator[str]:
         async with (
-            grpc.aio.insecure_channel(registry) as to_registry,
-            grpc.aio.insecure_channel(jobstore) as to_jobs,
-            grpc.aio.insecure_channel(scheduler) as to_scheduler,
-            grpc.aio.insecure_channel(logs) as to_logs,
+            open_channel(registry) as to_registry,
+            open_channel(jobstore) as to_jobs,
+            open_channel(scheduler) as to_scheduler,
+            open_channel(logs) as to_logs,
             or_cannot_start(
                 open_gateway(config=config, upstreams=Upstreams(to_registry, to_jobs, to_scheduler, to_logs))
             ) as addresses,

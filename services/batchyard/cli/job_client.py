@@ -27,6 +27,7 @@ from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest, RegisterJobDefinitionRequest
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from batchyard.domain.names import Caller
+from batchyard.rpc.connection import open_channel
 from batchyard.rpc.identity import metadata_for
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def exit_code_of(change: JobChange) -> int:
 async def run_job(target: str, caller: Caller, request: JobRequest) -> int:
     """Submit the job, follow it, return its exit code. The first interrupt terminates the job, the second leaves it."""
     end: JobChange | None = None
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with open_channel(target) as channel:
         client = JobClient(channel, caller)
         job_id = await client.submit(request)
         _log.info("submitted", extra={"job_id": job_id})

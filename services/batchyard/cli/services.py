@@ -5,7 +5,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import click
-import grpc.aio
 
 from batchyard.cli import options
 from batchyard.cli.addresses import address, require_loopback_or_consent
@@ -14,6 +13,7 @@ from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.domain.compat import Compat
 from batchyard.rpc.clock import SystemClock
+from batchyard.rpc.connection import open_channel
 from batchyard.rpc.server import Service, serve_grpc
 
 
@@ -45,7 +45,7 @@ def registry(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            grpc.aio.insecure_channel(jobstore) as job_store,
+            open_channel(jobstore) as job_store,
             open_registry(
                 database=folder.registry_database,
                 job_store=job_store,
@@ -88,7 +88,7 @@ def jobstore(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            grpc.aio.insecure_channel(registry) as registry_channel,
+            open_channel(registry) as registry_channel,
             open_job_store(
                 database=folder.job_database,
                 registry=registry_channel,
@@ -128,8 +128,8 @@ def scheduler(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            grpc.aio.insecure_channel(jobstore) as job_store,
-            grpc.aio.insecure_channel(registry) as registry_channel,
+            open_channel(jobstore) as job_store,
+            open_channel(registry) as registry_channel,
             open_scheduler(
                 job_store=job_store,
                 registry=registry_channel,

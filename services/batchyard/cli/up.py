@@ -11,6 +11,8 @@ from typing import Final
 
 import click
 import grpc.aio
+from batchyard.logs.app import open_logs
+from batchyard.scheduler.app import SchedulerConfig, open_scheduler
 
 from batchyard.cli import options
 from batchyard.cli.defaults import create_defaults_once
@@ -25,11 +27,9 @@ from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import Upstreams
 from batchyard.jobstore.app import open_job_store
-from batchyard.logs.app import open_logs
 from batchyard.registry.app import open_registry
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.server import InProcessEndpoint, Service, serve_grpc
-from batchyard.scheduler.app import SchedulerConfig, open_scheduler
 
 _log = logging.getLogger(__name__)
 
