@@ -185,6 +185,17 @@ class LogFolder:
         with suppress(FileNotFoundError):
             _fsync(self._file(namespace, stream, ".marks"))
 
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Yield the namespace and stream name of every log, in the order of their names."""
+        for path in sorted(self._root.glob("*/**/*.log")):
+            namespace, *parts = path.relative_to(self._root).with_suffix("").parts
+            yield namespace, "/".join(parts)
+
+    def remove(self, namespace: str, stream: str) -> None:
+        """Delete a log, if there is one."""
+        self._file(namespace, stream, ".marks").unlink(missing_ok=True)
+        self.path(namespace, stream).unlink(missing_ok=True)
+
     @contextmanager
     def open(self, namespace: str, stream: str) -> Iterator[LogReader]:
         """Open a log for reading. Raises FileNotFoundError for an unknown one."""

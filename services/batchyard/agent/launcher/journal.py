@@ -92,14 +92,14 @@ class Journal:
         return self._lines >= COMPACT_AFTER_LINES + len(ledger.history) and self._lines >= 8 * len(ledger.runs)
 
     def compact(self, ledger: Ledger, pids: dict[Fence, int]) -> None:
-        """Rewrite the file from the ledger."""
+        """Rewrite the file from the ledger; `pids` are those of `start`."""
         lines: list[list[object]] = [self._head, ["K", ledger.history.floor, list(ledger.history)]]
         for run in ledger.runs.values():
             if run.state in (RunState.OFFERED, RunState.REVOKED):
                 continue
             lines.append(["C", run.fence, run.need, run.about])
-            if run.fence in pids:
-                lines.append(["S", run.fence, pids[run.fence], run.started])
+            if run.state is RunState.STARTED:
+                lines.append(["S", run.fence, pids.get(run.fence, 0), run.started])
             if run.state is RunState.DONE:
                 lines.append(_done(run))
         self._rewrite(lines)

@@ -18,7 +18,7 @@ from batchyard.agent.launcher import tree, wire
 from batchyard.agent.launcher.cgroups import CgroupPool, open_cgroups
 from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import Journal
-from batchyard.agent.launcher.ledger import FINAL, Fence, Ledger, Run, RunEnd
+from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY, Process, StartError, spawn
 from batchyard.agent.launcher.workfolders import WorkFolders
 
@@ -77,6 +77,7 @@ class Launcher:
         self._idle_since = wire.now()
         self._disk_failed_at = float("-inf")
         self._guarded = float("-inf")
+        self._instance = os.urandom(8).hex()
         self._lost = self._take_over()
         self._listen()
         self._wake_on_exits()
@@ -138,6 +139,7 @@ class Launcher:
         self._send(
             {
                 "protocol": wire.PROTOCOL,
+                "instance": self._instance,
                 "namespaced": self._namespaced,
                 "lost": self._lost,
                 "runs": [wire.encode_run(run) for run in self._ledger.runs.values()],
@@ -376,10 +378,7 @@ class Launcher:
             return True
         if self._agent is not None or now - self._idle_since < self._options.idle_s:
             return False
-        # An end that nobody heard of is kept for the agent as long as it can still be told.
-        unheard = any(run.state in FINAL for run in self._ledger.runs.values())
-        waiting = any(run.state not in FINAL for run in self._ledger.runs.values())
-        return now >= self._ledger.lease_deadline or not (unheard or waiting)
+        return not self._ledger.has_waiting()
 
     def _compact(self) -> None:
         if self._journal.is_worth_compacting(self._ledger):

@@ -1,0 +1,209 @@
+"""An agent put together: its folder, its runtime, its session."""
+
+import ctypes
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import anyio
+import grpc.aio
+
+from batchyard.agent.host import (
+    AgentStartError,
+    IdentityKeeper,
+    capacity_of_host,
+    default_reserve_mib,
+    locked_folder,
+    parse_capacity,
+)
+from batchyard.agent.launcher.ledger import Need
+from batchyard.agent.logs import LogTracker
+from batchyard.agent.runtimes import Runtime
+from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
+from batchyard.agent.runtimes.engine import engine_answers
+from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
+from batchyard.agent.shift import HostFacts, Shift, end_everything
+from batchyard.agent.shipping import ship_logs
+from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceStub
+from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceStub
+from batchyard.domain.clock import Clock
+from batchyard.rpc.clock import SystemClock
+from batchyard.storage.log_files import LogFolder
+
+RuntimeName = Literal["docker", "process"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """How an agent runs."""
+
+    folder: Path
+    """What names the agent: its identity, its journal, its launcher. One agent at a time uses it."""
+    scheduler: str
+    """Address of the scheduler, as gRPC takes it: `host:port` or `unix:/path`."""
+    logs: str | None = None
+    """Address of the logs service to ship logs to. None: it reads the log folder in place."""
+    log_folder: Path | None = None
+    """Where jobs' output goes; default `logs` in the folder."""
+    runtime: Literal["auto", "docker", "process"] = "auto"
+    capacity: str | None = None
+    """What to offer in place of what the host has, as in `vcpus=64,memory=256GiB,gpus=1`."""
+    reserve_mib: int | None = None
+    """Memory that is not offered; default a tenth, at most 1 GiB."""
+    compute_environments: tuple[str, ...] = ()
+    """Names of the compute environments that it serves; empty: all."""
+    stop_jobs: bool = False
+    """Whether running jobs end with the agent. Otherwise they go on, and are found again."""
+    parent_death: bool = False
+    """Whether the agent stops when the process that started it dies."""
+    docker_host: str | None = None
+    """The container engine's socket, as in `unix:///var/run/docker.sock`; default DOCKER_HOST's meaning to Docker."""
+    docker_network: str | None = None
+    """Network of containers; None: the engine's default."""
+    installation: str = "batchyard"
+    """Name of the installation, in the names and labels of containers."""
+    process: ProcessSettings = field(default=ProcessSettings())
+
+    def problems(self) -> list[str]:
+        """Return everything that is wrong with it."""
+        found = []
+        if not self.scheduler:
+            found.append("scheduler: an address is required")
+        if self.runtime not in ("auto", "docker", "process"):
+            found.append(f"runtime: {self.runtime!r} is not auto, docker or process")
+        if self.reserve_mib is not None and self.reserve_mib < 0:
+            found.append("reserve_mib: must not be negative")
+        try:
+            capacity = self.offered_capacity()
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            if capacity[0] <= 0 or capacity[1] <= 0:
+                found.append("capacity: vcpus and memory must be more than nothing")
+        if len(set(self.compute_environments)) != len(self.compute_environments) or "" in self.compute_environments:
+            found.append("compute_environments: names must be different and not empty")
+        return found
+
+    def offered_capacity(self) -> Need:
+        """Return what is offered to jobs; raise ValueError if `capacity` says nothing sensible."""
+        reserve_mib = default_reserve_mib() if self.reserve_mib is None else self.reserve_mib
+        return parse_capacity(self.capacity or "", capacity_of_host(reserve_mib))
+
+
+async def run_agent(config: AgentConfig, *, ready: Callable[[], None], clock: Clock | None = None) -> None:
+    """Run jobs for the scheduler until cancelled; call `ready` at every welcome.
+
+    When cancelled it leaves running jobs to go on, or ends them if `stop_jobs` says so. Raises AgentStartError, with
+    every problem, if it can't start.
+    """
+    if problems := config.problems():
+        raise AgentStartError("; ".join(problems))
+    if config.parent_death:
+        _stop_with_parent()
+    stopping = anyio.Event()
+
+    async def notice_cancellation() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopping.set()
+
+    async with locked_folder(config.folder), anyio.create_task_group() as outer:
+        outer.start_soon(notice_cancellation)
+        # The agent's own work ends in order, after it has seen to its jobs, and not wherever it happens to be.
+        with anyio.CancelScope(shield=True):
+            await _Agent(config, clock or SystemClock(), ready, stopping).run()
+        outer.cancel_scope.cancel()
+
+
+class _Agent:
+    def __init__(self, config: AgentConfig, clock: Clock, ready: Callable[[], None], stopping: anyio.Event) -> None:
+        self._config = config
+        self._clock = clock
+        self._ready = ready
+        self._stopping = stopping
+        self._capacity = config.offered_capacity()
+        self._logs = LogFolder(config.log_folder or config.folder / "logs")
+        self._keeper = IdentityKeeper(config.folder)
+
+    async def run(self) -> None:
+        """Open the runtime, and again whenever it is lost, until stopped."""
+        config = self._config
+        name = await self._choose_runtime()
+        await self._end_other_runtime(name)
+        async with AsyncExitStack() as stack:
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(config.scheduler))
+            if config.logs is not None:
+                logs_channel = await stack.enter_async_context(grpc.aio.insecure_channel(config.logs))
+                shipping = await stack.enter_async_context(anyio.create_task_group())
+                stack.callback(shipping.cancel_scope.cancel)
+                shipping.start_soon(ship_logs, LogIngestServiceStub(logs_channel), self._logs)
+            while not self._stopping.is_set():
+                async with self._open_runtime(name) as runtime:
+                    shift = Shift(
+                        runtime,
+                        AgentSessionServiceStub(channel),
+                        HostFacts(name, self._capacity, config.compute_environments),
+                        identity=self._keeper,
+                        tracker=LogTracker(self._logs, self._clock),
+                        clock=self._clock,
+                        welcomed=self._ready,
+                    )
+                    await shift.run(self._stopping, stop_jobs=config.stop_jobs)
+
+    async def _choose_runtime(self) -> RuntimeName:
+        match self._config.runtime:
+            case "auto":
+                answers = await engine_answers(self._config.docker_host)
+                _log.info("runtime: %s", "docker" if answers else "process, as no container engine answers")
+                return "docker" if answers else "process"
+            case chosen:
+                return chosen
+
+    async def _end_other_runtime(self, name: RuntimeName) -> None:
+        """End what the agent ran in another runtime before: a new incarnation begins only when all of that is dead."""
+        before = self._keeper.identity.runtime
+        if before == name or before not in ("docker", "process"):
+            return
+        _log.warning("the runtime was %s: what ran there is ended", before)
+        async with self._open_runtime(cast("RuntimeName", before)) as runtime:
+            await end_everything(runtime)
+
+    @asynccontextmanager
+    async def _open_runtime(self, name: RuntimeName) -> AsyncIterator[Runtime]:
+        config = self._config
+        agent_id = self._keeper.identity.agent_id
+        if name == "docker":
+            async with open_docker_runtime(
+                config.folder / "docker",
+                agent_id=agent_id,
+                capacity=self._capacity,
+                logs=self._logs,
+                settings=DockerSettings(config.docker_host, config.docker_network, config.installation),
+            ) as docker_runtime:
+                yield docker_runtime
+        else:
+            async with open_process_runtime(
+                config.folder / "launcher",
+                agent_id=agent_id,
+                capacity=self._capacity,
+                logs=self._logs,
+                settings=config.process,
+            ) as process_runtime:
+                yield process_runtime
+
+
+def _stop_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies; raise AgentStartError if it is dead already."""
+    parent = os.getppid()
+    set_parent_death_signal = 1
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        raise AgentStartError("the process that started the agent has died")

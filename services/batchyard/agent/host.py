@@ -1,0 +1,137 @@
+"""The host that an agent runs on: what it has, and the folder that names the agent."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import anyio
+from anyio import to_thread
+
+from batchyard.agent.launcher.ledger import Need
+
+LOCK_PATIENCE_S: Final = 5.0
+_LOCK_POLL_S: Final = 0.1
+
+_MIB_OF: Final = {"": 1, "MiB": 1, "GiB": 1024, "TiB": 1024 * 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
+
+
+class AgentStartError(Exception):
+    """The agent can't start; the text tells the user why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the agent is towards the scheduler, as its folder keeps it."""
+
+    agent_id: str
+    incarnation: int = 0
+    runtime: str = ""
+    """Name of the runtime of this incarnation."""
+    instance: str = ""
+    """The runtime's instance of this incarnation; see `Runtime.instance`."""
+
+
+class IdentityKeeper:
+    """The identity on the disk of an agent's folder, which must be locked."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read it; a new folder gets a new agent id. Raises AgentStartError if it is damaged."""
+        self._folder = folder
+        path = folder / "agent.json"
+        try:
+            self.identity = Identity(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            self._save(Identity(agent_id=uuid4().hex))
+        except (ValueError, TypeError) as error:
+            raise AgentStartError(f"{path} is damaged ({error}): nobody knows what this agent runs") from error
+
+    def begin_incarnation(self, runtime: str, instance: str) -> None:
+        """Begin the next incarnation; it is on disk when this returns. Everything of the earlier ones must be dead."""
+        self._save(
+            replace(self.identity, incarnation=self.identity.incarnation + 1, runtime=runtime, instance=instance)
+        )
+
+    def _save(self, identity: Identity) -> None:
+        fresh = self._folder / "agent.json.new"
+        with open(fresh, "w", encoding="utf-8") as file:
+            json.dump(asdict(identity), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(self._folder / "agent.json")
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self.identity = identity
+
+
+@asynccontextmanager
+async def locked_folder(folder: Path, patience_s: float = LOCK_PATIENCE_S) -> AsyncIterator[None]:
+    """Own an agent's folder, made if need be, for the length of the context.
+
+    Waits for an agent that is just ending; raises AgentStartError, with its process id, if it stays.
+    """
+    await to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with anyio.move_on_after(patience_s):
+            while not _try_lock(fd):  # noqa: ASYNC110 - nothing tells when a lock becomes free
+                await anyio.sleep(_LOCK_POLL_S)
+        if not _try_lock(fd):
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            raise AgentStartError(f"another agent (process {owner}) already uses {folder}")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def capacity_of_host(reserve_mib: int) -> Need:
+    """Return this host's vCPUs (those that this process may use) and its memory less the reserve; no GPUs."""
+    total_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
+    return (len(os.sched_getaffinity(0)) * 1000, max(1, total_mib - reserve_mib), 0)
+
+
+def default_reserve_mib() -> int:
+    """Return what is left to the host itself unless told otherwise: a tenth of its memory, at most 1 GiB."""
+    return min(1024, capacity_of_host(0)[1] // 10)
+
+
+def parse_capacity(text: str, host: Need) -> Need:
+    """Return what `vcpus=64,memory=256GiB,gpus=1` says, and for what it leaves out, what the host has.
+
+    Raises ValueError with the part that is wrong.
+    """
+    vcpus_milli, memory_mib, gpus = host
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, value = part.partition("=")
+        if name == "vcpus" and re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value):
+            vcpus_milli = round(float(value) * 1000)
+        elif name == "memory" and (match := re.fullmatch(r"(\d{1,12})([A-Za-z]*)", value)) and match[2] in _MIB_OF:
+            memory_mib = int(match[1]) * _MIB_OF[match[2]]
+        elif name == "gpus" and re.fullmatch(r"\d{1,4}", value):
+            gpus = int(value)
+        else:
+            raise ValueError(f"capacity: {part!r} is not vcpus=N, memory=NGiB or gpus=N")
+    return (vcpus_milli, memory_mib, gpus)

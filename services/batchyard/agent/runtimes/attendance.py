@@ -1,0 +1,95 @@
+"""Looks after one container from its start to its end: its output, its time, and demands to end it."""
+
+import math
+from contextlib import suppress
+from pathlib import Path
+
+import aiodocker
+import anyio
+from aiodocker.containers import DockerContainer
+from anyio import to_thread
+
+from batchyard.agent.launcher import wire
+from batchyard.agent.launcher.ledger import Run, RunEnd
+from batchyard.agent.runtimes import engine
+
+
+class Attendance:
+    """A run's container, or its place until it has one."""
+
+    def __init__(self, run: Run, *, timeout_s: float | None, timeout_grace_s: float) -> None:
+        self.run = run
+        self.stopped: RunEnd | None = None
+        """Why it was told to end, if it was."""
+        self._timeout_s = timeout_s
+        self._timeout_grace_s = timeout_grace_s
+        self._deadline = math.inf
+        self._changed = anyio.Event()
+
+    def stop(self, end: RunEnd, grace_s: float) -> None:
+        """Have it ended; a later call may only shorten the grace."""
+        deadline = wire.now() + grace_s
+        self._deadline = deadline if self.stopped is None else min(self._deadline, deadline)
+        self.stopped = self.stopped or end
+        self._changed.set()
+
+    async def attend(self, docker: aiodocker.Docker, container: DockerContainer, log: Path) -> engine.Outcome | None:
+        """Wait until a started container has ended and its output is copied; None if it is gone without a trace."""
+        if self._timeout_s is not None and self.stopped is None:
+            assert self.run.started is not None
+            self._deadline = self.run.started + self._timeout_s
+        outcome = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._enforce, container)
+            with suppress(engine.GoneError):
+                outcome = await _follow(docker, container, log)
+            tasks.cancel_scope.cancel()
+        return outcome
+
+    async def _enforce(self, container: DockerContainer) -> None:
+        """Send SIGTERM when told to stop or out of time, and SIGKILL after the grace."""
+        is_terminated = False
+        while True:
+            with anyio.move_on_after(max(0.0, self._deadline - wire.now())):
+                await self._changed.wait()
+            self._changed = anyio.Event()
+            is_due = self._deadline <= wire.now()
+            if is_due and self.stopped is None:
+                self.stop(RunEnd.TIMED_OUT, self._timeout_grace_s)
+            elif is_due:
+                await engine.signal(container, "SIGKILL")
+                self._deadline = wire.now() + engine.RETRY_S
+            elif self.stopped is not None and not is_terminated:
+                is_terminated = True
+                await engine.signal(container, "SIGTERM")
+
+
+async def _follow(docker: aiodocker.Docker, container: DockerContainer, log: Path) -> engine.Outcome:
+    while True:
+        # Looked at before its output is copied: once it has ended, a copy that succeeds is complete.
+        outcome = await engine.outcome_of(container)
+        is_copied = await _copy_output(docker, container, log)
+        if outcome is not None and is_copied:
+            return outcome
+        if outcome is None and is_copied:
+            with suppress(*engine.ENGINE_ERRORS):
+                await container.wait()
+        else:
+            await anyio.sleep(engine.RETRY_S)
+
+
+async def _copy_output(docker: aiodocker.Docker, container: DockerContainer, log: Path) -> bool:
+    """Append what the container prints after what the log holds; return False if the engine went away."""
+    file = await to_thread.run_sync(lambda: log.open("ab", buffering=0))
+    try:
+        skip = file.tell()
+        async for data in engine.output_of(docker, container):
+            fresh = data[skip:]
+            skip = max(0, skip - len(data))
+            if fresh:
+                await to_thread.run_sync(file.write, fresh)
+    except engine.ENGINE_ERRORS:
+        return False
+    finally:
+        file.close()
+    return True

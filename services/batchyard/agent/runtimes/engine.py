@@ -1,0 +1,217 @@
+"""What the docker runtime says to a container engine, and how it reads the answers. Docker, or Podman in its place."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import aiodocker
+import aiohttp
+import anyio
+from aiodocker.containers import DockerContainer
+
+from batchyard.agent.runtimes.environment import fence_text, job_variables
+from batchyard.agent.state import Offer
+
+MIB: Final = 1024 * 1024
+ANSWER_PATIENCE_S: Final = 2.0
+
+LABEL: Final = "batchyard."
+RETRY_S: Final = 0.5
+_FRAME_HEADER_BYTES: Final = 8
+
+_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
+
+ENGINE_ERRORS: Final = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
+
+
+class GoneError(Exception):
+    """A container that the engine does not know any more."""
+
+
+class RefusedError(Exception):
+    """A job that can't be started; the text is AWS's form of the container's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose containers they are."""
+
+    installation: str
+    agent_id: str
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels that all of them carry."""
+        return {f"{LABEL}installation": self.installation, f"{LABEL}agent": self.agent_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a container ended."""
+
+    exit_code: int
+    out_of_memory: bool
+
+
+def engine_url(docker_host: str | None) -> str | None:
+    """Return where the engine is: as configured, as DOCKER_HOST says, or at a socket that exists; None: nowhere."""
+    if url := docker_host or os.environ.get("DOCKER_HOST"):
+        return url
+    return next((f"unix://{path}" for path in _SOCKETS if Path(path).is_socket()), None)
+
+
+async def engine_answers(docker_host: str | None) -> bool:
+    """Tell whether a container engine answers."""
+    url = engine_url(docker_host)
+    if url is None:
+        return False
+    try:
+        with anyio.fail_after(ANSWER_PATIENCE_S):
+            async with aiodocker.Docker(url=url) as docker:
+                await docker.version()
+    except (*ENGINE_ERRORS, ValueError):
+        return False
+    return True
+
+
+def container_name(offer: Offer, owner: Owner) -> str:
+    """Return the one name that a run's container can have: the engine makes none twice."""
+    return f"by-{owner.installation}-{offer.spec.job_id}-{fence_text(offer)}"
+
+
+def container_config(offer: Offer, owner: Owner, network: str | None) -> dict[str, Any]:
+    """Return what the engine is to create; raise RefusedError for what is not honoured yet."""
+    spec, container = offer.spec, offer.spec.container
+    unsupported = [
+        name for name, wanted in (("volumes", container.volumes), ("mountPoints", container.mount_points)) if wanted
+    ]
+    if unsupported:
+        raise RefusedError(
+            f"CannotCreateContainerError: the docker runtime does not honour {', '.join(unsupported)} yet"
+        )
+    host: dict[str, Any] = {
+        "Memory": spec.memory_mib * MIB,
+        "MemorySwap": spec.memory_mib * MIB,
+        # A share, not a ceiling: 1024 a vCPU, as AWS gives.
+        "CpuShares": max(2, spec.vcpus_milli * 1024 // 1000),
+        "Ulimits": [
+            {"Name": ulimit.name, "Soft": ulimit.soft_limit, "Hard": ulimit.hard_limit} for ulimit in container.ulimits
+        ],
+        "ReadonlyRootfs": container.readonly_root_filesystem,
+        "Privileged": container.privileged,
+    }
+    if network is not None:
+        host["NetworkMode"] = network
+    if spec.gpus:
+        host["DeviceRequests"] = [{"Count": spec.gpus, "Capabilities": [["gpu"]]}]
+    config: dict[str, Any] = {
+        "Image": container.image,
+        "Env": [f"{name}={value}" for name, value in job_variables(offer, owner.agent_id).items()],
+        "Labels": owner.labels() | {f"{LABEL}job": spec.job_id, f"{LABEL}fence": fence_text(offer)},
+        "HostConfig": host,
+    }
+    if container.command:
+        config["Cmd"] = list(container.command)
+    if container.user:
+        config["User"] = container.user
+    return config
+
+
+async def create(docker: aiodocker.Docker, offer: Offer, owner: Owner, network: str | None) -> DockerContainer:
+    """Create a run's container, pulling the image if need be; raise RefusedError if that can't be."""
+    config = container_config(offer, owner, network)
+    name = container_name(offer, owner)
+    try:
+        try:
+            return await docker.containers.create(config, name=name)
+        except aiodocker.DockerError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+        await _pull(docker, config["Image"])
+        return await docker.containers.create(config, name=name)
+    except ENGINE_ERRORS as error:
+        raise RefusedError(f"CannotCreateContainerError: {describe(error)}") from error
+
+
+async def _pull(docker: aiodocker.Docker, image: str) -> None:
+    # Without a tag the engine would fetch all of them.
+    has_version = "@" in image or ":" in image.rpartition("/")[2]
+    try:
+        await docker.images.pull(image if has_version else f"{image}:latest")
+    except ENGINE_ERRORS as error:
+        raise RefusedError(f"CannotPullContainerError: {describe(error)}") from error
+
+
+async def start(container: DockerContainer) -> None:
+    """Start a container for the first time; raise RefusedError if it can't be.
+
+    If the engine goes away before it has answered, this waits for it: nobody else can know whether the container runs.
+    """
+    while True:
+        try:
+            await container.start()
+        except aiodocker.DockerError as error:
+            raise RefusedError(f"CannotStartContainerError: {describe(error)}") from error
+        except ENGINE_ERRORS:
+            if (await state_of(container))["Status"] == "created":
+                continue
+        return
+
+
+async def state_of(container: DockerContainer) -> Mapping[str, Any]:
+    """Return the engine's view of a container; wait for an engine that is away. Raise GoneError if it has none."""
+    while True:
+        try:
+            state: Mapping[str, Any] = (await container.show())["State"]
+        except ENGINE_ERRORS as error:
+            if isinstance(error, aiodocker.DockerError) and error.status == HTTPStatus.NOT_FOUND:
+                raise GoneError from error
+            await anyio.sleep(RETRY_S)
+        else:
+            return state
+
+
+async def outcome_of(container: DockerContainer) -> Outcome | None:
+    """Return how a container ended, or None if it has not; waits and raises as `state_of` does."""
+    state = await state_of(container)
+    if state["Status"] not in ("exited", "dead"):
+        return None
+    return Outcome(int(state["ExitCode"]), bool(state["OOMKilled"]))
+
+
+async def signal(container: DockerContainer, name: str) -> None:
+    """Send a signal to a container, if it runs and the engine answers."""
+    with suppress(*ENGINE_ERRORS):
+        await container.kill(signal=name)
+
+
+async def remove(container: DockerContainer) -> None:
+    """Remove a container, if the engine answers: what is left is removed when the agent starts again."""
+    with suppress(*ENGINE_ERRORS):
+        await container.delete(force=True, v=True)
+
+
+async def output_of(docker: aiodocker.Docker, container: DockerContainer) -> AsyncIterator[bytes]:
+    """Yield what a container has printed and will print, stdout and stderr as they came, until it has ended."""
+    params = {"stdout": "1", "stderr": "1", "follow": "1"}
+    # The library's own reader decodes text; what jobs print is bytes.
+    query = docker._query(  # noqa: SLF001
+        f"containers/{container.id}/logs", params=params, timeout=aiohttp.ClientTimeout(total=None)
+    )
+    async with query as response:
+        while True:
+            try:
+                header = await response.content.readexactly(_FRAME_HEADER_BYTES)
+                yield await response.content.readexactly(int.from_bytes(header[4:], "big"))
+            except EOFError:
+                return
+
+
+def describe(error: Exception) -> str:
+    """Return what the engine said."""
+    if isinstance(error, aiodocker.DockerError):
+        return str(error.message)
+    return str(error) or type(error).__name__

@@ -1,0 +1,22 @@
+"""The variables that a job finds in its environment."""
+
+from batchyard.agent.state import Offer
+
+
+def job_variables(offer: Offer, agent_id: str) -> dict[str, str]:
+    """Return the job's own variables, overlaid by those that describe the job."""
+    spec = offer.spec
+    variables = {pair.name: pair.value for pair in spec.container.environment}
+    variables["AWS_BATCH_JOB_ID"] = spec.job_id
+    variables["AWS_BATCH_JOB_ATTEMPT"] = str(offer.attempt)
+    variables["AWS_BATCH_JQ_NAME"] = spec.job_queue_name
+    variables["AWS_BATCH_CE_NAME"] = offer.compute_environment
+    # For locks outside of Batchyard: a higher fence is a later run. Together they name a run on its host.
+    variables["BATCHYARD_FENCE"] = fence_text(offer)
+    variables["BATCHYARD_AGENT_ID"] = agent_id
+    return variables
+
+
+def fence_text(offer: Offer) -> str:
+    """Return a run's fence as text."""
+    return f"{offer.fence[0]}-{offer.fence[1]}"

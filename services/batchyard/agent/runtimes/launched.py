@@ -1,0 +1,286 @@
+"""The process runtime: an agent's connection to its launcher, which is found again or started."""
+
+import json
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import msgspec
+from anyio import to_thread
+from anyio.abc import SocketAttribute, UNIXSocketStream
+
+from batchyard.agent.host import AgentStartError
+from batchyard.agent.launcher import tree, wire
+from batchyard.agent.launcher.detach import Options
+from batchyard.agent.launcher.journal import JournalError, read_journal
+from batchyard.agent.launcher.ledger import Fence, Need
+from batchyard.agent.launcher.processes import MARKS
+from batchyard.agent.runtimes import RuntimeLostError
+from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S, start_order
+from batchyard.agent.state import Orders, RunRecord, record_from_launcher
+from batchyard.storage.log_files import LogFolder
+
+LAUNCHER_PATIENCE_S: Final = 15.0
+_POLL_S: Final = 0.02
+
+_PROGRAM: Final = str(Path(wire.__file__).parent / "__main__.py")
+_READ_BYTES: Final = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """How the launcher works; the defaults are what production uses."""
+
+    namespace: bool = True
+    """Whether to try for a PID namespace."""
+    idle_s: float = 5.0
+    """How long the launcher stays without an agent and without work."""
+    timeout_grace_s: float = TIMEOUT_GRACE_S
+
+
+class ProcessRuntime:
+    """Runs jobs as plain processes through the launcher."""
+
+    def __init__(
+        self,
+        stream: UNIXSocketStream,
+        hello: Mapping[str, Any],
+        *,
+        agent_id: str,
+        logs: LogFolder,
+        settings: ProcessSettings,
+        backlog: Sequence[Mapping[str, Any]],
+        inbox: wire.LineBuffer,
+    ) -> None:
+        self._stream = stream
+        self._agent_id = agent_id
+        self._logs = logs
+        self._settings = settings
+        self._news = [record_from_launcher(run) for message in (hello, *backlog) for run in message["runs"]]
+        self._is_first = True
+        self._inbox = inbox
+        self._sending = anyio.Lock()
+        self._log_folders: set[Path] = set()
+        self._instance: str = hello["instance"]
+        self._claimed_before = [wire.decode_fence(pair) for pair in hello["lost"]]
+
+    @property
+    def instance(self) -> str:
+        """Name of the launcher process."""
+        return self._instance
+
+    @property
+    def claimed_before(self) -> Sequence[Fence]:
+        """Fences that an earlier launcher claimed and whose end nobody saw."""
+        return self._claimed_before
+
+    async def carry_out(self, orders: Orders) -> None:
+        """Pass orders on; raise RuntimeLostError if the launcher is gone."""
+        message: dict[str, Any] = {}
+        if orders.offers:
+            message["offers"] = await self._start_orders(orders)
+        if orders.revocations:
+            message["revoke"] = orders.revocations
+        if orders.kills:
+            message["kill"] = orders.kills
+        if orders.forgotten:
+            message["forget"] = orders.forgotten
+        await self._send(message)
+
+    async def renew_lease(self, deadline: float, start_margin_s: float) -> None:
+        """Tell the launcher until when it may run jobs."""
+        await self._send({"lease": [deadline, start_margin_s]})
+
+    async def set_capacity(self, capacity: Need) -> None:
+        """Tell the launcher how much room there is."""
+        await self._send({"capacity": capacity})
+
+    async def changes(self) -> Sequence[RunRecord]:
+        """Wait for news of runs."""
+        while not self._news and not self._is_first:
+            for message in self._inbox.feed(await self._receive()):
+                self._news += [record_from_launcher(run) for run in message["runs"]]
+        self._is_first = False
+        news, self._news = self._news, []
+        return news
+
+    async def release(self) -> None:
+        """Let the launcher end once nothing runs."""
+        await self._send({"exit": True})
+
+    async def _start_orders(self, orders: Orders) -> list[dict[str, Any]]:
+        paths = []
+        for offer in orders.offers:
+            path = self._logs.path(offer.spec.namespace, offer.log_stream_name)
+            if path.parent not in self._log_folders:
+                await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
+                self._log_folders.add(path.parent)
+            paths.append(path)
+        return [
+            start_order(
+                offer,
+                agent_id=self._agent_id,
+                log=path,
+                environ=os.environ,
+                timeout_grace_s=self._settings.timeout_grace_s,
+            )
+            for offer, path in zip(orders.offers, paths, strict=True)
+        ]
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        try:
+            async with self._sending:
+                await self._stream.send(msgspec.json.encode(message) + b"\n")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise RuntimeLostError("the launcher is gone") from error
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self._stream.receive(_READ_BYTES)
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            raise RuntimeLostError("the launcher is gone") from error
+
+
+@asynccontextmanager
+async def open_process_runtime(
+    folder: Path,
+    *,
+    agent_id: str,
+    capacity: Need,
+    logs: LogFolder,
+    settings: ProcessSettings = ProcessSettings(),
+) -> AsyncIterator[ProcessRuntime]:
+    """Connect to this folder's launcher for the length of the context; start one if none lives.
+
+    Before a new launcher starts, every process of a dead one is dead. Raises AgentStartError if the launcher neither
+    answers nor ends, or its journal is damaged.
+    """
+    await to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        runtime = await _reach_launcher(folder, folder_fd, agent_id, logs, settings)
+    finally:
+        os.close(folder_fd)
+    try:
+        await runtime.set_capacity(capacity)
+        yield runtime
+    finally:
+        await runtime._stream.aclose()  # noqa: SLF001 - opened here for it
+
+
+async def _reach_launcher(
+    folder: Path, folder_fd: int, agent_id: str, logs: LogFolder, settings: ProcessSettings
+) -> ProcessRuntime:
+    has_started = False
+    with anyio.move_on_after(LAUNCHER_PATIENCE_S):
+        while True:
+            stream = await _connect(folder_fd)
+            if stream is not None:
+                runtime = await _greet(folder, stream, agent_id, logs, settings)
+                if runtime is not None:
+                    return runtime
+            elif not has_started and not _recorded_launcher_lives(folder):
+                await to_thread.run_sync(_end_leftovers, folder, agent_id)
+                await to_thread.run_sync(_start_launcher, folder, agent_id, settings)
+                has_started = True
+            await anyio.sleep(_POLL_S)
+    said = (folder / "log").read_text(errors="replace")[-500:] if (folder / "log").exists() else ""
+    raise AgentStartError(f"the launcher in {folder} does not answer: {said}")
+
+
+async def _connect(folder_fd: int) -> UNIXSocketStream | None:
+    # Through the open folder: the address of a unix socket holds no more than 108 bytes.
+    try:
+        return await anyio.connect_unix(f"/proc/self/fd/{folder_fd}/socket")
+    except OSError:
+        return None
+
+
+async def _greet(
+    folder: Path, stream: UNIXSocketStream, agent_id: str, logs: LogFolder, settings: ProcessSettings
+) -> ProcessRuntime | None:
+    """Read what the launcher says first; None if it is just ending."""
+    inbox = wire.LineBuffer()
+    try:
+        messages: list[dict[str, Any]] = []
+        while not messages:
+            messages = inbox.feed(await stream.receive(_READ_BYTES))
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        await stream.aclose()
+        return None
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
+    hello, *backlog = messages
+    if hello["protocol"] != wire.PROTOCOL:
+        await stream.aclose()
+        raise AgentStartError(f"the launcher in {folder} is of another version: let it end its jobs first")
+    _record_launcher(folder, stream)
+    return ProcessRuntime(stream, hello, agent_id=agent_id, logs=logs, settings=settings, backlog=backlog, inbox=inbox)
+
+
+def _record_launcher(folder: Path, stream: UNIXSocketStream) -> None:
+    """Note which process the launcher is, before it is asked to start anything."""
+    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django
+    pid, _, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    seen = tree.stat(pid)
+    if seen is not None:
+        record = {"pid": pid, "started": seen.started, "boot_id": wire.boot_id()}
+        fresh = folder / "process.json.new"
+        fresh.write_text(json.dumps(record))
+        fresh.rename(folder / "process.json")
+
+
+def _recorded_launcher_lives(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / "process.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    seen = tree.stat(record["pid"])
+    return seen is not None and seen.alive and seen.started == record["started"] and record["boot_id"] == wire.boot_id()
+
+
+def _end_leftovers(folder: Path, agent_id: str) -> None:
+    """Kill what a dead launcher without a namespace left behind, and wait until it is gone."""
+    try:
+        history = read_journal(str(folder / "journal"))
+    except JournalError as error:
+        raise AgentStartError(str(error)) from error
+    if history.namespaced or history.boot_id != wire.boot_id():
+        return
+    mark = f"{MARKS[0]}={agent_id}".encode()
+
+    def leftovers() -> set[int]:
+        return {pid for pid in tree.processes() if tree.carries(pid, [mark])}
+
+    while tree.kill(leftovers):
+        _log.warning("ending processes of a launcher that died")
+        time.sleep(_POLL_S)
+
+
+def _start_launcher(folder: Path, agent_id: str, settings: ProcessSettings) -> None:
+    options = Options(
+        folder=str(folder.resolve()), agent_id=agent_id, idle_s=settings.idle_s, namespace=settings.namespace
+    )
+    with suppress(FileNotFoundError):
+        (folder / "log").rename(folder / "log.1")
+    subprocess.run(  # noqa: S603
+        [sys.executable, "-I", "-S", _PROGRAM, options.encode(), "detach"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=True,
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+    )

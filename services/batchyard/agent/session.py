@@ -1,0 +1,197 @@
+"""The agent's session with the scheduler: one stream, opened again whenever it breaks.
+
+A heartbeat that is answered allows the runtime to run jobs until the lease is over, counted from before the heartbeat
+was sent: so the agent's deadline is always the earlier one, however long the answer took.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+
+from batchyard.agent.convert import demands_of, report_of
+from batchyard.agent.reconcile import Reconciler
+from batchyard.agent.runtimes import Runtime
+from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
+from batchyard.domain.clock import Clock
+from batchyard.domain.errors import StaleIncarnationError
+
+if TYPE_CHECKING:
+    from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceAsyncStub
+
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_MAX_S: Final = 5.0
+WELCOME_PATIENCE_S: Final = 30.0
+SILENCE_HEARTBEATS: Final = 3
+"""After so many heartbeat intervals without a word the stream counts as dead."""
+REPORTS_PER_MESSAGE_MAX: Final = 5000
+KILL_BUDGET_S: Final = 15.0
+"""Nothing starts with less than this left of the lease, or a third of it if that is less."""
+
+_STATUS_DETAILS: Final = "grpc-status-details-bin"
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """Keeps an incarnation's session."""
+
+    def __init__(
+        self,
+        stub: "AgentSessionServiceAsyncStub",
+        register: Callable[[], session_pb2.Registration],
+        *,
+        reconciler: Reconciler,
+        runtime: Runtime,
+        clock: Clock,
+        welcomed: Callable[[], None],
+    ) -> None:
+        """`register` makes a registration that lacks the runs; `welcomed` is called at every welcome."""
+        self._stub = stub
+        self._register = register
+        self._reconciler = reconciler
+        self._runtime = runtime
+        self._clock = clock
+        self._welcomed = welcomed
+        self._something_to_send = anyio.Event()
+        self._heartbeat = 0
+        self._sent_at: dict[int, float] = {}
+        self._backoff_s = BACKOFF_FIRST_S
+
+    def wake(self) -> None:
+        """Have new reports sent."""
+        self._something_to_send.set()
+
+    async def keep(self) -> None:
+        """Connect again and again until cancelled.
+
+        Raises StaleIncarnationError when the scheduler refuses this incarnation, RuntimeLostError when the runtime
+        is lost.
+        """
+        while True:
+            try:
+                await self._converse()
+            except grpc.aio.AioRpcError as error:
+                if _reason(error) == StaleIncarnationError.reason:
+                    raise StaleIncarnationError(error.details() or "") from error
+                _log.info("no session with the scheduler: %s %s", error.code().name, error.details())
+            except TimeoutError:
+                _log.info("the scheduler is silent")
+            await anyio.sleep(self._backoff_s * (0.5 + random.random()))  # noqa: S311 - only spreads reconnects
+            self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
+
+    async def _converse(self) -> None:
+        """Register and exchange messages until the stream ends, with an exception."""
+        call = self._stub.Connect()
+        try:
+            self._sent_at.clear()
+            first = session_pb2.ConnectRequest(registration=self._register(), heartbeat=self._next_heartbeat())
+            now = self._clock.monotonic_s()
+            first.registration.runs.extend(report_of(run, now) for run in self._reconciler.everything())
+            await call.write(first)
+            with anyio.fail_after(WELCOME_PATIENCE_S):
+                response = await _read(call)
+                while not response.HasField("welcome"):
+                    response = await _read(call)
+            welcome = response.welcome
+            self._backoff_s = BACKOFF_FIRST_S
+            await self._handle(response, welcome)
+            self._welcomed()
+            await self._exchange(call, welcome)
+        finally:
+            call.cancel()
+
+    async def _exchange(self, call: "_Call", welcome: session_pb2.Welcome) -> None:
+        interval_s = welcome.heartbeat_interval_ms / 1000
+        failures: list[Exception] = []
+
+        async def speak() -> None:
+            try:
+                await self._send(call, interval_s)
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError, anyio.BrokenResourceError):
+                # The reader learns the reason.
+                return
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(speak)
+            try:
+                while True:
+                    with anyio.fail_after(SILENCE_HEARTBEATS * interval_s):
+                        response = await _read(call)
+                    await self._handle(response, welcome)
+            except Exception as error:
+                failures.append(error)
+            tasks.cancel_scope.cancel()
+        for failure in failures:
+            raise failure
+
+    async def _send(self, call: "_Call", interval_s: float) -> None:
+        next_heartbeat = anyio.current_time()
+        while True:
+            with anyio.move_on_at(next_heartbeat):
+                await self._something_to_send.wait()
+            self._something_to_send = anyio.Event()
+            request = session_pb2.ConnectRequest()
+            if (time := anyio.current_time()) >= next_heartbeat:
+                next_heartbeat = time + interval_s
+                self._reconciler.next_round()
+                request.heartbeat = self._next_heartbeat()
+            reports = self._reconciler.take_reports(REPORTS_PER_MESSAGE_MAX)
+            now = self._clock.monotonic_s()
+            request.reports.extend(report_of(record, now) for record in reports)
+            if self._reconciler.has_reports():
+                self.wake()
+            if request.heartbeat or reports:
+                await call.write(request)
+
+    async def _handle(self, response: session_pb2.ConnectResponse, welcome: session_pb2.Welcome) -> None:
+        if response.heartbeat:
+            await self._renew_lease(response.heartbeat, welcome.lease_ms / 1000)
+        orders = self._reconciler.demand(demands_of(response))
+        if orders:
+            await self._runtime.carry_out(orders)
+        if self._reconciler.has_reports():
+            self.wake()
+
+    async def _renew_lease(self, heartbeat: int, lease_s: float) -> None:
+        sent_at = self._sent_at.pop(heartbeat, None)
+        if sent_at is None:
+            return
+        for older in [number for number in self._sent_at if number < heartbeat]:
+            del self._sent_at[older]
+        await self._runtime.renew_lease(sent_at + lease_s, min(KILL_BUDGET_S, lease_s / 3))
+
+    def _next_heartbeat(self) -> int:
+        """Return the next heartbeat's number. Its time is taken here, before it is sent."""
+        self._heartbeat += 1
+        self._sent_at[self._heartbeat] = self._clock.monotonic_s()
+        return self._heartbeat
+
+
+_Call = grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.ConnectResponse]
+
+
+async def _read(call: _Call) -> session_pb2.ConnectResponse:
+    """Return the next message; raise AioRpcError at the end of the stream, be it a proper one."""
+    response = await call.read()
+    if isinstance(response, session_pb2.ConnectResponse):
+        return response
+    raise grpc.aio.AioRpcError(
+        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    """Return the stable reason that the server gave, or nothing."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_DETAILS and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return ""

@@ -1,0 +1,106 @@
+"""Ships logs to the logs service, off the path of jobs, and deletes each file once the service holds all of it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import grpc
+import grpc.aio
+from anyio import to_thread
+
+from batchyard.agent.logs import MARK_INTERVAL_S, LogName
+from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
+from batchyard.storage.log_files import LogFolder
+
+if TYPE_CHECKING:
+    from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceAsyncStub
+
+SEGMENT_BYTES_MAX: Final = 256 * 1024
+REQUEST_BYTES_MAX: Final = 1024 * 1024
+ANSWER_PATIENCE_S: Final = 30.0
+BACKOFF_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+async def ship_logs(
+    stub: "LogIngestServiceAsyncStub", folder: LogFolder, *, interval_s: float = MARK_INTERVAL_S
+) -> None:
+    """Ship what is in the folder and what comes, until cancelled; connect again when the stream breaks."""
+    while True:
+        call = stub.ShipLogs()
+        try:
+            await _ship(call, LogReel(folder), interval_s)
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, TimeoutError) as error:
+            _log.info("logs wait to be shipped: %s", error)
+        finally:
+            call.cancel()
+        await anyio.sleep(BACKOFF_S)
+
+
+_Call = grpc.aio.StreamStreamCall[ingest_pb2.ShipLogsRequest, ingest_pb2.ShipLogsResponse]
+
+
+async def _ship(call: _Call, reel: "LogReel", interval_s: float) -> None:
+    while True:
+        segments = await to_thread.run_sync(reel.next_segments)
+        if not segments:
+            await anyio.sleep(interval_s)
+            continue
+        await call.write(ingest_pb2.ShipLogsRequest(segments=segments))
+        with anyio.fail_after(ANSWER_PATIENCE_S):
+            response = await call.read()
+        if not isinstance(response, ingest_pb2.ShipLogsResponse):
+            raise TimeoutError("the logs service has closed the stream")
+        await to_thread.run_sync(reel.acknowledge, response)
+
+
+class LogReel:
+    """How much of each log in a folder the service holds. It begins anew with each stream: what is held is skipped."""
+
+    def __init__(self, folder: LogFolder) -> None:
+        self._folder = folder
+        self._held: dict[LogName, int] = {}
+
+    def next_segments(self) -> list[ingest_pb2.LogSegment]:
+        """Return segments that the service lacks, as much as fits in a request."""
+        segments: list[ingest_pb2.LogSegment] = []
+        room = REQUEST_BYTES_MAX
+        for name in self._folder.names():
+            for segment in self._segments(name, room):
+                segments.append(segment)
+                room -= len(segment.data) + 256
+            if room <= 0:
+                break
+        return segments
+
+    def acknowledge(self, response: ingest_pb2.ShipLogsResponse) -> None:
+        """Take in what the service holds on disk; a log that it holds whole is deleted here."""
+        for position in response.positions:
+            name = (position.namespace, position.log_stream_name)
+            if position.final:
+                self._held.pop(name, None)
+                self._folder.remove(*name)
+            else:
+                self._held[name] = position.offset
+
+    def _segments(self, name: LogName, room: int) -> Iterator[ingest_pb2.LogSegment]:
+        offset = self._held.get(name, 0)
+        with suppress(FileNotFoundError), self._folder.open(*name) as log:
+            while room > 0 and (offset < log.end or log.is_finished):
+                data = log.read(offset, offset + SEGMENT_BYTES_MAX)
+                is_final = log.is_finished and offset + len(data) >= log.end
+                yield ingest_pb2.LogSegment(
+                    namespace=name[0],
+                    log_stream_name=name[1],
+                    offset=offset,
+                    data=data,
+                    read_at_ms=log.time_of(offset + len(data)),
+                    final=is_final,
+                )
+                offset += len(data)
+                room -= len(data) + 256
+                if is_final:
+                    return
