@@ -1,10 +1,9 @@
 """Requests and answers, between the HTTP server's ASGI messages and the rest of the gateway."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
-
-import anyio
 
 from batchyard.gateway.aws_errors import AwsError
 
@@ -61,7 +60,8 @@ async def read_body(request: Request, receive: Receive, *, bytes_max: int, deadl
         raise _too_large(bytes_max, declared)
     body = bytearray()
     try:
-        with anyio.fail_after(deadline_s):
+        # A third of the cost of anyio's, which counts here: every request comes by.
+        async with asyncio.timeout(deadline_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
