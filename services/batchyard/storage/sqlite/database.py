@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import aiosqlite
+import anyio
 
 T = TypeVar("T")
 
@@ -47,6 +48,12 @@ class Database:
 @asynccontextmanager
 async def open_database(path: Path, *, durable: bool = True, read_only: bool = False) -> AsyncIterator[Database]:
     """Open a file for the length of the context."""
-    connector = aiosqlite.Connection(lambda: connect(path, durable=durable, read_only=read_only), iter_chunk_size=64)
-    async with connector as connection:
+    connection = await aiosqlite.Connection(
+        lambda: connect(path, durable=durable, read_only=read_only), iter_chunk_size=64
+    )
+    try:
         yield Database(connection)
+    finally:
+        # Whoever cancels us still waits for the thread, which may be in the middle of a statement.
+        with anyio.CancelScope(shield=True):
+            await connection.close()
