@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import anyio
-import grpc.aio
 
 from batchyard.agent.host import (
     AgentStartError,
@@ -33,6 +32,7 @@ from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionSe
 from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceStub
 from batchyard.domain.clock import Clock
 from batchyard.rpc.clock import SystemClock
+from batchyard.rpc.connection import open_channel
 from batchyard.storage.log_files import LogFolder
 
 RuntimeName = Literal["docker", "process"]
@@ -139,9 +139,9 @@ class _Agent:
         name = await self._choose_runtime()
         await self._end_other_runtime(name)
         async with AsyncExitStack() as stack:
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(config.scheduler))
+            channel = await stack.enter_async_context(open_channel(config.scheduler))
             if config.logs is not None:
-                logs_channel = await stack.enter_async_context(grpc.aio.insecure_channel(config.logs))
+                logs_channel = await stack.enter_async_context(open_channel(config.logs))
                 shipping = await stack.enter_async_context(anyio.create_task_group())
                 stack.callback(shipping.cancel_scope.cancel)
                 shipping.start_soon(ship_logs, LogIngestServiceStub(logs_channel), self._logs)

@@ -4,28 +4,25 @@ A heartbeat that is answered allows the runtime to run jobs until the lease is o
 was sent: so the agent's deadline is always the earlier one, however long the answer took.
 """
 
-import logging
-import random
+import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import anyio
-import grpc
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2
 
 from batchyard.agent.convert import demands_of, report_of
 from batchyard.agent.reconcile import Reconciler
 from batchyard.agent.runtimes import Runtime
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.domain.clock import Clock
-from batchyard.domain.errors import StaleIncarnationError
+from batchyard.domain.errors import StaleIncarnationError, UnavailableError
+from batchyard.rpc.errors import domain_errors
+from batchyard.rpc.reconnect import reconnecting
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceAsyncStub
 
-BACKOFF_FIRST_S: Final = 0.1
-BACKOFF_MAX_S: Final = 5.0
 WELCOME_PATIENCE_S: Final = 30.0
 SILENCE_HEARTBEATS: Final = 3
 """After so many heartbeat intervals without a word the stream counts as dead."""
@@ -33,9 +30,9 @@ REPORTS_PER_MESSAGE_MAX: Final = 5000
 KILL_BUDGET_S: Final = 15.0
 """Nothing starts with less than this left of the lease, or a third of it if that is less."""
 
-_STATUS_DETAILS: Final = "grpc-status-details-bin"
 
-_log = logging.getLogger(__name__)
+class GivenUpError(Exception):
+    """The scheduler does not accept this incarnation any more: its jobs may run elsewhere by now."""
 
 
 class Session:
@@ -61,29 +58,24 @@ class Session:
         self._something_to_send = anyio.Event()
         self._heartbeat = 0
         self._sent_at: dict[int, float] = {}
-        self._backoff_s = BACKOFF_FIRST_S
 
     def wake(self) -> None:
         """Have new reports sent."""
         self._something_to_send.set()
 
-    async def keep(self) -> None:
+    async def keep(self) -> NoReturn:
         """Connect again and again until cancelled.
 
-        Raises StaleIncarnationError when the scheduler refuses this incarnation, RuntimeLostError when the runtime
-        is lost.
+        Raises GivenUpError when the scheduler refuses this incarnation, RuntimeLostError when the runtime is lost.
         """
-        while True:
-            try:
+        await reconnecting(self._attempt, name="the session with the scheduler")
+
+    async def _attempt(self) -> None:
+        try:
+            with domain_errors():
                 await self._converse()
-            except grpc.aio.AioRpcError as error:
-                if _reason(error) == StaleIncarnationError.reason:
-                    raise StaleIncarnationError(error.details() or "") from error
-                _log.info("no session with the scheduler: %s %s", error.code().name, error.details())
-            except TimeoutError:
-                _log.info("the scheduler is silent")
-            await anyio.sleep(self._backoff_s * (0.5 + random.random()))  # noqa: S311 - only spreads reconnects
-            self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
+        except StaleIncarnationError as error:
+            raise GivenUpError(error.message) from error
 
     async def _converse(self) -> None:
         """Register and exchange messages until the stream ends, with an exception."""
@@ -99,7 +91,6 @@ class Session:
                 while not response.HasField("welcome"):
                     response = await _read(call)
             welcome = response.welcome
-            self._backoff_s = BACKOFF_FIRST_S
             await self._handle(response, welcome)
             self._welcomed()
             await self._exchange(call, welcome)
@@ -113,8 +104,8 @@ class Session:
         async def speak() -> None:
             try:
                 await self._send(call, interval_s)
-            except (grpc.aio.AioRpcError, grpc.aio.UsageError, anyio.BrokenResourceError):
-                # The reader learns the reason.
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                # The stream has ended: the reader learns why.
                 return
 
         async with anyio.create_task_group() as tasks:
@@ -177,21 +168,8 @@ _Call = grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.Connec
 
 
 async def _read(call: _Call) -> session_pb2.ConnectResponse:
-    """Return the next message; raise AioRpcError at the end of the stream, be it a proper one."""
+    """Return the next message; raise UnavailableError at the proper end of the stream, AioRpcError at any other."""
     response = await call.read()
     if isinstance(response, session_pb2.ConnectResponse):
         return response
-    raise grpc.aio.AioRpcError(
-        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-    )
-
-
-def _reason(error: grpc.aio.AioRpcError) -> str:
-    """Return the stable reason that the server gave, or nothing."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_DETAILS and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return ""
+    raise UnavailableError("the scheduler has ended the stream")

@@ -15,11 +15,10 @@ from batchyard.agent.launcher.ledger import Fence, Need
 from batchyard.agent.logs import LogTracker
 from batchyard.agent.reconcile import Reconciler
 from batchyard.agent.runtimes import Runtime, RuntimeLostError
-from batchyard.agent.session import Session
+from batchyard.agent.session import GivenUpError, Session
 from batchyard.agent.state import Orders
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.domain.clock import Clock
-from batchyard.domain.errors import StaleIncarnationError
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceAsyncStub
@@ -110,7 +109,7 @@ class Shift:
         while True:
             try:
                 await self._session.keep()
-            except StaleIncarnationError as error:
+            except GivenUpError as error:
                 _log.warning("given up by the scheduler, ending all jobs: %s", error)
                 await self._runtime.carry_out(self._reconciler.end_all(grace_s=0))
                 await self._until(self._reconciler.is_quiet)

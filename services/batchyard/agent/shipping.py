@@ -1,17 +1,17 @@
 """Ships logs to the logs service, off the path of jobs, and deletes each file once the service holds all of it."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import anyio
-import grpc
 import grpc.aio
 from anyio import to_thread
 
 from batchyard.agent.logs import MARK_INTERVAL_S, LogName
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
+from batchyard.domain.errors import UnavailableError
+from batchyard.rpc.reconnect import reconnecting
 from batchyard.storage.log_files import LogFolder
 
 if TYPE_CHECKING:
@@ -20,24 +20,21 @@ if TYPE_CHECKING:
 SEGMENT_BYTES_MAX: Final = 256 * 1024
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 ANSWER_PATIENCE_S: Final = 30.0
-BACKOFF_S: Final = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 async def ship_logs(
     stub: "LogIngestServiceAsyncStub", folder: LogFolder, *, interval_s: float = MARK_INTERVAL_S
-) -> None:
+) -> NoReturn:
     """Ship what is in the folder and what comes, until cancelled; connect again when the stream breaks."""
-    while True:
+
+    async def attempt() -> None:
         call = stub.ShipLogs()
         try:
             await _ship(call, LogReel(folder), interval_s)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, TimeoutError) as error:
-            _log.info("logs wait to be shipped: %s", error)
         finally:
             call.cancel()
-        await anyio.sleep(BACKOFF_S)
+
+    await reconnecting(attempt, name="the logs service")
 
 
 _Call = grpc.aio.StreamStreamCall[ingest_pb2.ShipLogsRequest, ingest_pb2.ShipLogsResponse]
@@ -53,7 +50,7 @@ async def _ship(call: _Call, reel: "LogReel", interval_s: float) -> None:
         with anyio.fail_after(ANSWER_PATIENCE_S):
             response = await call.read()
         if not isinstance(response, ingest_pb2.ShipLogsResponse):
-            raise TimeoutError("the logs service has closed the stream")
+            raise UnavailableError("the logs service has ended the stream")
         await to_thread.run_sync(reel.acknowledge, response)
 
 
