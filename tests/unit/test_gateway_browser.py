@@ -57,6 +57,7 @@ def test_takes_requests_to_loopback_and_configured_names_with_or_without_port(ho
         "[127.0.0.1",
         "0x7f.0.0.1",
         "2130706433",
+        "a" * 300 + ".localhost",
     ],
 )
 def test_refuses_requests_to_other_names(host: str | None) -> None:

@@ -77,9 +77,14 @@ async def read_body(request: Request, receive: Receive, *, bytes_max: int, deadl
         ) from None
 
 
-async def send_answer(send: Send, answer: Answer) -> None:
-    """Send a whole answer."""
-    headers = {"content-type": answer.content_type, "content-length": str(len(answer.body)), **answer.headers}
+async def send_answer(send: Send, answer: Answer, request_id: str) -> None:
+    """Send a whole answer, with the id by which a client may ask about its request."""
+    headers = {
+        "content-type": answer.content_type,
+        "content-length": str(len(answer.body)),
+        "x-amzn-requestid": request_id,
+        **answer.headers,
+    }
     raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": raw_headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -11,9 +11,16 @@ operation, also those that only read:
 Health and metrics are free of them: probes and scrapers come by whatever name they like, and change nothing.
 """
 
+from functools import lru_cache
+from typing import Final
+
 from batchyard.gateway import hosts
 from batchyard.gateway.aws_errors import AwsError
 from batchyard.gateway.config import GatewayConfig
+
+_AUTHORITY_CHARACTERS_MAX: Final = 260
+"""What a name and a port can take."""
+_REMEMBERED_HOSTS: Final = 256
 
 
 class BrowserRules:
@@ -24,10 +31,12 @@ class BrowserRules:
         # To be reached by any address of the machine is what listening on all of them means, and rebinding needs a
         # name: a page that was loaded from an address is of that very origin.
         self._any_address = hosts.is_wildcard(hosts.normal(config.host))
+        # Clients send the same few over and over.
+        self._is_ours = lru_cache(_REMEMBERED_HOSTS)(self._decide)
 
     def check(self, host: str | None, origin: str | None) -> None:
         """Raise AwsError unless a request with these headers may come from a client or a page of our own."""
-        if host is None or not self._is_ours(host):
+        if host is None or len(host) > _AUTHORITY_CHARACTERS_MAX or not self._is_ours(host):
             shown = "" if host is None else f" {host[:100]!r}"
             raise _denied(
                 f"The Host{shown} is not a name of this server. Start it with --allowed-host to allow a name."
@@ -35,7 +44,7 @@ class BrowserRules:
         if origin is not None and origin.lower() not in {f"http://{host.lower()}", f"https://{host.lower()}"}:
             raise _denied("Web pages of another origin may not use this server.")
 
-    def _is_ours(self, authority: str) -> bool:
+    def _decide(self, authority: str) -> bool:
         host = hosts.host_of(authority)
         if host is None:
             return False

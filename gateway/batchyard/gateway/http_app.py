@@ -4,7 +4,6 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 from batchyard.gateway.asgi import Answer, DisconnectedError, Receive, Request, Scope, Send, read_body, send_answer
@@ -51,7 +50,7 @@ class HttpApp:
             answer = await (self._answer(request, receive, request_id) if page is None else _show(page, request))
         except DisconnectedError:
             return
-        await send_answer(send, replace(answer, headers={**answer.headers, "x-amzn-requestid": request_id}))
+        await send_answer(send, answer, request_id)
 
     async def _answer(self, request: Request, receive: Receive, request_id: str) -> Answer:
         begin = time.perf_counter()
