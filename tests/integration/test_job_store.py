@@ -39,11 +39,12 @@ async def refusal(call: object) -> str:
 
 async def snapshot(plane: ControlPlane) -> tuple[Any, wire.DispatchResponse]:
     """Come as another scheduler; return its call, and everything that it is told at first."""
-    call = plane.dispatch.Dispatch()
+    call: Any = plane.dispatch.Dispatch()
     await call.write(wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id="second")))
     seen = wire.DispatchResponse()
     while not seen.snapshot_complete:
-        seen.MergeFrom(await asyncio.wait_for(call.read(), 10))
+        message: Any = await asyncio.wait_for(call.read(), 10)
+        seen.MergeFrom(message)
     return call, seen
 
 
@@ -68,7 +69,7 @@ async def test_a_submitted_job_can_be_described_at_once(plane: ControlPlane) -> 
     assert job.retry_strategy.attempts == 1
     assert job.created_at > 0
     for absent in ("started_at", "stopped_at", "status_reason", "timeout"):
-        assert not job.HasField(absent), absent  # type: ignore[arg-type]  # names of members
+        assert not job.HasField(absent), absent
     assert job.HasField("is_cancelled")
 
 
@@ -133,7 +134,7 @@ async def test_a_deregistered_revision_is_refused_at_once(plane: ControlPlane) -
         ({"jobName": ""}, "INVALID_ARGUMENT: jobName is required."),
     ],
 )
-async def test_what_a_submission_names_must_exist(plane: ControlPlane, members: dict[str, object], text: str) -> None:
+async def test_what_a_submission_names_must_exist(plane: ControlPlane, members: dict[str, Any], text: str) -> None:
     assert await refusal(plane.jobs.SubmitJob(a_submission(**members))) == text
 
 

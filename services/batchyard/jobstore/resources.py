@@ -4,11 +4,12 @@ Copies follow the registry's watch. A queue that the store lacks is read through
 the queue is said not to exist. A definition without a revision is always asked for.
 """
 
-import logging
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import grpc
 import grpc.aio
 from batchyard.rpc.errors import error_from
 
@@ -30,7 +31,7 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
     ResourceSettlementServiceServicer,
     ResourceWatchServiceStub,
 )
-from batchyard.domain.errors import NotFoundError, WrongStateError
+from batchyard.domain.errors import NotFoundError, UnavailableError, WrongStateError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.identity import metadata_for
@@ -44,8 +45,6 @@ DEFINITIONS_IN_MEMORY: Final = 10_000
 REGISTRY_TIMEOUT_S: Final = 10.0
 
 _DefinitionKey = tuple[str, str, int]
-
-_log = logging.getLogger(__name__)
 
 
 class ResourceCopies:
@@ -125,11 +124,22 @@ class ResourceCopies:
                 if self._is_newer(copy):
                     self._queues[copy.key] = copy
 
+    async def _take_what_can_be(self, changes: Sequence[ResourceChange]) -> None:
+        """Take in what the watch says, save a queue that goes while it has unfinished jobs: of that we will be asked."""
+        try:
+            await self.take(changes)
+        except WrongStateError:
+            for change in changes:
+                with contextlib.suppress(WrongStateError):
+                    await self.take([change])
+
     async def _catch_up(self) -> None:
         async with self._catching_up:
             try:
                 with anyio.fail_after(REGISTRY_TIMEOUT_S):
                     await self._read_watch(until_caught_up=True)
+            except TimeoutError:
+                raise UnavailableError("the registry did not say in time which queues there are; try again") from None
             except grpc.aio.AioRpcError as error:
                 raise error_from(error) from error
 
@@ -138,14 +148,15 @@ class ResourceCopies:
         call = self._watches.WatchResources(request)
         try:
             async for message in call:
-                try:
-                    await self.take(message.changes)
-                except WrongStateError:
-                    # A deletion that the registry has begun and not settled: it will ask.
-                    _log.debug("a queue is going and still has unfinished jobs")
+                await self._take_what_can_be(message.changes)
                 self._revision = max(self._revision, message.revision)
                 if message.caught_up and until_caught_up:
                     return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                # The registry was set back, by a restored backup: begin anew.
+                self._revision = 0
+            raise
         finally:
             call.cancel()
 
