@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 import grpc.aio
-from batchyard.rpc.reconnect import reconnecting
 
 from batchyard.api.jobs.v1 import jobs_service_pb2
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import add_JobsServiceServicer_to_server
@@ -25,6 +24,7 @@ from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
 from batchyard.jobstore.writer import Writer
+from batchyard.rpc.reconnect import reconnecting
 from batchyard.rpc.server import Service
 from batchyard.storage.jobs import Counters
 from batchyard.storage.sqlite.database import open_database

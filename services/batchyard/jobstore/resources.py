@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import grpc
 import grpc.aio
-from batchyard.rpc.errors import error_from
 
 from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
@@ -34,6 +33,7 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
 from batchyard.domain.errors import NotFoundError, UnavailableError, WrongStateError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
 from batchyard.jobstore.writer import Writer
+from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
 from batchyard.storage.jobs import QueueCopy, QueueKey
 
@@ -125,7 +125,7 @@ class ResourceCopies:
                     self._queues[copy.key] = copy
 
     async def _take_what_can_be(self, changes: Sequence[ResourceChange]) -> None:
-        """Take in what the watch says, save a queue that goes while it has unfinished jobs: of that we will be asked."""
+        """Take in what the watch says, save a queue that goes while it has unfinished jobs: of that we are asked."""
         try:
             await self.take(changes)
         except WrongStateError:
