@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from batchyard.domain.jobs import JobId, JobKey
 from batchyard.scheduler.model import (
     NOTHING,
     Agent,
     ComputeEnvironment,
-    JobKey,
     JobQueue,
     Offer,
     QueuedJob,
@@ -22,7 +22,7 @@ def need(vcpus: float = 1, memory_mib: int = 128, gpus: int = 0) -> Resources:
 
 
 def job_key(job_id: str, namespace: str = NAMESPACE) -> JobKey:
-    return JobKey(namespace, job_id)
+    return JobKey(namespace, JobId(job_id))
 
 
 def a_job(
@@ -36,7 +36,7 @@ def a_job(
     version: int = 1,
     namespace: str = NAMESPACE,
 ) -> QueuedJob:
-    return QueuedJob(JobKey(namespace, job_id), queue, sequence, need(vcpus, memory_mib, gpus), version)
+    return QueuedJob(JobKey(namespace, JobId(job_id)), queue, sequence, need(vcpus, memory_mib, gpus), version)
 
 
 def a_queue(

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from batchyard.scheduler.model import Fence, Plan, QueuedJob, ResourceKey
+from batchyard.domain.jobs import Fence
+from batchyard.scheduler.model import Plan, QueuedJob, ResourceKey
 from batchyard.scheduler.planner import Planner
 from support.scheduler import (
     NAMESPACE,
@@ -208,21 +209,27 @@ class PlannerMachine(RuleBasedStateMachine):
         self.ended[job_id] = self.jobs[job_id]
         self.tell(lambda planner: planner.run_ended(fence))
 
-    @rule(passes=st.sampled_from([0.0, 0.5, 3.0, 10.0]))
-    def plan(self, passes: float) -> None:
+    @rule(passes=st.sampled_from([0.0, 0.5, 3.0, 10.0]), offers_max=st.none() | st.integers(1, 3))
+    def plan(self, passes: float, offers_max: int | None) -> None:
         self.now += passes
         now = self.now
-        plan = self.planner.plan(now)
+        plan = self.plan_once(now, offers_max)
+        while plan.next_deadline is not None and plan.next_deadline <= now:
+            assert len(plan.offers) == offers_max
+            plan = self.plan_once(now, offers_max)
+        self.model.check_nothing_left(now)
+        self.check_capacity()
+
+    def plan_once(self, now: float, offers_max: int | None) -> Plan:
+        plan = self.planner.plan(now, offers_max=offers_max)
         self.planner.sanity_check()
-        self.history.append(lambda planner: self.plans.append(planner.plan(now)))
+        self.history.append(lambda planner: self.plans.append(planner.plan(now, offers_max=offers_max)))
         for offer in plan.offers:
             self.model.check_offer(offer, now)
             self.proposed.append(offer.job.job_id)
-        self.model.check_nothing_left(now)
-        self.check_capacity()
         for reason in plan.wait_reasons:
             assert reason.job.job_id in self.model.waiting
-        assert plan.next_deadline is None or plan.next_deadline > now
+        return plan
 
     def check_capacity(self) -> None:
         for agent in self.model.agents.values():

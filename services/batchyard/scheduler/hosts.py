@@ -155,9 +155,9 @@ class Hosts:
 
     def close(self, host: Host) -> None:
         """Let a host take no jobs until it joins or reopens."""
+        self._unindex(host)
         host.open = False
         host.holder = None
-        self._unindex(host)
 
     def reopen(self, host: Host) -> None:
         """Let a host that has joined take jobs again."""

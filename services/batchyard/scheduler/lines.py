@@ -8,12 +8,13 @@ from bisect import bisect_left, bisect_right, insort
 from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias
 
-from batchyard.scheduler.model import JobKey, JobQueue, ResourceKey, Resources, WaitReason
+from batchyard.domain.jobs import JobId, JobKey
+from batchyard.scheduler.model import JobQueue, ResourceKey, Resources, WaitReason
 
-Entry: TypeAlias = tuple[int, str, int, "Line"]
+Entry: TypeAlias = tuple[int, JobId, int, "Line"]
 """A waiting job: its place in the order of submission, its id, its version, its line."""
 
-Index: TypeAlias = dict[str, Entry]
+Index: TypeAlias = dict[JobId, Entry]
 """The waiting jobs of a namespace by their ids."""
 
 _COMPACT_ABOVE: Final = 64
@@ -62,14 +63,14 @@ class Line:
     def __len__(self) -> int:
         return self._live
 
-    def add(self, job_id: str, sequence: int, version: int) -> None:
+    def add(self, job_id: JobId, sequence: int, version: int) -> None:
         """Put a job in its place."""
         entry = (sequence, job_id, version, self)
         self._index[job_id] = entry
         heappush(self._entries, entry)
         self._live += 1
 
-    def replace(self, job_id: str, sequence: int, version: int) -> None:
+    def replace(self, job_id: JobId, sequence: int, version: int) -> None:
         """Put a newer version of a job in the place of the one that is there."""
         entry = (sequence, job_id, version, self)
         self._index[job_id] = entry
@@ -94,7 +95,7 @@ class Line:
         self._live -= 1
         return entry
 
-    def discard(self, job_id: str) -> None:
+    def discard(self, job_id: JobId) -> None:
         """Take a job out, wherever it stands."""
         del self._index[job_id]
         self._live -= 1

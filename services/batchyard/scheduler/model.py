@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
+from batchyard.domain.jobs import Fence, JobKey
+
 
 class Resources(NamedTuple):
     """An amount of what a host has: thousandths of a vCPU, MiB of memory, GPU devices."""
@@ -38,25 +40,11 @@ def sum_of(amounts: Iterable[Resources]) -> Resources:
     return reduce(Resources.plus, amounts, NOTHING)
 
 
-class JobKey(NamedTuple):
-    """Names a job."""
-
-    namespace: str
-    job_id: str
-
-
 class ResourceKey(NamedTuple):
     """Names a job queue or a compute environment."""
 
     namespace: str
     name: str
-
-
-class Fence(NamedTuple):
-    """Names an offer that the job store has committed."""
-
-    epoch: int
-    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ and smaller ones until it has waited for a bound; then room is held for it (see 
 """
 
 from batchyard.domain.compat import Compat
+from batchyard.domain.jobs import Fence, JobKey
 from batchyard.scheduler.alarms import Alarms
 from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.holds import Holds
@@ -16,9 +17,7 @@ from batchyard.scheduler.lines import Entry, Line, Queue
 from batchyard.scheduler.model import (
     Agent,
     ComputeEnvironment,
-    Fence,
     HeldRun,
-    JobKey,
     JobQueue,
     Offer,
     Plan,
@@ -62,6 +61,8 @@ class Planner:
         )
         self._proposed: dict[JobKey, _Placement] = {}
         self._runs: dict[Fence, _Placement] = {}
+        self._ended_early: set[Fence] = set()
+        """Runs of which the end was told before their beginning."""
         self._open: list[Line | None] = [None]
         """While planning: for whom hosts may be held and still be offered to the line that is looked at."""
         self._closed: set[Line] = set()
@@ -119,6 +120,7 @@ class Planner:
         self._alarms.forget()
         self._proposed.clear()
         self._runs.clear()
+        self._ended_early.clear()
         self._hosts.discharge_all()
         self._environments.discharge_all()
 
@@ -155,11 +157,21 @@ class Planner:
 
     # Runs
 
-    def offer_accepted(self, job: JobKey, fence: Fence) -> None:
-        """Note that a proposal has become an offer."""
+    def offer_accepted(self, job: JobKey, fence: Fence) -> bool:
+        """Note that a proposal has become an offer; return False if it has ended already."""
         placement = self._proposed.pop(job, None)
-        if placement is not None:
-            self._runs[fence] = placement
+        if placement is None:
+            return False
+        if fence in self._ended_early:
+            self._ended_early.discard(fence)
+            self._discharge(placement)
+            return False
+        self._runs[fence] = placement
+        return True
+
+    def holds_run(self, fence: Fence) -> bool:
+        """Tell whether a run takes up room."""
+        return fence in self._runs
 
     def offer_refused(self, job: JobKey) -> None:
         """Give back the room of a proposal; the job waits again only if it was queued again."""
@@ -177,10 +189,12 @@ class Planner:
             self._charge(placement)
 
     def run_ended(self, fence: Fence) -> None:
-        """Give back the room of a run."""
+        """Give back the room of a run, which may not have been told yet."""
         placement = self._runs.pop(fence, None)
         if placement is not None:
             self._discharge(placement)
+        else:
+            self._ended_early.add(fence)
 
     def _charge(self, placement: _Placement) -> None:
         # Room is taken here and nowhere else: to feed agents ahead, charge an offer when it is claimed.
@@ -195,10 +209,11 @@ class Planner:
 
     # Decisions
 
-    def plan(self, now: float) -> Plan:
-        """Decide all that can be decided now; what is offered takes up room at once.
+    def plan(self, now: float, *, offers_max: int | None = None) -> Plan:
+        """Decide what can be decided now; what is offered takes up room at once.
 
-        `now` is in seconds and never goes back. The plan says when to plan again if nothing happens until then.
+        `now` is in seconds and never goes back. The plan says when to plan again if nothing happens until then: at
+        once, if it stopped short at `offers_max` offers.
         """
         self._alarms.ring(now)
         offers: list[Offer] = []
@@ -210,6 +225,8 @@ class Planner:
                 self._serve_holder(item, now, offers)
             else:
                 self._serve_queue(item, now, offers)
+            if offers_max is not None and len(offers) >= offers_max:
+                return Plan(tuple(offers), (), now)
         reasons = self._alarms.report(now, self._waiting.parked())
         return Plan(tuple(offers), tuple(reasons), self._alarms.next_deadline())
 

@@ -9,11 +9,12 @@ from heapq import heappop, heappush
 from typing import Final, TypeAlias
 
 from batchyard.domain.compat import Compat
+from batchyard.domain.jobs import JobKey
 from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host
 from batchyard.scheduler.lines import Entry, Index, Line, ParkedLines, Queue
-from batchyard.scheduler.model import JobKey, JobQueue, QueuedJob, ResourceKey
+from batchyard.scheduler.model import JobQueue, QueuedJob, ResourceKey
 
 _FOR_HOLDER: Final = 0
 _FOR_QUEUE: Final = 1

@@ -1,0 +1,109 @@
+"""Between the messages on the streams and the words of the scheduler's core."""
+
+from collections.abc import Iterable
+
+from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
+from batchyard.api.agent.v1 import run_pb2
+from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentDetail, ComputeEnvironmentType
+from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
+from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.jobs import Fence, JobId, JobKey
+from batchyard.domain.names import ResourceKind, name_in_reference
+from batchyard.scheduler.model import (
+    Agent,
+    ComputeEnvironment,
+    HeldRun,
+    JobQueue,
+    Offer,
+    QueuedJob,
+    ResourceKey,
+    Resources,
+    WaitReason,
+)
+
+
+def fence_of(message: run_pb2.Fence) -> Fence:
+    """Return a fence."""
+    return Fence(message.epoch, message.number)
+
+
+def fence_messages(fences: Iterable[Fence]) -> list[run_pb2.Fence]:
+    """Return the messages of fences."""
+    return [run_pb2.Fence(epoch=fence.epoch, number=fence.number) for fence in fences]
+
+
+def job_key_of(message: wire.JobRef) -> JobKey:
+    """Return a job's key."""
+    return JobKey(message.namespace, JobId(message.job_id))
+
+
+def queued_job_of(message: wire.QueuedJob) -> QueuedJob:
+    """Return a job that is to be placed."""
+    need = Resources(message.vcpus_milli, message.memory_mib, message.gpus)
+    return QueuedJob(job_key_of(message.job), message.job_queue, message.sequence, need, message.version)
+
+
+def held_run_of(message: wire.HeldRun) -> HeldRun:
+    """Return a run that takes up room."""
+    need = Resources(message.vcpus_milli, message.memory_mib, message.gpus)
+    return HeldRun(
+        fence_of(message.fence), job_key_of(message.job), message.agent_id, message.compute_environment, need
+    )
+
+
+def agent_of(message: session_pb2.Registration) -> Agent:
+    """Return an agent as it presents itself."""
+    capacity = message.capacity
+    return Agent(
+        message.agent_id,
+        message.incarnation,
+        Resources(capacity.vcpus_milli, capacity.memory_mib, capacity.gpus),
+        tuple(message.compute_environments),
+    )
+
+
+def environment_of(namespace: str, message: ComputeEnvironmentDetail) -> ComputeEnvironment | None:
+    """Return a compute environment, or None if it is gone."""
+    if message.status == ResourceStatus.RESOURCE_STATUS_DELETED:
+        return None
+    managed = message.type == ComputeEnvironmentType.COMPUTE_ENVIRONMENT_TYPE_MANAGED
+    return ComputeEnvironment(
+        ResourceKey(namespace, message.compute_environment_name),
+        enabled=message.state == ResourceState.RESOURCE_STATE_ENABLED,
+        valid=message.status == ResourceStatus.RESOURCE_STATUS_VALID,
+        max_vcpus_milli=message.compute_resources.maxv_cpus * 1000 if managed else None,
+    )
+
+
+def queue_of(namespace: str, message: JobQueueDetail) -> JobQueue | None:
+    """Return a job queue, or None if it is gone. A disabled one goes on placing what it holds."""
+    if message.status == ResourceStatus.RESOURCE_STATUS_DELETED:
+        return None
+    references = [
+        entry.compute_environment for entry in sorted(message.compute_environment_order, key=lambda entry: entry.order)
+    ]
+    names = [name_in_reference(reference, ResourceKind.COMPUTE_ENVIRONMENT, namespace) for reference in references]
+    return JobQueue(
+        ResourceKey(namespace, message.job_queue_name), message.priority, tuple(name for name in names if name)
+    )
+
+
+def proposal_message(offer: Offer) -> wire.OfferProposal:
+    """Return a proposal."""
+    return wire.OfferProposal(
+        job=_ref(offer.job),
+        version=offer.version,
+        agent_id=offer.agent_id,
+        incarnation=offer.incarnation,
+        compute_environment=offer.environment,
+    )
+
+
+def wait_reason_message(reason: WaitReason) -> wire.WaitReason:
+    """Return why a job waits."""
+    return wire.WaitReason(job=_ref(reason.job), reason=reason.reason)
+
+
+def _ref(key: JobKey) -> wire.JobRef:
+    return wire.JobRef(namespace=key.namespace, job_id=key.job_id)

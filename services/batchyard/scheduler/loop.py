@@ -1,0 +1,305 @@
+"""The scheduler between its streams: what each of them says changes the picture; one loop plans and passes on.
+
+All of this runs on one event loop and nothing here waits but the loop itself, so each event is applied whole. Wake-ups
+merge; between them there is one timer, to the next deadline.
+"""
+
+import logging
+from typing import Final
+
+import anyio
+
+from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
+from batchyard.api.agent.v1 import run_pb2
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.clock import Clock
+from batchyard.domain.errors import StaleIncarnationError, SupersededError
+from batchyard.scheduler.config import SchedulerConfig
+from batchyard.scheduler.convert import agent_of, fence_of, held_run_of, job_key_of, queued_job_of
+from batchyard.scheduler.leases import Incarnation, Leases
+from batchyard.scheduler.outbox import StoreOutbox
+from batchyard.scheduler.planner import Planner
+from batchyard.scheduler.roster import AgentRecord, Roster
+from batchyard.scheduler.session import Session
+
+KILL_GRACE_MS: Final = 30_000
+"""Between SIGTERM and SIGKILL, as AWS has it."""
+OFFERS_A_TURN: Final = 500
+"""After so many decisions in a row the streams get a turn."""
+
+_log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Keeps the picture and acts on it. It leads while its stream with the job store is up and complete."""
+
+    def __init__(self, config: SchedulerConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self.planner: Final = Planner(compat=config.compat, starvation_bound_s=config.starvation_bound_s)
+        self.roster: Final = Roster()
+        self._leases = Leases(
+            lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
+        )
+        self._store: StoreOutbox | None = None
+        self._leads = False
+        self._live: dict[str, int] = {}
+        """While a snapshot comes in: the incarnations of the agents that it names."""
+        self._knows_resources = False
+        self._wake = anyio.Event()
+
+    async def run(self) -> None:
+        """Plan whenever something has happened or fallen due, until cancelled."""
+        while True:
+            self._wake = anyio.Event()
+            deadline = self.turn()
+            with anyio.move_on_after(None if deadline is None else max(0.0, deadline - self._clock.monotonic_s())):
+                await self._wake.wait()
+
+    def turn(self) -> float | None:
+        """Do what can be done now; return when to do so again even if nothing happens, None if never."""
+        if not self._leads or self._store is None:
+            return None
+        now = self._clock.monotonic_s()
+        due = self._leases.due(now)
+        for agent_id in due.suspects:
+            _log.warning("agent %s is silent", agent_id)
+            self.planner.agent_suspended(agent_id)
+        for agent in due.lost:
+            self._lose(agent, self._store)
+        deadlines = [self._leases.next_deadline()]
+        if self._knows_resources:
+            plan = self.planner.plan(now, offers_max=OFFERS_A_TURN)
+            if plan.offers:
+                self._store.propose(plan.offers)
+            if plan.wait_reasons:
+                self._store.explain(plan.wait_reasons)
+            deadlines.append(plan.next_deadline)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def resources_changed(self, *, complete: bool) -> None:
+        """Note that queues or environments in the picture have changed; planning begins when they are complete."""
+        self._knows_resources = self._knows_resources or complete
+        self._wake.set()
+
+    # The job store's stream
+
+    def store_opened(self, outbox: StoreOutbox) -> None:
+        """Begin anew with a stream on which a snapshot follows."""
+        self._store, self._leads = outbox, False
+        self._live.clear()
+        self.planner.forget_jobs()
+        self.roster.forget_runs()
+
+    def store_closed(self, outbox: StoreOutbox) -> None:
+        """Stop leading: no plans, no leases, until the next snapshot is complete."""
+        if self._store is outbox:
+            self._store, self._leads = None, False
+
+    def store_said(self, response: wire.DispatchResponse) -> None:
+        """Apply what the job store says. Beginnings go before ends: commits may have been merged into one message."""
+        self._live.update((agent.agent_id, agent.incarnation) for agent in response.agents)
+        for run in response.held:
+            self._run_held(run)
+        for outcome in response.offers:
+            self._offer_answered(outcome)
+        for demand in response.demands:
+            self._demanded(demand)
+        for ended in response.ended:
+            self.planner.run_ended(fence_of(ended.fence))
+            if (record := self.roster.get(ended.agent_id)) is not None:
+                record.run_ended(fence_of(ended.fence))
+        for job in response.runnable:
+            self.planner.queue_job(queued_job_of(job))
+        for ref in response.withdrawn:
+            self.planner.withdraw_job(job_key_of(ref))
+        for registered in response.registered:
+            self._registration_answered(registered)
+        for report in response.reports:
+            self._report_answered(report)
+        if response.snapshot_complete:
+            self._lead()
+        self._wake.set()
+
+    def _lead(self) -> None:
+        """Take over: every live agent gets a full lease anew, every session tells the store what it may have missed."""
+        now = self._clock.monotonic_s()
+        self._leads = True
+        self._leases.begin((Incarnation(*agent) for agent in self._live.items()), now)
+        for agent_id in self._live:
+            self.roster.record(agent_id)
+        for record in self.roster:
+            if record.session is not None:
+                self._resume(record, record.session, now)
+            elif record.agent_id not in self._live:
+                self._forget(record)
+
+    def _resume(self, record: AgentRecord, session: Session, now: float) -> None:
+        if session.accepted and self._live.get(record.agent_id) == session.agent.incarnation:
+            self.planner.agent_resumed(record.agent_id)
+            session.outbox.answer(session.heartbeat)
+            self._send_what_is_held(record, session)
+            self._pass_on_reports(session, now)
+        else:
+            session.accepted = False
+            self.planner.agent_suspended(record.agent_id)
+            self._apply(session)
+
+    def _run_held(self, message: wire.HeldRun) -> None:
+        run = held_run_of(message)
+        self.planner.run_held(run)
+        if message.HasField("offer"):
+            self.roster.record(run.agent_id).offers[run.fence] = message.offer
+
+    def _offer_answered(self, outcome: wire.OfferOutcome) -> None:
+        job = job_key_of(outcome.job)
+        if not outcome.HasField("offer"):
+            _log.debug("the store refused to offer %s to %s: %s", job.job_id, outcome.agent_id, outcome.refused)
+            self.planner.offer_refused(job)
+            return
+        fence = fence_of(outcome.offer.fence)
+        if not self.planner.offer_accepted(job, fence):
+            return
+        record = self.roster.record(outcome.agent_id)
+        record.offers[fence] = outcome.offer
+        if record.session is not None and record.session.accepted:
+            record.session.outbox.offer(outcome.offer)
+
+    def _demanded(self, demand: wire.RunDemand) -> None:
+        fence = fence_of(demand.fence)
+        if not self.planner.holds_run(fence):
+            return  # it has ended since
+        record = self.roster.record(demand.agent_id)
+        record.demands[fence] = demand.kill or record.demands.get(fence, False)
+        if record.session is not None and record.session.accepted:
+            record.session.outbox.demand(fence, kill=demand.kill, kill_grace_ms=KILL_GRACE_MS)
+
+    def _registration_answered(self, outcome: wire.AgentRegistered) -> None:
+        now = self._clock.monotonic_s()
+        record = self.roster.record(outcome.agent_id)
+        if outcome.accepted:
+            self._leases.grant(Incarnation(outcome.agent_id, outcome.incarnation), now)
+        session = record.session
+        if session is None or session.agent.incarnation != outcome.incarnation:
+            return
+        if outcome.accepted:
+            self._welcome(record, session, now)
+        else:
+            self._refuse(session)
+
+    def _report_answered(self, outcome: wire.ReportOutcome) -> None:
+        record = self.roster.get(outcome.agent_id)
+        if record is None:
+            return
+        fence = fence_of(outcome.fence)
+        if outcome.state >= run_pb2.RUN_STATE_CLAIMED or outcome.stale:
+            record.offers.pop(fence, None)
+        session = record.session
+        if session is not None and session.agent.incarnation == outcome.incarnation:
+            session.answer(fence, outcome.state, stale=outcome.stale)
+
+    # The agents' streams
+
+    def session_opened(self, session: Session) -> None:
+        """Take in an agent that presents itself; it is welcomed once the job store has accepted it.
+
+        An older session of the agent ends with SupersededError. Raises StaleIncarnationError if that one is of a later
+        incarnation.
+        """
+        record = self.roster.record(session.agent.agent_id)
+        older = record.session
+        if older is not None:
+            if older.agent.incarnation > session.agent.incarnation:
+                raise _stale(session.agent)
+            older.outbox.close(SupersededError("a newer session of this agent has taken over"))
+        record.session, record.registration = session, session.registration
+        self.planner.agent_suspended(session.agent.agent_id)
+        self._apply(session)
+
+    def session_closed(self, session: Session) -> None:
+        """Offer an agent nothing until it is back; what it runs goes on while its lease lasts."""
+        record = self.roster.get(session.agent.agent_id)
+        if record is not None and record.session is session:
+            _log.info("agent %s has left", record.agent_id)
+            record.session = None
+            self.planner.agent_suspended(record.agent_id)
+            if not self._leases.has(record.agent_id):
+                self._forget(record)
+
+    def agent_said(self, session: Session, request: session_pb2.ConnectRequest) -> None:
+        """Take in heartbeats and reports."""
+        record = self.roster.get(session.agent.agent_id)
+        if record is None or record.session is not session:
+            return
+        now = self._clock.monotonic_s()
+        news = session.hear(request.reports, now)
+        session.heartbeat = max(session.heartbeat, request.heartbeat)
+        if not self._leads or self._store is None or not session.accepted:
+            return
+        for fence, report in news:
+            self._store.report(session.agent, fence, report)
+        if request.heartbeat:
+            was_suspect = self._leases.is_suspect(record.agent_id)
+            if self._leases.renew(session.agent, now):
+                session.outbox.answer(session.heartbeat)
+            if was_suspect:
+                _log.info("agent %s is heard again", record.agent_id)
+                self.planner.agent_resumed(record.agent_id)
+                self._wake.set()
+
+    def _apply(self, session: Session) -> None:
+        if self._leads and self._store is not None:
+            self._store.register(session.application())
+
+    def _welcome(self, record: AgentRecord, session: Session, now: float) -> None:
+        agent = agent_of(session.registration)
+        _log.info(
+            "agent %s has joined, incarnation %d: %g vCPUs, %d MiB, %d GPUs",
+            *(agent.agent_id, agent.incarnation),
+            *(agent.capacity.vcpus_milli / 1000, agent.capacity.memory_mib, agent.capacity.gpus),
+        )
+        session.accepted = True
+        self.planner.agent_joined(agent)
+        session.outbox.welcome(
+            session_pb2.Welcome(
+                heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
+                lease_ms=int(self._config.lease_s * 1000),
+            )
+        )
+        session.outbox.answer(session.heartbeat)
+        self._send_what_is_held(record, session)
+        self._pass_on_reports(session, now)
+
+    def _send_what_is_held(self, record: AgentRecord, session: Session) -> None:
+        for offer in record.offers.values():
+            session.outbox.offer(offer)
+        for fence, kill in record.demands.items():
+            session.outbox.demand(fence, kill=kill, kill_grace_ms=KILL_GRACE_MS)
+
+    def _pass_on_reports(self, session: Session, now: float) -> None:
+        assert self._store is not None
+        for fence, report in session.unanswered(now):
+            self._store.report(session.agent, fence, report)
+
+    def _lose(self, agent: Incarnation, store: StoreOutbox) -> None:
+        _log.warning("agent %s is lost: its lease is over", agent.agent_id)
+        store.lose(agent)
+        record = self.roster.get(agent.agent_id)
+        if record is not None and record.session is not None:
+            self._refuse(record.session)
+        elif record is not None:
+            self._forget(record)
+
+    def _refuse(self, session: Session) -> None:
+        """End a session whose incarnation has no right to run anything."""
+        session.accepted = False
+        self.planner.agent_suspended(session.agent.agent_id)
+        session.outbox.close(_stale(session.agent))
+
+    def _forget(self, record: AgentRecord) -> None:
+        self.planner.agent_gone(record.agent_id)
+        self.roster.forget(record.agent_id)
+
+
+def _stale(agent: Incarnation) -> StaleIncarnationError:
+    return StaleIncarnationError(f"incarnation {agent.incarnation} of agent {agent.agent_id} is over")

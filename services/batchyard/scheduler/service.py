@@ -1,0 +1,102 @@
+"""The scheduler's services: sessions of agents, and the list of them."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import grpc
+import grpc.aio
+from anyio.abc import TaskGroup
+
+from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
+from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceServicer
+from batchyard.api.operations.v1 import agents_service_pb2 as agents_pb2
+from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceServicer
+from batchyard.domain.clock import Clock
+from batchyard.domain.errors import InvalidRequestError, UnavailableError
+from batchyard.scheduler.loop import Scheduler
+from batchyard.scheduler.planner import Planner
+from batchyard.scheduler.roster import AgentRecord
+from batchyard.scheduler.session import Session
+
+_log = logging.getLogger(__name__)
+
+
+class AgentSessionServicer(AgentSessionServiceServicer):
+    """Serves one stream for each agent."""
+
+    def __init__(self, scheduler: Scheduler, clock: Clock, tasks: TaskGroup) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+        self._tasks = tasks
+
+    async def Connect(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[session_pb2.ConnectRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[session_pb2.ConnectResponse]:
+        """Serve an agent until it leaves, is superseded by a session of its own, or has no right to run any more."""
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("registration"):
+            raise InvalidRequestError("the first message must be a registration", field="registration")
+        session = Session(first.registration, self._clock.monotonic_s())
+        self._scheduler.session_opened(session)
+        scope = anyio.CancelScope()
+        try:
+            self._scheduler.agent_said(session, first)
+            # A task of its own: a generator must not hold a task group open while it yields.
+            self._tasks.start_soon(self._read, request_iterator, session, scope)
+            while True:
+                yield await session.outbox.take()
+        finally:
+            scope.cancel()
+            self._scheduler.session_closed(session)
+
+    async def _read(
+        self,
+        requests: AsyncIterator[session_pb2.ConnectRequest],
+        session: Session,
+        scope: anyio.CancelScope,
+    ) -> None:
+        with scope:
+            try:
+                async for request in requests:
+                    self._scheduler.agent_said(session, request)
+            except (grpc.RpcError, grpc.aio.UsageError) as error:
+                _log.debug("the stream of agent %s broke: %s", session.agent.agent_id, error)
+            session.outbox.close(UnavailableError("the agent has ended its stream"))
+
+
+class AgentsServicer(AgentsServiceServicer):
+    """Says which agents there are."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    async def ListAgents(  # noqa: N802
+        self, request: agents_pb2.ListAgentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> agents_pb2.ListAgentsResponse:
+        """List all agents, connected or not, by id."""
+        records = sorted(self._scheduler.roster, key=lambda record: record.agent_id)
+        return agents_pb2.ListAgentsResponse(agents=[_summary(record, self._scheduler.planner) for record in records])
+
+
+def _summary(record: AgentRecord, planner: Planner) -> agents_pb2.AgentSummary:
+    use = planner.use_of(record.agent_id)
+    summary = agents_pb2.AgentSummary(
+        agent_id=record.agent_id,
+        connected=record.is_connected,
+        vcpus_milli_used=use.used.vcpus_milli,
+        memory_mib_used=use.used.memory_mib,
+        gpus_used=use.used.gpus,
+        runs=use.runs,
+    )
+    if record.registration is not None:
+        summary.hostname = record.registration.hostname
+        summary.runtime = record.registration.runtime
+        summary.vcpus_milli = record.registration.capacity.vcpus_milli
+        summary.memory_mib = record.registration.capacity.memory_mib
+        summary.gpus = record.registration.capacity.gpus
+        summary.compute_environments.extend(record.registration.compute_environments)
+    return summary
