@@ -272,6 +272,11 @@ async def test_log_requests_of_a_wrong_shape_are_refused_in_their_protocol(app: 
     assert (response.status, response.members["__type"]) == (400, "SerializationException")
 
 
+async def test_a_target_means_nothing_on_a_path_of_its_own(app: HttpApp) -> None:
+    response = await ask(app, "POST", "/v1/describejobs", b"{}", LOGS)
+    assert (response.status, response.headers["content-type"]) == (200, "application/json")
+
+
 PROBE = {"host": "10.1.2.3:8080", "authorization": None}
 
 

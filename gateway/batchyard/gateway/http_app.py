@@ -14,7 +14,7 @@ from batchyard.gateway.health import alive_answer, readiness_answer
 from batchyard.gateway.identity import caller_of
 from batchyard.gateway.metrics import metrics_answer, record_request
 from batchyard.gateway.operations import Operation
-from batchyard.gateway.routes import RouteTable
+from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class HttpApp:
 
     async def _answer(self, request: Request, receive: Receive, request_id: str) -> Answer:
         begin = time.perf_counter()
-        target = request.headers.get("x-amz-target")
+        target = request.headers.get("x-amz-target") if request.path == AWS_JSON_PATH else None
         protocol = REST_JSON if target is None else AWS_JSON
         name = "unknown"
         try:

@@ -78,7 +78,7 @@ class RouteTable:
 
         The path is looked up as it was sent, percent signs and all, save for a slash at its end.
         """
-        if path == AWS_JSON_PATH and target is not None:
+        if target is not None and path == AWS_JSON_PATH:
             return self._find_target(verb, target)
         bare = path.removesuffix("/")
         verbs = self._by_path.get(bare)
