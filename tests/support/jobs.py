@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, Run, RunReport
 from batchyard.domain.lifecycle import RunEnd, RunState
-from batchyard.jobstore.core import Command, Group, GroupResult, JobStoreCore, Proposal, Submission, run_group
+from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
 from batchyard.jobstore.effects import Committed, QueuedJob
+from batchyard.jobstore.group import Group, Proposal, Submission
 from batchyard.storage.jobs import QueueCopy, QueueKey
 from batchyard.storage.sqlite.database import connect
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs

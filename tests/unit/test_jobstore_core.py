@@ -8,7 +8,8 @@ import pytest
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
 from batchyard.domain.jobs import AgentId, Fence, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState, RunEnd, RunState
-from batchyard.jobstore.core import CommandError, Group, Proposal, Submission
+from batchyard.jobstore.core import CommandError
+from batchyard.jobstore.group import Group, Proposal, Submission
 from batchyard.storage.jobs import QueueCopy, StorageError
 from support.jobs import AGENT, QUEUE, Store, a_job, a_key
 

@@ -7,8 +7,8 @@ from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, RunReport
 from batchyard.domain.lifecycle import RunEnd, RunState
-from batchyard.jobstore.core import Proposal
 from batchyard.jobstore.effects import Effects, OfferOutcome, QueuedJob, RunDemand, demand_on, queued
+from batchyard.jobstore.group import Proposal
 from batchyard.storage.jobs import AgentRecord
 
 ENTRIES_A_MESSAGE: Final = 1000

@@ -27,8 +27,8 @@ from batchyard.jobstore.convert import (
     report_of,
     snapshot_message,
 )
-from batchyard.jobstore.core import Proposal
 from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.group import Proposal
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.sqlite.database import open_database
 from batchyard.storage.sqlite.jobs import SqliteJobReader

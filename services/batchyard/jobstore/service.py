@@ -28,8 +28,8 @@ from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.domain.pagination import decode_token, encode_token, page_size
-from batchyard.jobstore.core import Group, Submission
 from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.submission import build_submission, check_request
 from batchyard.jobstore.views import described, job_summary, state_of

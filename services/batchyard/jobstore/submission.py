@@ -25,7 +25,7 @@ from batchyard.domain.resources import (
     requirement_amounts,
     reserved_resources,
 )
-from batchyard.jobstore.core import Submission
+from batchyard.jobstore.group import Submission
 
 DEPENDENCIES_MAX: Final = 100
 JOB_BYTES_MAX: Final = 30 * 1024

@@ -18,8 +18,9 @@ from anyio.abc import TaskStatus
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
 from batchyard.domain.jobs import JobKey
-from batchyard.jobstore.core import Command, Group, GroupResult, JobStoreCore, run_group
+from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
 from batchyard.jobstore.effects import Committed
+from batchyard.jobstore.group import Group
 from batchyard.storage.jobs import Counters, StorageError
 from batchyard.storage.sqlite.database import Database, open_database
 from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs

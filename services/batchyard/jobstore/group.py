@@ -1,0 +1,527 @@
+"""One transaction of the job store: what its commands decide.
+
+Commands of many calls are applied one after the other to the jobs that they name, and written together. A command
+checks everything before it changes anything, so one that raises leaves no trace and the others go on. Nothing here
+knows a clock, a task or a database: time, ids and storage are handed in.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Final
+
+from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
+from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport
+from batchyard.domain.lifecycle import (
+    REASON_DEPENDENCY_FAILED,
+    TERMINAL,
+    Effect,
+    JobEvent,
+    JobState,
+    RunEnd,
+    RunState,
+    judge,
+    move,
+)
+from batchyard.domain.names import log_stream_name
+from batchyard.jobstore.effects import (
+    Committed,
+    Effects,
+    EndedRun,
+    OfferOutcome,
+    RegistrationOutcome,
+    ReportOutcome,
+    demand_on,
+)
+from batchyard.storage.jobs import (
+    AgentRecord,
+    Changes,
+    Counters,
+    JobWriter,
+    NewJob,
+    QueueCopy,
+    QueueKey,
+)
+
+REASON_LENGTH_MAX: Final = 255
+
+
+class Numbers:
+    """Where the numbers of a writer stand between its groups."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.epoch: Final = counters.epoch
+        self.revision = counters.revision
+        self.leader_epoch = counters.leader_epoch
+        self.sequence = counters.sequence
+        """Of the newest job."""
+        self._offers = 0
+
+    def next_fence(self) -> Fence:
+        """Return a fence greater than all before it."""
+        self._offers += 1
+        return Fence(self.epoch, self._offers)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job to be taken in."""
+
+    job: Job
+    spec: bytes
+    depends_on: tuple[JobKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A scheduler's wish to run a job on an agent."""
+
+    key: JobKey
+    version: int
+    agent_id: AgentId
+    incarnation: int
+    compute_environment: str
+
+
+class Group:
+    """Commands that are committed together."""
+
+    def __init__(self, storage: JobWriter, numbers: Numbers, now_ms: int, keys: Collection[JobKey]) -> None:
+        """Begin with the jobs that the commands name, loaded together."""
+        self._storage = storage
+        self._numbers = numbers
+        self._now = now_ms
+        self._jobs: dict[JobKey, Job | None] = dict.fromkeys(keys)
+        for job in storage.jobs(keys) if keys else ():
+            self._jobs[job.key] = job
+        self._touched: dict[JobKey, Job] = {}
+        self._new: dict[JobKey, NewJob] = {}
+        self._waiting_for: dict[int, list[Job]] = {}
+        self._finished: list[Job] = []
+        self._offered: list[Job] = []
+        self._queues: dict[QueueKey, QueueCopy | None] = {}
+        self._agents: dict[AgentId, AgentRecord | None] = {}
+        self._changes = Changes()
+        self._effects = Effects()
+        self._decided: set[JobKey] = set()
+
+    # Jobs
+
+    def submit(self, new: Submission) -> None:
+        """Take a job in.
+
+        Raises NotFoundError or WrongStateError for its queue, InvalidRequestError for a dependency that does not exist.
+        """
+        name = new.job.job_queue
+        queue = self._queue(QueueKey(new.job.key.namespace, name))
+        if queue is None or queue.gone:
+            raise NotFoundError(f"JobQueue {name} not found.", field="jobQueue")
+        if not queue.open:
+            raise WrongStateError(f"JobQueue {name} is not in ENABLED state", field="jobQueue")
+        dependencies = []
+        for key in dict.fromkeys(new.depends_on):
+            dependency = self._job(key)
+            if dependency is None:
+                raise InvalidRequestError(f"Job {key.job_id} does not exist", field="dependsOn")
+            dependencies.append(dependency)
+
+        self._numbers.sequence += 1
+        # A copy, so that the submission can be taken in again by another group if this one comes to nothing.
+        job = replace(new.job, sequence=self._numbers.sequence, created_at=self._now)
+        waiting_for = [dependency for dependency in dependencies if dependency.state not in TERMINAL]
+        self._jobs[job.key] = job
+        self._new[job.key] = NewJob(job, new.spec, tuple(dependency.sequence for dependency in waiting_for))
+        job.dependencies_left = len(waiting_for)
+        for dependency in waiting_for:
+            self._waiting_for.setdefault(dependency.sequence, []).append(job)
+        if any(dependency.state is JobState.FAILED for dependency in dependencies):
+            self._move(job, JobEvent.DEPENDENCY_FAILED, status_reason=REASON_DEPENDENCY_FAILED)
+        elif waiting_for:
+            self._move(job, JobEvent.DEPENDENCIES_WAITING)
+        else:
+            self._move(job, JobEvent.DEPENDENCIES_MET)
+
+    def cancel(self, key: JobKey, reason: str) -> bool:
+        """Cancel a job that no agent has taken up; return whether its agent must be asked first.
+
+        Then the job is `decided` in a later commit. Anything else is no error: an unknown job, one that is over, one
+        that an agent runs.
+        """
+        job = self._job(key)
+        if job is None or job.state in TERMINAL:
+            return False
+        if self._is_asked_for(job):
+            return job.run is not None and job.run.state is RunState.OFFERED
+        if job.run is None:
+            self._cancel_now(job, reason)
+            return False
+        if job.run.state is not RunState.OFFERED:
+            return False
+        job.cancelled, job.stop_reason = True, reason
+        self._demand(job)
+        return True
+
+    def terminate(self, key: JobKey, reason: str) -> bool:
+        """End a job in whatever state; return whether its agent must first say if it has begun it.
+
+        The first reason stays. A job that runs is FAILED only when its process is dead.
+        """
+        job = self._job(key)
+        if job is None or job.state in TERMINAL:
+            return False
+        if job.run is None:
+            job.terminated = True
+            self._cancel_now(job, reason)
+            return False
+        if not job.terminated:
+            job.terminated = True
+            job.stop_reason = job.stop_reason or reason
+            self._demand(job)
+        return job.run.state is RunState.OFFERED
+
+    # What a scheduler asks
+
+    def lead(self) -> int:
+        """Make the caller the scheduler; return its leader epoch."""
+        self._numbers.leader_epoch += 1
+        self._changes.leader_epoch = self._numbers.leader_epoch
+        return self._numbers.leader_epoch
+
+    def register(
+        self,
+        agent_id: AgentId,
+        incarnation: int,
+        known: Collection[Fence],
+        claimed_before: Collection[Fence],
+    ) -> None:
+        """Take an agent in, unless its incarnation is over.
+
+        `known` are the runs that it will report, `claimed_before` those of earlier incarnations of which it knows only
+        that they do not run. A run that was claimed and that it does not speak of is lost; an offer that it does not
+        speak of it has not seen, and will be sent again.
+        """
+        before = self._agent(agent_id)
+        if before is not None and (
+            incarnation < before.incarnation or (incarnation == before.incarnation and not before.live)
+        ):
+            self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=False))
+            return
+        if before is None or before.incarnation != incarnation:
+            self._put_agent(AgentRecord(agent_id, incarnation, live=True))
+        for job in self._jobs_of_agent(agent_id):
+            run = job.run
+            assert run is not None
+            if run.fence in claimed_before or (run.fence not in known and run.state is not RunState.OFFERED):
+                self._lose(job)
+            elif run.incarnation != incarnation:
+                self._set_run(job, replace(run, incarnation=incarnation))
+        self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=True))
+
+    def lose_agent(self, agent_id: AgentId, incarnation: int) -> None:
+        """Give an agent up, whose lease is over: its runs are lost."""
+        agent = self._agent(agent_id)
+        if agent is None or agent.incarnation != incarnation or not agent.live:
+            return
+        self._put_agent(replace(agent, live=False))
+        for job in self._jobs_of_agent(agent_id):
+            self._lose(job)
+
+    def offer(self, proposal: Proposal) -> None:
+        """Commit an offer, if the proposal is still true."""
+        job = self._job(proposal.key)
+        refused = self._why_not(job, proposal)
+        if refused or job is None:
+            outcome = OfferOutcome(proposal.key, proposal.agent_id, proposal.incarnation, refused=refused)
+            self._effects.offers.append(outcome)
+            if job is not None and job.state is JobState.RUNNABLE and job.run is None:
+                self._effects.enqueue(job)
+            return
+        fence = self._numbers.next_fence()
+        task_id = blake2b(f"{job.key.job_id} {fence}".encode(), digest_size=16).hexdigest()
+        run = Run(
+            fence=fence,
+            agent_id=proposal.agent_id,
+            incarnation=proposal.incarnation,
+            compute_environment=proposal.compute_environment,
+            state=RunState.OFFERED,
+            task_id=task_id,
+            log_stream_name=log_stream_name(_definition_name(job.job_definition), task_id),
+        )
+        self._effects.runnable.pop(job.key, None)
+        self._set_run(job, run)
+        self._offered.append(job)
+
+    def report(self, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
+        """Take in what an agent says of a run, if the run is the job's current one."""
+        job = self._job(report.key)
+        run = job.run if job is not None else None
+        current = (
+            run is not None
+            and run.fence == report.fence
+            and run.agent_id == agent_id
+            and run.incarnation == incarnation
+        )
+        self._effects.reports.append(
+            ReportOutcome(agent_id, incarnation, report.fence, report.state, stale=not current)
+        )
+        if not current or job is None or run is None or report.state <= run.state:
+            return
+        if report.state is RunState.REVOKED:
+            if run.state is RunState.STARTED:
+                self._lose(job)
+            else:
+                self._return(job)
+            return
+        if run.state is RunState.OFFERED:
+            self._claimed(job)
+        # What has exited has started, however little its agent says of it.
+        started = report.started_ago_ms is not None or report.state is RunState.STARTED
+        exited = report.state is RunState.DONE and report.end in (RunEnd.EXITED, RunEnd.TIMED_OUT)
+        if (started or exited) and job.state is not JobState.RUNNING:
+            self._started(job, report.started_ago_ms or report.ended_ago_ms or 0)
+        if report.state is RunState.DONE:
+            self._ended(job, report)
+
+    def explain(self, key: JobKey, reason: str) -> None:
+        """Say why a job waits. Not a move: no event, no new version."""
+        job = self._job(key)
+        if job is not None and job.state is JobState.RUNNABLE and job.run is None:
+            job.status_reason = reason or None
+            self._touched[job.key] = job
+
+    # What the registry asks
+
+    def settle(self, queues: Sequence[QueueCopy]) -> None:
+        """Take changes of queues into the store's copy. Must be the only command of its group.
+
+        Raises WrongStateError if a queue that is being deleted has unfinished jobs.
+        """
+        newer = [
+            queue for queue in queues if (known := self._queue(queue.key)) is None or known.revision < queue.revision
+        ]
+        for queue in newer:
+            if queue.gone and self._storage.has_unfinished_jobs(queue.key):
+                raise WrongStateError("Cannot delete, job queue has jobs that have not completed", field="jobQueue")
+        for queue in newer:
+            self._queues[queue.key] = queue
+            self._changes.queues.append(queue)
+
+    # The end of a group
+
+    def commit(self) -> Committed:
+        """Write everything that the commands changed; only then is anything of it true."""
+        self._settle_dependents()
+        changes = self._changes
+        changes.new_jobs = list(self._new.values())
+        changes.jobs = [job for key, job in self._touched.items() if key not in self._new]
+        if changes:
+            self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
+        if self._offered:
+            specs = self._storage.specs([job.sequence for job in self._offered])
+            for job in self._offered:
+                if job.run is not None:
+                    outcome = OfferOutcome(
+                        job.key, job.run.agent_id, job.run.incarnation, replace(job), specs[job.sequence]
+                    )
+                    self._effects.offers.append(outcome)
+        return Committed(self._numbers.revision, bool(changes), self._effects, changes.events, self._decided)
+
+    # The parts of moves
+
+    def _cancel_now(self, job: Job, reason: str) -> None:
+        job.cancelled = not job.terminated
+        job.stop_reason = reason
+        self._move(job, JobEvent.CANCELLED, status_reason=reason)
+
+    def _claimed(self, job: Job) -> None:
+        run = job.run
+        assert run is not None
+        if job.cancelled and not job.terminated:
+            # The cancel lost the race: it succeeds without effect.
+            job.cancelled, job.stop_reason = False, None
+        self._decided.add(job.key)
+        job.run = replace(run, state=RunState.CLAIMED)
+        job.agent_id, job.task_id, job.log_stream_name = run.agent_id, run.task_id, None
+        job.exit_code = job.reason = None
+        self._move(job, JobEvent.CLAIMED)
+
+    def _started(self, job: Job, ago_ms: int) -> None:
+        run = job.run
+        assert run is not None
+        job.run = replace(run, state=RunState.STARTED)
+        job.started_at = max(job.created_at, self._now - max(ago_ms, 0))
+        job.log_stream_name = run.log_stream_name
+        self._move(job, JobEvent.STARTED)
+
+    def _return(self, job: Job) -> None:
+        self._release(job, None)
+        if self._is_asked_for(job):
+            self._move(job, JobEvent.CANCELLED, status_reason=job.stop_reason)
+        else:
+            self._move(job, JobEvent.RETURNED)
+
+    def _lose(self, job: Job) -> None:
+        assert job.run is not None
+        self._ended(job, RunReport(job.run.fence, job.key, RunState.DONE, end=RunEnd.LOST))
+
+    def _ended(self, job: Job, report: RunReport) -> None:
+        run = job.run
+        assert run is not None
+        started_at = job.started_at if run.state is RunState.STARTED else None
+        stopped_at = max(started_at or job.created_at, self._now - max(report.ended_ago_ms or 0, 0))
+        attempts_left = job.attempts_allowed - job.attempts_made - 1
+        stop_reason = job.stop_reason if self._is_asked_for(job) else None
+        verdict = judge(
+            report.end, report.exit_code, run.agent_id, stop_reason=stop_reason, attempts_left=attempts_left
+        )
+        job.attempts_made += 1
+        job.agent_id, job.task_id = run.agent_id, run.task_id
+        job.exit_code = report.exit_code
+        job.reason = report.reason[:REASON_LENGTH_MAX] if report.reason else None
+        attempt = Attempt(
+            number=job.attempts_made,
+            agent_id=run.agent_id,
+            task_id=run.task_id,
+            log_stream_name=run.log_stream_name if started_at is not None else None,
+            status_reason=verdict.status_reason,
+            started_at=started_at,
+            stopped_at=stopped_at,
+            exit_code=job.exit_code,
+            reason=job.reason,
+        )
+        self._release(job, stopped_at - started_at if started_at is not None else None)
+        self._move(job, verdict.event, status_reason=verdict.status_reason, attempt=attempt)
+
+    def _release(self, job: Job, ran_for_ms: int | None) -> None:
+        run = job.run
+        assert run is not None
+        job.run = None
+        self._decided.add(job.key)
+        self._effects.ended.append(EndedRun(run.agent_id, run.fence, ran_for_ms))
+
+    def _move(
+        self, job: Job, event: JobEvent, *, status_reason: str | None = None, attempt: Attempt | None = None
+    ) -> None:
+        """Move the job and do what the table says must be done with it."""
+        step = move(job.state, event)
+        came_from, job.state = job.state, step.target
+        job.status_reason = status_reason
+        job.version += 1
+        self._touched[job.key] = job
+        if job.state in TERMINAL and job.started_at is not None:
+            job.stopped_at = max(job.started_at, attempt.stopped_at if attempt is not None else self._now)
+        if Effect.RECORD_ATTEMPT in step.effects:
+            assert attempt is not None
+            self._changes.attempts.append((job.sequence, attempt))
+        if Effect.SETTLE_DEPENDENTS in step.effects:
+            self._finished.append(job)
+        if Effect.WITHDRAW in step.effects:
+            self._effects.withdraw(job.key)
+        if Effect.ENQUEUE in step.effects:
+            self._effects.enqueue(job)
+        if job.state is not came_from:
+            self._changes.events.append(_change(job, self._now))
+
+    def _settle_dependents(self) -> None:
+        """Release or fail what waited for the jobs that finished, and what waited for those, until nothing is left."""
+        while self._finished:
+            finished = {job.sequence: job for job in self._finished}
+            self._finished = []
+            for sequence, dependent in self._dependents(finished.keys()):
+                if dependent.state not in (JobState.SUBMITTED, JobState.PENDING):
+                    continue
+                if finished[sequence].state is JobState.FAILED:
+                    self._move(dependent, JobEvent.DEPENDENCY_FAILED, status_reason=REASON_DEPENDENCY_FAILED)
+                    continue
+                dependent.dependencies_left -= 1
+                self._touched[dependent.key] = dependent
+                if dependent.dependencies_left == 0:
+                    self._move(dependent, JobEvent.DEPENDENCIES_MET)
+
+    def _dependents(self, sequences: Collection[int]) -> Iterable[tuple[int, Job]]:
+        for sequence, stored in self._storage.dependents(sequences):
+            job = self._adopt(stored)
+            yield sequence, job
+        for sequence in sequences:
+            for job in self._waiting_for.get(sequence, ()):
+                yield sequence, job
+
+    def _demand(self, job: Job) -> None:
+        self._touched[job.key] = job
+        demand = demand_on(job)
+        assert demand is not None
+        self._effects.demands.append(demand)
+
+    def _set_run(self, job: Job, run: Run) -> None:
+        job.run = run
+        job.version += 1
+        self._touched[job.key] = job
+
+    def _why_not(self, job: Job | None, proposal: Proposal) -> str:
+        """Return why a proposal is not true any more, or nothing."""
+        agent = self._agent(proposal.agent_id)
+        if job is None:
+            return "the job does not exist"
+        if job.state is not JobState.RUNNABLE or job.run is not None or job.version != proposal.version:
+            return "the job has changed"
+        if agent is None or not agent.live or agent.incarnation != proposal.incarnation:
+            return "the agent is not live with this incarnation"
+        return ""
+
+    # What is loaded
+
+    def _job(self, key: JobKey) -> Job | None:
+        if key not in self._jobs:
+            found = self._storage.jobs([key])
+            self._jobs[key] = found[0] if found else None
+        return self._jobs[key]
+
+    def _adopt(self, stored: Job) -> Job:
+        """Return this group's own picture of a job that was just read."""
+        known = self._jobs.get(stored.key)
+        if known is None:
+            self._jobs[stored.key] = known = stored
+        return known
+
+    def _jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
+        jobs = {job.key: self._adopt(job) for job in self._storage.jobs_of_agent(agent_id)}
+        jobs.update((job.key, job) for job in self._offered)
+        return [job for job in jobs.values() if job.run is not None and job.run.agent_id == agent_id]
+
+    def _queue(self, key: QueueKey) -> QueueCopy | None:
+        if key not in self._queues:
+            self._queues[key] = self._storage.queue(key)
+        return self._queues[key]
+
+    def _agent(self, agent_id: AgentId) -> AgentRecord | None:
+        if agent_id not in self._agents:
+            self._agents[agent_id] = self._storage.agent(agent_id)
+        return self._agents[agent_id]
+
+    def _put_agent(self, agent: AgentRecord) -> None:
+        self._agents[agent.agent_id] = agent
+        self._changes.agents.append(agent)
+
+    @staticmethod
+    def _is_asked_for(job: Job) -> bool:
+        """Return whether an accepted CancelJob or TerminateJob has not been carried out yet."""
+        return job.cancelled or job.terminated
+
+
+def _change(job: Job, now_ms: int) -> JobChange:
+    return JobChange(
+        key=job.key,
+        job_name=job.job_name,
+        job_queue=job.job_queue,
+        state=job.state,
+        status_reason=job.status_reason,
+        at=now_ms,
+        attempts=job.attempts_made,
+        exit_code=job.exit_code,
+        reason=job.reason,
+        log_stream_name=job.log_stream_name,
+    )
+
+
+def _definition_name(arn: str) -> str:
+    return arn.rpartition("/")[2].rpartition(":")[0]
