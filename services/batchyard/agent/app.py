@@ -130,7 +130,8 @@ class _Agent:
         self._ready = ready
         self._stopping = stopping
         self._capacity = config.offered_capacity()
-        self._logs = LogFolder(config.log_folder or config.folder / "logs")
+        # Whole paths: the launcher, which opens the files, stands in another folder.
+        self._logs = LogFolder((config.log_folder or config.folder / "logs").resolve())
         self._keeper = IdentityKeeper(config.folder)
 
     async def run(self) -> None:
