@@ -165,3 +165,23 @@ def test_an_unknown_log_is_not_found(logs: LogFolder) -> None:
     with pytest.raises(FileNotFoundError):
         logs.finish(NAMESPACE, STREAM)
     assert len(logs.marks(NAMESPACE, STREAM)) == 0
+
+
+def test_a_segment_whose_mark_was_lost_is_marked_when_it_comes_again(logs: LogFolder) -> None:
+    logs.append(NAMESPACE, STREAM, 0, b"abc", 1000)
+    logs.path(NAMESPACE, STREAM).with_suffix(".marks").unlink()
+    logs.append(NAMESPACE, STREAM, 0, b"abc", 2000)
+    with logs.open(NAMESPACE, STREAM) as log:
+        assert log.read(0, 3) == b"abc"
+
+
+def test_the_state_changes_when_more_shows(logs: LogFolder) -> None:
+    logs.create(NAMESPACE, STREAM)
+    states = [logs.state(NAMESPACE, STREAM)]
+    write(logs, b"abc")
+    assert logs.state(NAMESPACE, STREAM) == states[-1]
+    logs.mark(NAMESPACE, STREAM, 3, 1000)
+    states.append(logs.state(NAMESPACE, STREAM))
+    logs.finish(NAMESPACE, STREAM)
+    states.append(logs.state(NAMESPACE, STREAM))
+    assert len(set(states)) == 3

@@ -26,6 +26,10 @@ _FINISHED_MODE: Final = 0o440
 _OWNER_WRITE: Final = 0o200
 
 
+class LogNameError(ValueError):
+    """A namespace or log stream name that no log can have."""
+
+
 class LogGapError(ValueError):
     """A segment that begins after the end of what is held."""
 
@@ -100,7 +104,7 @@ class LogReader:
 class LogFolder:
     """The logs under one folder. All methods do file I/O on the spot; one process at a time writes a log.
 
-    Every method raises ValueError for a namespace that is not 12 digits, or a stream name that has anything but
+    Every method raises LogNameError for a namespace that is not 12 digits, or a stream name that has anything but
     components of letters, digits, hyphens and underscores between slashes: no name leads out of the folder.
     """
 
@@ -159,6 +163,14 @@ class LogFolder:
         """Return whether a log is complete. Raises FileNotFoundError for an unknown one."""
         return not self.path(namespace, stream).stat().st_mode & _OWNER_WRITE
 
+    def state(self, namespace: str, stream: str) -> tuple[int, int]:
+        """Return what changes whenever more of a log shows. Raises FileNotFoundError for an unknown one."""
+        mode = self.path(namespace, stream).stat().st_mode
+        try:
+            return mode, self._file(namespace, stream, ".marks").stat().st_size
+        except FileNotFoundError:
+            return mode, 0
+
     def append(self, namespace: str, stream: str, offset: int, data: bytes, time_ms: int) -> int:
         """Append a segment that begins at `offset` of the original, and mark it; return the length then held.
 
@@ -170,13 +182,16 @@ class LogFolder:
         held = status.st_size
         if offset > held:
             raise LogGapError(held)
-        fresh = data[held - offset :]
-        if not fresh or not status.st_mode & _OWNER_WRITE:
+        if not status.st_mode & _OWNER_WRITE:
             return held
-        with open(path, "ab") as file:
-            file.write(fresh)
-        held += len(fresh)
-        self.mark(namespace, stream, held, time_ms)
+        fresh = data[held - offset :]
+        if fresh:
+            with open(path, "ab") as file:
+                file.write(fresh)
+            held += len(fresh)
+        if held:
+            # Also for bytes that are held already: a crash may have come between them and their mark.
+            self.mark(namespace, stream, held, time_ms)
         return held
 
     def sync(self, namespace: str, stream: str) -> None:
@@ -209,9 +224,9 @@ class LogFolder:
 
     def _file(self, namespace: str, stream: str, suffix: str) -> Path:
         if not _NAMESPACE.fullmatch(namespace):
-            raise ValueError(f"not a namespace: {namespace!r}")
+            raise LogNameError(f"not a namespace: {namespace!r}")
         if not _STREAM.fullmatch(stream):
-            raise ValueError(f"not a log stream name: {stream!r}")
+            raise LogNameError(f"not a log stream name: {stream!r}")
         return self._root / namespace / f"{stream}{suffix}"
 
 

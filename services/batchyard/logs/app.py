@@ -1,0 +1,38 @@
+"""Puts the logs service together."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from anyio import to_thread
+
+from batchyard.api.agent.v1 import log_ingest_service_pb2
+from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import add_LogIngestServiceServicer_to_server
+from batchyard.api.operations.v1 import logs_service_pb2
+from batchyard.api.operations.v1.logs_service_pb2_grpc import add_LogsServiceServicer_to_server
+from batchyard.domain.clock import Clock
+from batchyard.logs.arrivals import Arrivals
+from batchyard.logs.ingest import LogIngestServicer
+from batchyard.logs.service import LogsServicer
+from batchyard.rpc.server import Service
+from batchyard.storage.log_files import LogFolder
+
+
+@asynccontextmanager
+async def open_logs(*, folder: Path, clock: Clock) -> AsyncIterator[Sequence[Service]]:
+    """Open the logs in a folder, which is made if need be, for reading and for shipping to."""
+    await to_thread.run_sync(partial(folder.mkdir, parents=True, exist_ok=True))
+    logs, arrivals = LogFolder(folder), Arrivals()
+    reading = LogsServicer(logs, arrivals)
+    ingest = LogIngestServicer(logs, arrivals, clock)
+    yield [
+        Service(
+            logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"],
+            partial(add_LogsServiceServicer_to_server, reading),
+        ),
+        Service(
+            log_ingest_service_pb2.DESCRIPTOR.services_by_name["LogIngestService"],
+            partial(add_LogIngestServiceServicer_to_server, ingest),
+        ),
+    ]

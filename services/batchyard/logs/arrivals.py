@@ -1,0 +1,28 @@
+"""Waking those who follow a log when something comes for it."""
+
+import asyncio
+from typing import Final
+from weakref import WeakValueDictionary
+
+LogName = tuple[str, str]
+"""Namespace and log stream name."""
+
+
+class Arrivals:
+    """Events that happen when a log grows by what this process writes."""
+
+    def __init__(self) -> None:
+        self._awaited: Final[WeakValueDictionary[LogName, asyncio.Event]] = WeakValueDictionary()
+
+    def next(self, name: LogName) -> asyncio.Event:
+        """Return what will be set when something comes for a log from now on."""
+        event = self._awaited.get(name)
+        if event is None or event.is_set():
+            event = self._awaited[name] = asyncio.Event()
+        return event
+
+    def announce(self, name: LogName) -> None:
+        """Say that something has come for a log."""
+        event = self._awaited.get(name)
+        if event is not None:
+            event.set()

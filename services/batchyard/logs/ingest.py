@@ -1,0 +1,64 @@
+"""Takes what agents ship of their jobs' logs."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc.aio
+from anyio import to_thread
+
+from batchyard.api.agent.v1 import log_ingest_service_pb2 as pb
+from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceServicer
+from batchyard.domain.clock import Clock
+from batchyard.domain.errors import InvalidRequestError, UnavailableError
+from batchyard.logs.arrivals import Arrivals, LogName
+from batchyard.storage.log_files import LogFolder, LogGapError, LogNameError
+
+
+class LogIngestServicer(LogIngestServiceServicer):
+    """Appends segments to the logs in a folder; what it acknowledges is on disk."""
+
+    def __init__(self, folder: LogFolder, arrivals: Arrivals, clock: Clock) -> None:
+        self._folder = folder
+        self._arrivals = arrivals
+        self._clock = clock
+
+    async def ShipLogs(  # noqa: N802 - the name of the RPC
+        self, request_iterator: AsyncIterator[pb.ShipLogsRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ShipLogsResponse]:
+        """Answer each message, once its segments are on disk, with how much is held of each log that it names."""
+        async for request in request_iterator:
+            try:
+                positions = await to_thread.run_sync(self._store, request.segments)
+            except LogNameError as error:
+                raise InvalidRequestError(str(error), field="segments") from error
+            except OSError as error:
+                raise UnavailableError(f"the logs cannot be written: {error.strerror}") from error
+            for position in positions:
+                self._arrivals.announce((position.namespace, position.log_stream_name))
+            yield pb.ShipLogsResponse(positions=positions)
+
+    def _store(self, segments: Sequence[pb.LogSegment]) -> list[pb.LogPosition]:
+        held: dict[LogName, int] = {}
+        for segment in segments:
+            name = (segment.namespace, segment.log_stream_name)
+            held[name] = self._append(name, segment)
+        for name in held:
+            self._folder.sync(*name)
+        return [
+            pb.LogPosition(
+                namespace=name[0], log_stream_name=name[1], offset=offset, final=self._folder.is_finished(*name)
+            )
+            for name, offset in held.items()
+        ]
+
+    def _append(self, name: LogName, segment: pb.LogSegment) -> int:
+        """Append a segment; return how much is then held, also of a log of which something before it is missing."""
+        # An agent's clock may be ahead of ours, but nothing was printed after now.
+        time_ms = min(segment.read_at_ms, self._clock.now_ms())
+        try:
+            held = self._folder.append(*name, segment.offset, segment.data, time_ms)
+        except LogGapError as gap:
+            return gap.held
+        if segment.final:
+            self._folder.finish(*name)
+        return held

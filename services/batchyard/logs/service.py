@@ -1,0 +1,111 @@
+"""Serves logs: page by page as CloudWatch does, and as a stream that follows a job."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import anyio
+import grpc.aio
+from anyio import to_thread
+
+from batchyard.api.operations.v1 import logs_service_pb2 as pb
+from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceServicer
+from batchyard.domain.errors import InvalidRequestError, NotFoundError
+from batchyard.domain.names import LOG_GROUP
+from batchyard.logs.arrivals import Arrivals, LogName
+from batchyard.logs.pages import EVENTS_MAX, Direction, Event, Page, PageRequest, Token, parse_token, read_page
+from batchyard.rpc.identity import caller_of
+from batchyard.storage.log_files import LogFolder, LogNameError
+
+POLL_INTERVAL_S: Final = 0.1
+"""How often a followed log that other processes write is looked at."""
+FOLLOWED_EVENTS_MAX: Final = 1000
+"""The most events that a message of a followed log carries."""
+
+
+class LogsServicer(LogsServiceServicer):
+    """Reads the logs in a folder, which agents of this host may be writing to."""
+
+    def __init__(self, folder: LogFolder, arrivals: Arrivals, *, poll_interval_s: float = POLL_INTERVAL_S) -> None:
+        self._folder = folder
+        self._arrivals = arrivals
+        self._poll_interval_s = poll_interval_s
+
+    async def GetLogEvents(  # noqa: N802 - the name of the RPC
+        self, request: pb.GetLogEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetLogEventsResponse:
+        """Read a page of a log stream."""
+        if request.HasField("log_group_name") and request.log_group_name != LOG_GROUP:
+            raise NotFoundError("The specified log group does not exist.")
+        name = (caller_of(context).namespace, request.log_stream_name)
+        page, _ = await to_thread.run_sync(self._read, name, _page_request(request))
+        return pb.GetLogEventsResponse(
+            events=[_message(event) for event in page.events],
+            next_forward_token=str(page.forward_token),
+            next_backward_token=str(page.backward_token),
+        )
+
+    async def FollowLogEvents(  # noqa: N802 - the name of the RPC
+        self, request: pb.FollowLogEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.FollowLogEventsResponse]:
+        """Send a log stream from its beginning until it has ended."""
+        name = (caller_of(context).namespace, request.log_stream_name)
+        position = 0
+        while True:
+            arrival = self._arrivals.next(name)
+            seen = await to_thread.run_sync(self._state, name)
+            wanted = PageRequest(token=Token(Direction.FORWARD, position), limit=FOLLOWED_EVENTS_MAX)
+            page, is_all = await to_thread.run_sync(self._read, name, wanted)
+            if page.events:
+                yield pb.FollowLogEventsResponse(events=[_message(event) for event in page.events])
+                position = page.end
+            if is_all:
+                return
+            if not page.events:
+                await self._wait_for_more(name, seen, arrival)
+
+    async def _wait_for_more(self, name: LogName, seen: tuple[int, int], arrival: asyncio.Event) -> None:
+        while not arrival.is_set() and await to_thread.run_sync(self._state, name) == seen:
+            with anyio.move_on_after(self._poll_interval_s):
+                await arrival.wait()
+
+    def _state(self, name: LogName) -> tuple[int, int]:
+        with _stream_is_known():
+            return self._folder.state(*name)
+
+    def _read(self, name: LogName, request: PageRequest) -> tuple[Page, bool]:
+        """Read a page, and tell whether it is the end of a finished log."""
+        with _stream_is_known(), self._folder.open(*name) as log:
+            page = read_page(log, request)
+            return page, log.is_finished and page.end >= log.end
+
+
+@contextmanager
+def _stream_is_known() -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, LogNameError):
+        raise NotFoundError("The specified log stream does not exist.") from None
+
+
+def _page_request(request: pb.GetLogEventsRequest) -> PageRequest:
+    limit = request.limit if request.HasField("limit") else EVENTS_MAX
+    if not 1 <= limit <= EVENTS_MAX:
+        bound = "greater than or equal to 1" if limit < 1 else f"less than or equal to {EVENTS_MAX}"
+        raise InvalidRequestError(
+            f"1 validation error detected: Value '{limit}' at 'limit' failed to satisfy constraint: "
+            f"Member must have value {bound}",
+            field="limit",
+        )
+    return PageRequest(
+        token=parse_token(request.next_token) if request.next_token else None,
+        from_head=request.start_from_head,
+        start_ms=request.start_time if request.HasField("start_time") else None,
+        end_ms=request.end_time if request.HasField("end_time") else None,
+        limit=limit,
+    )
+
+
+def _message(event: Event) -> pb.LogEvent:
+    return pb.LogEvent(timestamp=event.time_ms, message=event.message, ingestion_time=event.time_ms)
