@@ -59,7 +59,8 @@ def test_a_full_round(aws: Aws) -> None:
     listed = aws("batch", "list-jobs", "--job-queue", "q", "--job-status", "SUCCEEDED")["jobSummaryList"]
     assert [summary["jobId"] for summary in listed] == [job_id]
     stream = ("--log-group-name", "/aws/batch/job", "--log-stream-name", job["container"]["logStreamName"])
-    assert [event["message"] for event in aws("logs", "get-log-events", *stream)["events"]] == ["hello"]
+    events = eventually(lambda: aws("logs", "get-log-events", *stream)["events"], "the log of the job")
+    assert [event["message"] for event in events] == ["hello"]
 
     aws("batch", "update-job-queue", "--job-queue", "q", "--state", "DISABLED")
     aws("batch", "delete-job-queue", "--job-queue", "q")

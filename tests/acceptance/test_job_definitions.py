@@ -62,7 +62,7 @@ def test_registers_a_definition_and_returns_every_member(account: Account) -> No
     [
         ({"vcpus": 0}, "vCPU"),
         ({"memory": 3}, "Memory must be at least 4 Mib, got 3 Mib."),
-        ({"image": ""}, "image"),
+        ({"image": ""}, "ECS Container Image must be provided."),
         ({"environment": [{"name": "AWS_BATCH_X", "value": "1"}]}, "AWS_BATCH"),
         ({"resourceRequirements": [{"type": "VCPU", "value": "1"}]}, "Cannot use both"),
     ],

@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
@@ -189,10 +189,12 @@ async def test_reflection_lists_the_public_services_and_knows_their_messages(nat
     listed = {service.name for service in answers[0].list_services_response.service}
     assert listed >= PUBLIC_SERVICES | {"grpc.health.v1.Health"}
     assert not {name for name in listed if name.startswith("batchyard.")} - PUBLIC_SERVICES
-    pool = DescriptorPool()
-    for serialized in reversed(answers[1].file_descriptor_response.file_descriptor_proto):
-        pool.AddSerializedFile(serialized)
-    assert "job_queue" in pool.FindMessageTypeByName("batchyard.api.jobs.v1.SubmitJobRequest").fields_by_name
+    files = [
+        FileDescriptorProto.FromString(serialized)
+        for serialized in answers[1].file_descriptor_response.file_descriptor_proto
+    ]
+    fields = {message.name: [field.name for field in message.field] for file in files for message in file.message_type}
+    assert "job_queue" in fields["SubmitJobRequest"]
 
 
 async def test_the_health_service_says_serving(native: NativeClient) -> None:

@@ -108,9 +108,18 @@ class Account:
         ]
         return [summary["jobId"] for summary in summaries]
 
-    def log_lines(self, job: "JobDetailTypeDef") -> list[str]:
-        """Return what the latest attempt of a job printed, once that has reached the logs service."""
-        return self.stream_lines(job["container"]["logStreamName"])
+    def log_lines(self, job: "JobDetailTypeDef", complete: Callable[[list[str]], bool] = bool) -> list[str]:
+        """Return what the latest attempt of a job printed; logs come after the end of the job, so wait for enough."""
+        return self.lines_of(job["container"]["logStreamName"], complete)
+
+    def lines_of(self, log_stream_name: str, complete: Callable[[list[str]], bool] = bool) -> list[str]:
+        """Return what a log stream holds, once that is complete; by default, once it is something."""
+
+        def enough() -> list[str] | None:
+            lines = self.stream_lines(log_stream_name)
+            return lines if complete(lines) else None
+
+        return eventually(enough, f"all of the log {log_stream_name}")
 
     def stream_lines(self, log_stream_name: str) -> list[str]:
         """Return all lines of a log stream, page by page."""

@@ -121,7 +121,8 @@ def scheduler(
     log_level: str,
 ) -> None:
     """Decide which job runs next, and on which agent."""
-    from batchyard.scheduler.app import SchedulerConfig, open_scheduler
+    from batchyard.scheduler.app import open_scheduler
+    from batchyard.scheduler.config import SchedulerConfig
 
     configure_logging(log_format, log_level)
 

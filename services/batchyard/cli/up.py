@@ -11,8 +11,6 @@ from typing import Final
 
 import click
 import grpc.aio
-from batchyard.logs.app import open_logs
-from batchyard.scheduler.app import SchedulerConfig, open_scheduler
 
 from batchyard.cli import options
 from batchyard.cli.defaults import create_defaults_once
@@ -27,9 +25,12 @@ from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import Upstreams
 from batchyard.jobstore.app import open_job_store
+from batchyard.logs.app import open_logs
 from batchyard.registry.app import open_registry
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.server import InProcessEndpoint, Service, serve_grpc
+from batchyard.scheduler.app import open_scheduler
+from batchyard.scheduler.config import SchedulerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +179,5 @@ def up(
         bare=bare,
         agent_arguments=None if no_agent else agent_arguments,
     )
-    order = "lower" if compat is Compat.SEED else "higher"
-    _log.info("queues with the %s priority number are served first", order, extra={"compat": compat.value})
     with config.folder.locked("registry", "jobstore", "logs"):
         serve(lambda: open_installation(config))
