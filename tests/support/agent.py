@@ -14,9 +14,10 @@ from typing import Any
 
 import anyio
 import grpc.aio
+import pytest
 
 from batchyard.agent.convert import fence_message, fence_of
-from batchyard.agent.launcher import tree, wire
+from batchyard.agent.launcher import detach, tree, wire
 from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
 from batchyard.agent.runtimes.launched import ProcessSettings
@@ -94,7 +95,7 @@ def offer_message(offer: Offer) -> run_pb2.RunOffer:
 async def eventually(condition: Callable[[], Any], what: str = "") -> Any:
     """Return what the condition returns once that is true; fail if it never is."""
     with anyio.move_on_after(PATIENCE_S):
-        while not (value := condition()):
+        while not (value := condition()):  # noqa: ASYNC110 - what is waited for happens in other processes
             await anyio.sleep(0.01)
         return value
     raise AssertionError(f"never happened: {what or condition}")
@@ -124,6 +125,10 @@ def pids_with(mark: str) -> list[int]:
             if mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
+
+
+NEEDS_NAMESPACES = pytest.mark.skipif(not detach.can_unshare(), reason="kernel: PID namespaces are not to be had here")
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="kernel: only root may become another user")
 
 
 class LauncherClient:
@@ -274,7 +279,7 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
         """Return the last report about a run, if it is in this state."""
         for report in reversed(self.reports):
             if fence_of(report.fence) == fence:
-                return report if state is None or report.state == state else None
+                return report if state is None or int(report.state) == state else None
         return None
 
     async def done(self, fence: Fence) -> run_pb2.RunReport:
@@ -282,7 +287,7 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
         report: run_pb2.RunReport = await eventually(lambda: self.last(fence, RunState.DONE), f"{fence} is DONE")
         return report
 
-    async def Connect(  # type: ignore[override]  # noqa: N802
+    async def Connect(  # noqa: N802
         self,
         request_iterator: AsyncIterator[session_pb2.ConnectRequest],
         context: grpc.aio.ServicerContext[session_pb2.ConnectRequest, session_pb2.ConnectResponse],
@@ -321,7 +326,7 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
     def _take(self, reports: Sequence[run_pb2.RunReport], answer: session_pb2.ConnectResponse) -> None:
         for report in reports:
             self.reports.append(report)
-            if report.state in (RunState.DONE, RunState.REVOKED) and self.acknowledges:
+            if int(report.state) in (RunState.DONE, RunState.REVOKED) and self.acknowledges:
                 self.held.pop(fence_of(report.fence), None)
                 answer.acknowledged.append(report.fence)
         self._wake()

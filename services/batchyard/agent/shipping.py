@@ -84,9 +84,12 @@ class LogReel:
                 self._held[name] = position.offset
 
     def _segments(self, name: LogName, room: int) -> Iterator[ingest_pb2.LogSegment]:
+        # An empty log is shipped too: a job that runs has a log that can be read.
+        is_new = name not in self._held
         offset = self._held.get(name, 0)
         with suppress(FileNotFoundError), self._folder.open(*name) as log:
-            while room > 0 and (offset < log.end or log.is_finished):
+            while room > 0 and (offset < log.end or log.is_finished or is_new):
+                is_new = False
                 data = log.read(offset, offset + SEGMENT_BYTES_MAX)
                 is_final = log.is_finished and offset + len(data) >= log.end
                 yield ingest_pb2.LogSegment(

@@ -61,6 +61,11 @@ def _detach(program: str, encoded: str, options: Options) -> None:
     os.execvp(command[0], command)  # noqa: S606
 
 
+def can_unshare() -> bool:
+    """Tell whether this host lets us make PID namespaces."""
+    return _unshare() is not None
+
+
 def _unshare() -> list[str] | None:
     """Return the command that makes its argument PID 1 of a namespace, or None if this host allows none."""
     for flags in (_FLAGS, [*_AS_USER, *_FLAGS]):

@@ -330,7 +330,9 @@ class Launcher:
             self._cgroups.release(process.cgroup)
         self._folders.give_back(process.folder)
         exit_code = None if end is RunEnd.LOST else process.exit_code
-        self._ledger.finish(run, wire.now(), end, exit_code=exit_code, reason=OUT_OF_MEMORY if out_of_memory else "")
+        self._idle_since = wire.now()
+        reason = OUT_OF_MEMORY if out_of_memory else ""
+        self._ledger.finish(run, self._idle_since, end, exit_code=exit_code, reason=reason)
         return run
 
     def _others(self, process: Process) -> set[int]:
@@ -366,8 +368,8 @@ class Launcher:
             moments.append(self._ledger.lease_deadline)
         if now - self._disk_failed_at < _DISK_RETRY_S:
             moments.append(self._disk_failed_at + _DISK_RETRY_S)
-        if self._agent is None:
-            moments.append(now + 1.0)
+        if self._agent is None and now < self._idle_since + self._options.idle_s:
+            moments.append(self._idle_since + self._options.idle_s)
         nearest = min(moments, default=float("inf"))
         return None if nearest == float("inf") else max(0.0, nearest - now)
 
