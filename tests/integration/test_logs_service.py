@@ -206,6 +206,18 @@ async def test_what_is_shipped_wakes_its_followers(tmp_path: Path) -> None:
 # ShipLogs
 
 
+async def test_a_log_that_a_connected_agent_has_yet_to_ship_is_waited_for(service: Service) -> None:
+    shipping = service.ingest.ShipLogs()
+    await shipping.write(ingest_pb.ShipLogsRequest())
+    await shipping.read()
+    follow = service.logs.FollowLogEvents(pb.FollowLogEventsRequest(log_stream_name=STREAM))
+    reading = [asyncio.ensure_future(follow.read()), asyncio.ensure_future(service.page())]
+    await shipping.write(ingest_pb.ShipLogsRequest(segments=[segment(0, b"one\n", final=True)]))
+    assert [messages(answer) for answer in await asyncio.gather(*reading)] == [["one"], ["one"]]
+    await shipping.done_writing()
+    assert await shipping.read() is grpc.aio.EOF
+
+
 async def test_shipped_segments_are_held_and_can_be_read(service: Service) -> None:
     assert await service.ship(segment(0, b"one\n"), segment(4, b"two")) == [position(7)]
     assert messages(await service.page()) == ["one"]

@@ -1,6 +1,8 @@
 """Waking those who follow a log when something comes for it."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -13,6 +15,21 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._awaited: Final[WeakValueDictionary[LogName, asyncio.Event]] = WeakValueDictionary()
+        self._shippers = 0
+
+    @property
+    def expected(self) -> bool:
+        """Whether an agent is connected, so that a log that is not here may be on its way."""
+        return self._shippers > 0
+
+    @contextmanager
+    def shipping(self) -> Iterator[None]:
+        """Count an agent as connected for the length of the context."""
+        self._shippers += 1
+        try:
+            yield
+        finally:
+            self._shippers -= 1
 
     def next(self, name: LogName) -> asyncio.Event:
         """Return what will be set when something comes for a log from now on."""

@@ -26,16 +26,17 @@ class LogIngestServicer(LogIngestServiceServicer):
         self, request_iterator: AsyncIterator[pb.ShipLogsRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ShipLogsResponse]:
         """Answer each message, once its segments are on disk, with how much is held of each log that it names."""
-        async for request in request_iterator:
-            try:
-                positions = await to_thread.run_sync(self._store, request.segments)
-            except LogNameError as error:
-                raise InvalidRequestError(str(error), field="segments") from error
-            except OSError as error:
-                raise UnavailableError(f"the logs cannot be written: {error.strerror}") from error
-            for position in positions:
-                self._arrivals.announce((position.namespace, position.log_stream_name))
-            yield pb.ShipLogsResponse(positions=positions)
+        with self._arrivals.shipping():
+            async for request in request_iterator:
+                try:
+                    positions = await to_thread.run_sync(self._store, request.segments)
+                except LogNameError as error:
+                    raise InvalidRequestError(str(error), field="segments") from error
+                except OSError as error:
+                    raise UnavailableError(f"the logs cannot be written: {error.strerror}") from error
+                for position in positions:
+                    self._arrivals.announce((position.namespace, position.log_stream_name))
+                yield pb.ShipLogsResponse(positions=positions)
 
     def _store(self, segments: Sequence[pb.LogSegment]) -> list[pb.LogPosition]:
         held: dict[LogName, int] = {}

@@ -20,6 +20,8 @@ from batchyard.storage.log_files import LogFolder, LogNameError
 
 POLL_INTERVAL_S: Final = 0.1
 """How often a followed log that other processes write is looked at."""
+ARRIVAL_PATIENCE_S: Final = 5.0
+"""How long a log that agents ship may take to arrive: a job may name it, and even have ended, before that."""
 FOLLOWED_EVENTS_MAX: Final = 1000
 """The most events that a message of a followed log carries."""
 
@@ -39,6 +41,7 @@ class LogsServicer(LogsServiceServicer):
         if request.HasField("log_group_name") and request.log_group_name != LOG_GROUP:
             raise NotFoundError("The specified log group does not exist.")
         name = (caller_of(context).namespace, request.log_stream_name)
+        await self._await_first(name)
         page, _ = await to_thread.run_sync(self._read, name, _page_request(request))
         return pb.GetLogEventsResponse(
             events=[_message(event) for event in page.events],
@@ -51,6 +54,7 @@ class LogsServicer(LogsServiceServicer):
     ) -> AsyncIterator[pb.FollowLogEventsResponse]:
         """Send a log stream from its beginning until it has ended."""
         name = (caller_of(context).namespace, request.log_stream_name)
+        await self._await_first(name)
         position = 0
         while True:
             arrival = self._arrivals.next(name)
@@ -65,10 +69,28 @@ class LogsServicer(LogsServiceServicer):
             if not page.events:
                 await self._wait_for_more(name, seen, arrival)
 
+    async def _await_first(self, name: LogName) -> None:
+        """Give a log that is not here the time to arrive, if it may be on its way."""
+        if not self._arrivals.expected:
+            return
+        with anyio.move_on_after(ARRIVAL_PATIENCE_S):
+            while True:
+                arrival = self._arrivals.next(name)
+                if await to_thread.run_sync(self._is_here, name):
+                    return
+                await arrival.wait()
+
     async def _wait_for_more(self, name: LogName, seen: tuple[int, int], arrival: asyncio.Event) -> None:
         while not arrival.is_set() and await to_thread.run_sync(self._state, name) == seen:
             with anyio.move_on_after(self._poll_interval_s):
                 await arrival.wait()
+
+    def _is_here(self, name: LogName) -> bool:
+        try:
+            return self._folder.path(*name).exists()
+        except LogNameError:
+            # Reading it says so; there is nothing to wait for.
+            return True
 
     def _state(self, name: LogName) -> tuple[int, int]:
         with _stream_is_known():
