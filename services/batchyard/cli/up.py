@@ -61,8 +61,8 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
     """Start everything, from the inside out; yield the ready line. The entrance is the first thing that closes."""
     inside = InProcessEndpoint()
     async with AsyncExitStack() as running:
-        scheduling, others = await _open_services(config, inside.channel, running)
-        await running.enter_async_context(inside.serve([*scheduling, *others], drain_s=DRAIN_S))
+        await running.enter_async_context(inside.serve(drain_s=DRAIN_S))
+        scheduling = await _open_services(config, inside, running)
         if not config.bare:
             caller = Caller(config.gateway.account, config.gateway.region)
             await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
@@ -78,33 +78,32 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
         yield f"batchyard ready {addresses.http} {addresses.grpc}"
 
 
-async def _open_services(
-    config: UpConfig, channel: grpc.aio.Channel, running: AsyncExitStack
-) -> tuple[Sequence[Service], Sequence[Service]]:
-    """Open the four services, which call each other through the channel; return the scheduler's, and the others."""
-    clock = SystemClock()
-    registry = open_registry(
-        database=config.folder.registry_database,
-        job_store=channel,
-        clock=clock,
-        durable=config.durable,
-        compat=config.compat,
+async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: AsyncExitStack) -> Sequence[Service]:
+    """Open the four services in the order in which they need each other; return what the scheduler serves."""
+    clock, channel = SystemClock(), inside.channel
+    openings = (
+        open_registry(
+            database=config.folder.registry_database,
+            job_store=channel,
+            clock=clock,
+            durable=config.durable,
+            compat=config.compat,
+        ),
+        open_job_store(
+            database=config.folder.job_database,
+            registry=channel,
+            clock=clock,
+            durable=config.durable,
+            compat=config.compat,
+        ),
+        open_logs(folder=config.folder.logs, clock=clock),
+        open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
     )
-    job_store = open_job_store(
-        database=config.folder.job_database,
-        registry=channel,
-        clock=clock,
-        durable=config.durable,
-        compat=config.compat,
-    )
-    logs = open_logs(folder=config.folder.logs, clock=clock)
-    others = [
-        service for opening in (registry, job_store, logs) for service in await running.enter_async_context(opening)
-    ]
-    scheduler = open_scheduler(
-        job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)
-    )
-    return await running.enter_async_context(scheduler), others
+    services: Sequence[Service] = ()
+    for opening in openings:
+        services = await running.enter_async_context(opening)
+        inside.add(services)
+    return services
 
 
 @asynccontextmanager

@@ -97,11 +97,19 @@ class InProcessEndpoint:
         self._server = InProcessServer([self._draining, *default_interceptors()])
         self.channel: grpc.aio.Channel = InProcessChannel(self._server)
 
-    @asynccontextmanager
-    async def serve(self, services: Sequence[Service], *, drain_s: float = DRAIN_S) -> AsyncIterator[None]:
-        """Serve on the channel, once, for the length of the context; it ends as that of `serve_grpc` does."""
+    def add(self, services: Sequence[Service]) -> None:
+        """Add services to what is served, or will be."""
         for service in services:
             service.register(self._server)
+
+    @asynccontextmanager
+    async def serve(self, services: Sequence[Service] = (), *, drain_s: float = DRAIN_S) -> AsyncIterator[None]:
+        """Serve on the channel, once, for the length of the context; it ends as that of `serve_grpc` does.
+
+        Services that are opened one after the other within the context, and added, find those they talk to from the
+        beginning to the end.
+        """
+        self.add(services)
         healthiness = await _add_health(self._server, [service.descriptor.full_name for service in services])
         await self._server.start()
         try:
