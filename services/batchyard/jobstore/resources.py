@@ -145,7 +145,7 @@ class ResourceCopies:
 
     async def _read_watch(self, *, until_caught_up: bool) -> None:
         request = WatchResourcesRequest(kinds=[WatchedKind.RESOURCE_KIND_JOB_QUEUE], after_revision=self._revision)
-        call = self._watches.WatchResources(request)
+        call = self._watches.WatchResources(request, wait_for_ready=True)
         try:
             async for message in call:
                 await self._take_what_can_be(message.changes)
