@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import grpc.aio
 
 from batchyard.cli import options
 from batchyard.cli.defaults import create_defaults_once
