@@ -100,6 +100,8 @@ class TestInProcessChannel(ChannelContract):
         return server, rpc.Stub(InProcessChannel(server))
 
 
+# One loop for all: what gRPC still has to say to the closed loop of an earlier test disturbs later ones.
+@pytest.mark.asyncio(loop_scope="session")
 class TestSocketChannel(ChannelContract):
     @pytest.fixture
     def serving(self) -> Transport:

@@ -17,6 +17,9 @@ from batchyard.rpc.connection import open_channel
 from batchyard.rpc.server import InProcessEndpoint, ServerOptions, Service, serve_grpc
 from support.rpc import failure_of
 
+# One loop for all: what gRPC still has to say to the closed loop of an earlier test disturbs later ones.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 NAME = "batchyard.api.operations.v1.LogsService"
 LOOPBACK = "127.0.0.1:0"
 
