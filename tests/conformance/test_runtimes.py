@@ -12,7 +12,7 @@ from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.storage.log_files import LogFolder
-from support.agent import NEEDS_NAMESPACES, pids_with
+from support.agent import NEEDS_NAMESPACES, eventually, pids_with
 from support.docker import containers_of, docker_host, run_container
 
 pytest.register_assert_rewrite("conformance.runtime_contract")

@@ -40,7 +40,7 @@ class Reconciler:
                 forgotten.append(fence)
             elif self._disown(fence):
                 kills.append((fence, 0.0))
-        return Orders(offers, revocations, kills, forgotten)
+        return Orders(tuple(offers), tuple(revocations), tuple(kills), tuple(forgotten))
 
     def observe(self, records: Iterable[RunRecord]) -> Orders:
         """Take what the runtime tells, each of which is to be reported; return what it may forget at once."""
@@ -54,11 +54,11 @@ class Reconciler:
             elif newest.is_final:
                 self._drop(record.fence)
                 forgotten.append(record.fence)
-        return Orders(forgotten=forgotten)
+        return Orders(forgotten=tuple(forgotten))
 
     def end_all(self, grace_s: float) -> Orders:
         """Return what ends every run."""
-        return Orders(kills=[(fence, grace_s) for fence, run in self._runs.items() if not run.is_final])
+        return Orders(kills=tuple((fence, grace_s) for fence, run in self._runs.items() if not run.is_final))
 
     def is_quiet(self) -> bool:
         """Tell whether no run is left that runs or may start."""
