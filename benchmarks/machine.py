@@ -24,19 +24,17 @@ def system() -> dict[str, object]:
 
 def processes_of(installation: Installation) -> dict[str, int]:
     """Return the pids of `up`, of its agent and of the agent's launcher, as far as they run, by role."""
-    up = installation.processes["up"].pid
-    pids = {"control plane": up}
-    folder = str(installation.folder)
+    pids = {"control plane": installation.processes["up"].pid}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if any(word.startswith(folder) for word in words):
+        if "python" in words[0] and any(str(installation.folder) in word for word in words):
             if "batchyard.cli" in words and "agent" in words:
                 pids["agent"] = int(entry.name)
-            elif any("launcher" in word for word in words):
-                pids["launcher"] = max(pids.get("launcher", 0), int(entry.name))
+            elif any("launcher/__main__" in word for word in words):
+                pids["launcher"] = int(entry.name)
     return pids
 
 
