@@ -4,7 +4,7 @@ import ctypes
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal, cast
 import anyio
 
 from batchyard.agent.host import (
+    LOCK_PATIENCE_S,
     AgentStartError,
     IdentityKeeper,
     capacity_of_host,
@@ -69,6 +70,8 @@ class AgentConfig:
     """Network of containers; None: the engine's default."""
     installation: str = "batchyard"
     """Name of the installation, in the names and labels of containers."""
+    lock_patience_s: float = LOCK_PATIENCE_S
+    """How long to wait for another agent on the same folder to end."""
     process: ProcessSettings = field(default=ProcessSettings())
 
     def problems(self) -> list[str]:
@@ -115,12 +118,18 @@ async def run_agent(config: AgentConfig, *, ready: Callable[[], None], clock: Cl
         finally:
             stopping.set()
 
-    async with locked_folder(config.folder), anyio.create_task_group() as outer:
+    failures: list[AgentStartError] = []
+    async with locked_folder(config.folder, config.lock_patience_s), anyio.create_task_group() as outer:
         outer.start_soon(notice_cancellation)
         # The agent's own work ends in order, after it has seen to its jobs, and not wherever it happens to be.
         with anyio.CancelScope(shield=True):
-            await _Agent(config, clock or SystemClock(), ready, stopping).run()
+            try:
+                await _Agent(config, clock or SystemClock(), ready, stopping).run()
+            except* AgentStartError as group:
+                failures += _leaves(group)
         outer.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
 
 
 class _Agent:
@@ -199,6 +208,14 @@ class _Agent:
                 settings=config.process,
             ) as process_runtime:
                 yield process_runtime
+
+
+def _leaves(group: ExceptionGroup[AgentStartError]) -> Iterator[AgentStartError]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _stop_with_parent() -> None:

@@ -76,7 +76,7 @@ class IdentityKeeper:
 
 
 @asynccontextmanager
-async def locked_folder(folder: Path, patience_s: float = LOCK_PATIENCE_S) -> AsyncIterator[None]:
+async def locked_folder(folder: Path, patience_s: float) -> AsyncIterator[None]:
     """Own an agent's folder, made if need be, for the length of the context.
 
     Waits for an agent that is just ending; raises AgentStartError, with its process id, if it stays.

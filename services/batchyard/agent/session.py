@@ -47,14 +47,19 @@ class Session:
         runtime: Runtime,
         clock: Clock,
         welcomed: Callable[[], None],
+        heard: Callable[[], None],
     ) -> None:
-        """`register` makes a registration that lacks the runs; `welcomed` is called at every welcome."""
+        """`register` makes a registration that lacks the runs.
+
+        `welcomed` is called at every welcome, `heard` after every message that was dealt with.
+        """
         self._stub = stub
         self._register = register
         self._reconciler = reconciler
         self._runtime = runtime
         self._clock = clock
         self._welcomed = welcomed
+        self._heard = heard
         self._something_to_send = anyio.Event()
         self._heartbeat = 0
         self._sent_at: dict[int, float] = {}
@@ -148,6 +153,7 @@ class Session:
             await self._runtime.carry_out(orders)
         if self._reconciler.has_reports():
             self.wake()
+        self._heard()
 
     async def _renew_lease(self, heartbeat: int, lease_s: float) -> None:
         sent_at = self._sent_at.pop(heartbeat, None)

@@ -67,6 +67,7 @@ class Shift:
             runtime=runtime,
             clock=clock,
             welcomed=welcomed,
+            heard=self._notify,
         )
 
     async def run(self, stopping: anyio.Event, *, stop_jobs: bool) -> None:
@@ -102,8 +103,7 @@ class Shift:
         if orders:
             await self._runtime.carry_out(orders)
         self._session.wake()
-        self._news.set()
-        self._news = anyio.Event()
+        self._notify()
 
     async def _keep_session(self) -> None:
         while True:
@@ -122,6 +122,10 @@ class Shift:
             await self._until(self._reconciler.is_quiet)
             await self._until(self._reconciler.is_empty)
         await self._runtime.release()
+
+    def _notify(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
