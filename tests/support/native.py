@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceStub
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
