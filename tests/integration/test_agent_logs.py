@@ -1,0 +1,166 @@
+"""Logs of running and ended jobs: marked, completed, shipped, and deleted only when they are held elsewhere."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc.aio
+import pytest
+
+from batchyard.agent.launcher.ledger import RunState
+from batchyard.agent.logs import LogTracker
+from batchyard.agent.shipping import REQUEST_BYTES_MAX, SEGMENT_BYTES_MAX, LogReel, ship_logs
+from batchyard.agent.state import RunRecord
+from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
+from batchyard.api.agent.v1 import log_ingest_service_pb2_grpc as ingest_grpc
+from batchyard.rpc.clock import SystemClock
+from batchyard.storage.log_files import LogFolder
+from support.agent import NAMESPACE, eventually
+
+STREAM = "definition/default/1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LogFolder:
+    return LogFolder(tmp_path / "logs")
+
+
+def a_record(state: RunState, stream: str = STREAM) -> RunRecord:
+    return RunRecord((1, 1), state, NAMESPACE, "job", stream)
+
+
+def shows(folder: LogFolder, content: bytes) -> bool:
+    return shown(folder) == content
+
+
+def shown(folder: LogFolder) -> bytes:
+    with folder.open(NAMESPACE, STREAM) as log:
+        return log.read(0, 1 << 20)
+
+
+async def test_what_a_running_job_prints_shows_soon(folder: LogFolder) -> None:
+    path = folder.create(NAMESPACE, STREAM)
+    tracker = LogTracker(folder, SystemClock(), interval_s=0.01)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tracker.run)
+        await tracker.observe([a_record(RunState.STARTED)])
+        for expected in (b"one\n", b"one\ntwo\n"):
+            with path.open("ab") as file:
+                file.write(expected[-4:])
+            await eventually(partial(shows, folder, expected))
+        tasks.cancel_scope.cancel()
+    assert len(folder.marks(NAMESPACE, STREAM)) == 2
+
+
+async def test_the_log_of_an_ended_run_is_complete_at_once(folder: LogFolder) -> None:
+    folder.create(NAMESPACE, STREAM).write_bytes(b"all\n")
+    tracker = LogTracker(folder, SystemClock())
+    await tracker.observe([a_record(RunState.DONE)])
+    assert folder.is_finished(NAMESPACE, STREAM)
+    assert shown(folder) == b"all\n"
+
+
+async def test_a_run_without_a_log_is_no_trouble(folder: LogFolder) -> None:
+    await LogTracker(folder, SystemClock()).observe([a_record(RunState.REVOKED), a_record(RunState.DONE, "")])
+    assert list(folder.names()) == []
+
+
+def segments_of(reel: LogReel) -> list[tuple[int, bytes, bool]]:
+    return [(segment.offset, segment.data, segment.final) for segment in reel.next_segments()]
+
+
+def held(offset: int, *, final: bool = False) -> ingest_pb2.ShipLogsResponse:
+    position = ingest_pb2.LogPosition(namespace=NAMESPACE, log_stream_name=STREAM, offset=offset, final=final)
+    return ingest_pb2.ShipLogsResponse(positions=[position])
+
+
+def test_only_what_shows_and_is_not_held_is_shipped(folder: LogFolder) -> None:
+    folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
+    folder.mark(NAMESPACE, STREAM, 6, 1000)
+    reel = LogReel(folder)
+    assert segments_of(reel) == [(0, b"012345", False)]
+    reel.acknowledge(held(4))
+    assert segments_of(reel) == [(4, b"45", False)]
+    reel.acknowledge(held(6))
+    assert segments_of(reel) == []
+
+
+def test_a_complete_log_ends_with_a_final_segment_and_is_deleted_once_that_is_held(folder: LogFolder) -> None:
+    folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
+    folder.mark(NAMESPACE, STREAM, 10, 1000)
+    folder.finish(NAMESPACE, STREAM)
+    reel = LogReel(folder)
+    reel.acknowledge(held(10))
+    assert segments_of(reel) == [(10, b"", True)]
+    assert folder.path(NAMESPACE, STREAM).exists()
+    reel.acknowledge(held(10, final=True))
+    assert list(folder.names()) == []
+    assert not folder.path(NAMESPACE, STREAM).with_suffix(".marks").exists()
+
+
+def test_a_long_log_is_shipped_in_pieces(folder: LogFolder) -> None:
+    content = bytes(2 * REQUEST_BYTES_MAX)
+    folder.create(NAMESPACE, STREAM).write_bytes(content)
+    folder.finish(NAMESPACE, STREAM)
+    segments = LogReel(folder).next_segments()
+    assert max(len(segment.data) for segment in segments) == SEGMENT_BYTES_MAX
+    assert sum(len(segment.data) for segment in segments) <= REQUEST_BYTES_MAX
+    assert not any(segment.final for segment in segments)
+
+
+@dataclass
+class FakeLogs(ingest_grpc.LogIngestServiceServicer):
+    """A logs service that keeps what comes, and ends its first streams as told."""
+
+    failures: int = 0
+    content: dict[str, bytes] = field(default_factory=dict)
+
+    async def ShipLogs(self, request_iterator: Any, context: Any) -> AsyncIterator[ingest_pb2.ShipLogsResponse]:  # noqa: N802
+        async for request in request_iterator:
+            if self.failures:
+                self.failures -= 1
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+            response = ingest_pb2.ShipLogsResponse()
+            for segment in request.segments:
+                have = self.content.get(segment.log_stream_name, b"")
+                assert segment.offset <= len(have)
+                have += segment.data[len(have) - segment.offset :]
+                self.content[segment.log_stream_name] = have
+                response.positions.add(
+                    namespace=segment.namespace,
+                    log_stream_name=segment.log_stream_name,
+                    offset=len(have),
+                    final=segment.final,
+                )
+            yield response
+
+
+@asynccontextmanager
+async def shipping(folder: LogFolder, logs: FakeLogs) -> AsyncIterator[None]:
+    """Ship a folder to a service."""
+    server = grpc.aio.server()
+    ingest_grpc.add_LogIngestServiceServicer_to_server(logs, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, anyio.create_task_group() as tasks:
+        stub = ingest_grpc.LogIngestServiceStub(channel)
+        tasks.start_soon(lambda: ship_logs(stub, folder, interval_s=0.01))
+        yield
+        tasks.cancel_scope.cancel()
+    await server.stop(None)
+
+
+async def test_a_log_is_shipped_whole_and_then_deleted_here(folder: LogFolder) -> None:
+    logs = FakeLogs(failures=2)
+    content = b"line\n" * 300_000
+    folder.create(NAMESPACE, STREAM).write_bytes(content)
+    async with shipping(folder, logs):
+        folder.mark(NAMESPACE, STREAM, 5, 1000)
+        await eventually(lambda: logs.content.get(STREAM) == b"line\n")
+        folder.finish(NAMESPACE, STREAM)
+        await eventually(lambda: not list(folder.names()))
+    assert logs.content[STREAM] == content

@@ -1,0 +1,129 @@
+"""The journal of claims on a real disk: what survives, and what a torn or failing write does."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from batchyard.agent.launcher import journal as journal_module
+from batchyard.agent.launcher.journal import Journal, JournalError, read_journal
+from batchyard.agent.launcher.ledger import Ledger, Run, RunEnd, RunState
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "journal")
+
+
+def a_run(number: int) -> Run:
+    return Run((1, number), (1000, 64, 0), {"job_id": f"job-{number}"}, None)
+
+
+def claimed(journal: Journal, *numbers: int) -> list[Run]:
+    runs = [a_run(number) for number in numbers]
+    journal.claim(runs)
+    for run in runs:
+        run.state = RunState.CLAIMED
+    return runs
+
+
+def end(run: Run) -> Run:
+    run.state, run.end, run.exit_code = RunState.DONE, RunEnd.EXITED, 3
+    run.started, run.ended = 1.5, 2.5
+    return run
+
+
+def test_what_was_claimed_started_ended_and_acknowledged_is_read_back(path: str) -> None:
+    journal = Journal(path, "boot", namespaced=True)
+    first, second, third, fourth = claimed(journal, 1, 2, 3, 4)
+    second.started = 7.5
+    journal.start([(second, 42)])
+    journal.finish([end(third), end(fourth)])
+    journal.forget([fourth.fence])
+    journal.close()
+    history = read_journal(path)
+    assert (history.boot_id, history.namespaced) == ("boot", True)
+    assert {fence: run.state for fence, run in history.runs.items()} == {
+        first.fence: RunState.CLAIMED,
+        second.fence: RunState.STARTED,
+        third.fence: RunState.DONE,
+    }
+    assert history.pids == {second.fence: 42}
+    assert history.runs[third.fence].exit_code == 3
+    assert history.runs[third.fence].about == {"job_id": "job-3"}
+    assert history.forgotten == [fourth.fence]
+
+
+def test_a_journal_that_is_not_there_is_empty(path: str) -> None:
+    assert read_journal(path).runs == {}
+
+
+def test_a_torn_last_line_is_dropped_and_written_over(path: str) -> None:
+    journal = Journal(path, "boot")
+    claimed(journal, 1)
+    journal.close()
+    with open(path, "a") as file:
+        file.write('["C",[1,2],[1000')
+    journal = Journal(path, "boot")
+    claimed(journal, 3)
+    journal.close()
+    assert set(read_journal(path).runs) == {(1, 1), (1, 3)}
+
+
+@pytest.mark.parametrize("line", ["garbage", '["D",[1,9],1,0,"",1,2]', '["?"]', "{}"])
+def test_damage_elsewhere_is_an_error_that_names_the_line(path: str, line: str) -> None:
+    Path(path).write_text(f'["H","boot",false]\n{line}\n["H","boot",false]\n')
+    with pytest.raises(JournalError, match="line 2"):
+        read_journal(path)
+
+
+def test_a_claim_is_synced_before_it_counts(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced_sizes: list[int] = []
+
+    def record(fd: int) -> None:
+        synced_sizes.append(os.fstat(fd).st_size)
+
+    journal = Journal(path, "boot")
+    monkeypatch.setattr(os, "fdatasync", record)
+    claimed(journal, 1, 2, 3)
+    assert synced_sizes == [os.path.getsize(path)]
+    journal.close()
+
+
+def test_a_claim_that_cannot_be_written_leaves_nothing_behind(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(path, "boot")
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="No space"):
+            claimed(journal, 1)
+    claimed(journal, 2)
+    journal.close()
+    assert set(read_journal(path).runs) == {(1, 2)}
+
+
+def test_compaction_keeps_all_that_matters(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "COMPACT_AFTER_LINES", 10)
+    journal = Journal(path, "boot", namespaced=True)
+    ledger = Ledger()
+    runs = claimed(journal, *range(1, 21))
+    running, ended, *others = runs
+    running.state, running.started = RunState.STARTED, 5.0
+    journal.start([(running, 7)])
+    journal.finish([end(ended), *(end(run) for run in others)])
+    ledger.restore(runs, [], (1, 0))
+    for run in others:
+        assert ledger.forget(run.fence)
+    assert journal.is_worth_compacting(ledger)
+    journal.compact(ledger, {running.fence: 7})
+    assert not journal.is_worth_compacting(ledger)
+    claimed(journal, 99)
+    journal.close()
+    history = read_journal(path)
+    assert set(history.runs) == {running.fence, ended.fence, (1, 99)}
+    assert history.runs[ended.fence].exit_code == 3
+    assert history.pids == {running.fence: 7}
+    assert history.forgotten == [run.fence for run in others]
+    assert history.namespaced
