@@ -1,4 +1,4 @@
-"""The scheduler's services between fake neighbours, over the in-process channel.
+"""The scheduler's services between fake neighbours, over either transport.
 
 What a unit test of the planner cannot show: the order of messages on the streams, and what survives their loss.
 """
@@ -27,6 +27,8 @@ from support.scheduler_world import (
     a_world,
     an_environment_change,
     an_offer,
+    in_process,
+    over_a_socket,
 )
 
 CLAIMED = run_pb2.RUN_STATE_CLAIMED
@@ -34,9 +36,9 @@ STARTED = run_pb2.RUN_STATE_STARTED
 DONE = run_pb2.RUN_STATE_DONE
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with held_open(a_world()) as world:
+@pytest.fixture(params=[in_process, over_a_socket])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with held_open(a_world(request.param)) as world:
         yield world
 
 
@@ -372,10 +374,10 @@ class TestResources:
         world.registry.break_off()
         assert (await world.registry.watched()).after_revision == 2
         assert (await world.registry.watched()).after_revision == 0
+        world.registry.break_off()
+        assert (await world.registry.watched()).after_revision == 3
         gone, other = a_queued_job("gone", sequence=1), a_queued_job("other", sequence=2)
         other.job_queue = "other"
-        world.registry.change(an_environment_change("more", revision=4))
-        world.clock.monotonic += 1
         stream.send(runnable=[gone, other])
         seen = await stream.until(lambda seen: seen.proposals)
         assert [proposal.job.job_id for proposal in seen.proposals] == ["other"]

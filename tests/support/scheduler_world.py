@@ -1,8 +1,8 @@
 """A scheduler between a job store, a registry and agents that do as the test says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionSe
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
 from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentDetail
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
+from batchyard.api.scheduler.v1 import dispatch_service_pb2, resources_service_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import (
     DispatchServiceServicer,
@@ -31,7 +32,8 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
 )
 from batchyard.domain.errors import UnavailableError
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
-from batchyard.rpc.server import default_interceptors
+from batchyard.rpc.connection import open_channel
+from batchyard.rpc.server import ServerOptions, Service, default_interceptors, serve_grpc
 from batchyard.scheduler.app import SchedulerConfig, open_scheduler
 from support.scheduler import NAMESPACE
 
@@ -102,14 +104,14 @@ def a_report(
 
 
 def a_registration(
-    agent_id: str = "agent", *, incarnation: int = 1, vcpus: int = 2, **members: Any
+    agent_id: str = "agent", *, incarnation: int = 1, vcpus: int = 2, memory_mib: int = 4096, **members: Any
 ) -> session_pb2.Registration:
     return session_pb2.Registration(
         agent_id=agent_id,
         incarnation=incarnation,
         hostname="host",
         runtime="process",
-        capacity=session_pb2.Capacity(vcpus_milli=vcpus * 1000, memory_mib=4096),
+        capacity=session_pb2.Capacity(vcpus_milli=vcpus * 1000, memory_mib=memory_mib),
         **members,
     )
 
@@ -317,24 +319,53 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(config: SchedulerConfig | None = None) -> AsyncIterator[World]:
-    """Run a scheduler in this process."""
-    upstream, server = InProcessServer(default_interceptors()), InProcessServer(default_interceptors())
+async def in_process(services: Sequence[Service]) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve on a channel within this process."""
+    server = InProcessServer(default_interceptors())
+    for service in services:
+        service.register(server)
+    await server.start()
+    try:
+        async with InProcessChannel(server) as channel:
+            yield channel
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def over_a_socket(services: Sequence[Service]) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve on a socket."""
+    async with (
+        serve_grpc(services, address="127.0.0.1:0", options=ServerOptions(drain_s=0.1)) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield channel
+
+
+Transport = Callable[[Sequence[Service]], AbstractAsyncContextManager[grpc.aio.Channel]]
+
+
+@asynccontextmanager
+async def a_world(transport: Transport, config: SchedulerConfig | None = None) -> AsyncIterator[World]:
+    """Run a scheduler between fakes that it talks to over this transport."""
     store, registry, clock = FakeJobStore(), FakeRegistry(), VirtualClock()
-    add_DispatchServiceServicer_to_server(store, upstream)
-    add_ResourceWatchServiceServicer_to_server(registry, upstream)
-    await upstream.start()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(upstream.stop, None)
-        channel = await stack.enter_async_context(InProcessChannel(upstream))
-        services = await stack.enter_async_context(
-            open_scheduler(job_store=channel, registry=channel, clock=clock, config=config or SchedulerConfig())
-        )
-        for service in services:
-            service.register(server)
-        await server.start()
-        stack.push_async_callback(server.stop, None)
-        downstream = await stack.enter_async_context(InProcessChannel(server))
+    fakes = [
+        Service(
+            dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
+            lambda server: add_DispatchServiceServicer_to_server(store, server),
+        ),
+        Service(
+            resources_service_pb2.DESCRIPTOR.services_by_name["ResourceWatchService"],
+            lambda server: add_ResourceWatchServiceServicer_to_server(registry, server),
+        ),
+    ]
+    async with (
+        transport(fakes) as upstream,
+        open_scheduler(
+            job_store=upstream, registry=upstream, clock=clock, config=config or SchedulerConfig()
+        ) as services,
+        transport(services) as downstream,
+    ):
         sessions: AgentSessionServiceAsyncStub = AgentSessionServiceStub(downstream)
         agents: AgentsServiceAsyncStub = AgentsServiceStub(downstream)
         world = World(store, registry, clock, agents, sessions)

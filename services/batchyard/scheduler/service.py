@@ -38,8 +38,8 @@ class AgentSessionServicer(AgentSessionServiceServicer):
     ) -> AsyncIterator[session_pb2.ConnectResponse]:
         """Serve an agent until it leaves, is superseded by a session of its own, or has no right to run any more."""
         first = await anext(request_iterator, None)
-        if first is None or not first.HasField("registration"):
-            raise InvalidRequestError("the first message must be a registration", field="registration")
+        if first is None or not first.registration.agent_id:
+            raise InvalidRequestError("the first message must be the registration of an agent", field="registration")
         session = Session(first.registration, self._clock.monotonic_s())
         self._scheduler.session_opened(session)
         scope = anyio.CancelScope()
@@ -63,7 +63,7 @@ class AgentSessionServicer(AgentSessionServiceServicer):
             try:
                 async for request in requests:
                     self._scheduler.agent_said(session, request)
-            except (grpc.RpcError, grpc.aio.UsageError) as error:
+            except (grpc.RpcError, grpc.aio.BaseError) as error:  # the latter when this side has ended the stream
                 _log.debug("the stream of agent %s broke: %s", session.agent.agent_id, error)
             session.outbox.close(UnavailableError("the agent has ended its stream"))
 

@@ -1,0 +1,112 @@
+"""The loop's own rules: it leads only while its stream with the job store is up and complete."""
+
+import anyio
+import pytest
+
+from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.scheduler.config import SchedulerConfig
+from batchyard.scheduler.loop import OFFERS_A_TURN, Scheduler
+from batchyard.scheduler.outbox import StoreOutbox
+from batchyard.scheduler.session import Session
+from support.scheduler import a_queue, an_environment
+from support.scheduler_world import VirtualClock, a_queued_job, a_registration
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def scheduler(clock: VirtualClock) -> Scheduler:
+    scheduler = Scheduler(SchedulerConfig(), clock)
+    scheduler.planner.put_environment(an_environment())
+    scheduler.planner.put_queue(a_queue())
+    scheduler.resources_changed(complete=True)
+    return scheduler
+
+
+def lead(scheduler: Scheduler, **snapshot: object) -> StoreOutbox:
+    outbox = StoreOutbox()
+    scheduler.store_opened(outbox)
+    scheduler.store_said(wire.DispatchResponse(snapshot_complete=True, **snapshot))  # type: ignore[arg-type]
+    return outbox
+
+
+async def join(scheduler: Scheduler, clock: VirtualClock, *, vcpus: int = 2) -> Session:
+    session = Session(a_registration(vcpus=vcpus, memory_mib=1_000_000), clock.monotonic_s())
+    scheduler.session_opened(session)
+    scheduler.store_said(
+        wire.DispatchResponse(registered=[wire.AgentRegistered(agent_id="agent", incarnation=1, accepted=True)])
+    )
+    assert (await session.outbox.take()).HasField("welcome")
+    return session
+
+
+async def answers(session: Session) -> bool:
+    with anyio.move_on_after(0):
+        return bool((await session.outbox.take()).heartbeat)
+    return False
+
+
+async def test_heartbeats_are_not_answered_and_leases_not_renewed_while_the_store_is_away(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    outbox = lead(scheduler)
+    session = await join(scheduler, clock)
+    scheduler.store_closed(outbox)
+    scheduler.agent_said(session, session_pb2.ConnectRequest(heartbeat=7))
+    assert not await answers(session)
+    lead(scheduler, agents=[wire.LiveAgent(agent_id="agent", incarnation=1)])
+    assert await answers(session)
+
+
+async def test_nothing_is_planned_while_a_snapshot_comes_in(scheduler: Scheduler, clock: VirtualClock) -> None:
+    lead(scheduler)
+    await join(scheduler, clock)
+    scheduler.store_opened(StoreOutbox())
+    scheduler.store_said(wire.DispatchResponse(runnable=[a_queued_job()]))
+    assert scheduler.turn() is None
+    assert scheduler.planner.use_of("agent").runs == 0
+    scheduler.store_said(
+        wire.DispatchResponse(agents=[wire.LiveAgent(agent_id="agent", incarnation=1)], snapshot_complete=True)
+    )
+    scheduler.turn()
+    assert scheduler.planner.use_of("agent").runs == 1
+
+
+async def test_the_end_of_an_older_stream_does_not_end_the_lead_of_a_newer_one(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    older = lead(scheduler)
+    newer = lead(scheduler)
+    scheduler.store_closed(older)
+    await join(scheduler, clock)
+    scheduler.store_said(wire.DispatchResponse(runnable=[a_queued_job()]))
+    scheduler.turn()
+    with anyio.fail_after(1):
+        while not (await newer.take()).proposals:
+            pass
+
+
+async def test_a_long_backlog_is_planned_in_turns(scheduler: Scheduler, clock: VirtualClock) -> None:
+    lead(scheduler, runnable=[a_queued_job(f"job-{number}", sequence=number) for number in range(OFFERS_A_TURN + 1)])
+    await join(scheduler, clock, vcpus=10_000)
+    assert scheduler.turn() == clock.monotonic_s()
+    assert scheduler.planner.use_of("agent").runs == OFFERS_A_TURN
+    scheduler.turn()
+    assert scheduler.planner.use_of("agent").runs == OFFERS_A_TURN + 1
+
+
+async def test_an_idle_scheduler_sleeps_until_the_next_lease_needs_care(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    lead(scheduler)
+    scheduler.turn()
+    clock.monotonic += 1  # then it looks again at the reasons that the new environment may have changed
+    assert scheduler.turn() is None
+    await join(scheduler, clock)
+    scheduler.turn()
+    clock.monotonic += 1
+    assert scheduler.turn() == pytest.approx(clock.monotonic_s() + 14)
