@@ -100,7 +100,7 @@ class DispatchServicer(DispatchServiceServicer):
             try:
                 async for request in requests:
                     self._take(request)
-            except grpc.RpcError as error:
+            except (grpc.RpcError, grpc.aio.BaseError) as error:  # the latter when this side has ended the stream
                 _log.debug("the scheduler's stream broke: %s", error)
             except ValueError as error:
                 # An enum value that this version does not know.
