@@ -434,6 +434,7 @@ class ChannelContract(ABC):
         async with serving(unary_unary=hanging.unary, unary_stream=hanging.stream) as stub:
             caller = asyncio.create_task(consume(stub))
             await under_way.wait()
+            await hanging.started.wait()
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
@@ -448,8 +449,10 @@ class ChannelContract(ABC):
 
         async with serving(stream_stream=hanging.unary) as stub:
             call = stub.stream_stream()
-            writer = asyncio.create_task(write_for_ever(call))
+            await call.write(text("the stream is open"))
             await hanging.started.wait()
+            writer = asyncio.create_task(write_for_ever(call))
+            await asyncio.sleep(0)
             call.cancel()
             with pytest.raises((asyncio.CancelledError, asyncio.InvalidStateError)):
                 await writer
