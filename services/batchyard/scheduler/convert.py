@@ -48,7 +48,12 @@ def held_run_of(message: wire.HeldRun) -> HeldRun:
     """Return a run that takes up room."""
     need = Resources(message.vcpus_milli, message.memory_mib, message.gpus)
     return HeldRun(
-        fence_of(message.fence), job_key_of(message.job), message.agent_id, message.compute_environment, need
+        fence_of(message.fence),
+        job_key_of(message.job),
+        message.agent_id,
+        message.compute_environment,
+        need,
+        claimed=message.state != run_pb2.RUN_STATE_OFFERED,
     )
 
 

@@ -106,7 +106,7 @@ class Scheduler:
         for demand in response.demands:
             self._demanded(demand)
         for ended in response.ended:
-            self.planner.run_ended(fence_of(ended.fence))
+            self.planner.run_ended(fence_of(ended.fence), ended.ran_for_ms if ended.HasField("ran_for_ms") else None)
             if (record := self.roster.get(ended.agent_id)) is not None:
                 record.run_ended(fence_of(ended.fence))
         for job in response.runnable:

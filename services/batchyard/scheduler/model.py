@@ -69,6 +69,8 @@ class HeldRun:
     agent_id: str
     environment: str
     need: Resources
+    claimed: bool = True
+    """Whether its agent is known to have taken it up."""
 
 
 @dataclass(frozen=True, slots=True)

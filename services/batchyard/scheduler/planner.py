@@ -4,15 +4,17 @@ It keeps a picture, and looks again only at what an event has changed. `plan` is
 and everything that it decides follows from the events and those times alone.
 
 Order: queues by priority, equal ones in turn; within a queue by submission. A job that does not fit is passed by later
-and smaller ones until it has waited for a bound; then room is held for it (see `holds`).
+and smaller ones until it has waited for a bound; then room is held for it (see `holds`). Jobs that are over in
+milliseconds are offered beyond the room that there is (see `feeding`).
 """
 
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import Fence, JobKey
 from batchyard.scheduler.alarms import Alarms
 from batchyard.scheduler.environments import Environment, Environments
+from batchyard.scheduler.feeding import Ahead, Durations, Shape
 from batchyard.scheduler.holds import Holds
-from batchyard.scheduler.hosts import Hosts, HostUse
+from batchyard.scheduler.hosts import Host, Hosts, HostUse
 from batchyard.scheduler.lines import Entry, Line, Queue
 from batchyard.scheduler.model import (
     Agent,
@@ -29,15 +31,19 @@ from batchyard.scheduler.waiting import Waiting
 
 
 class _Placement:
-    """A job that takes up room: proposed, or held under a fence."""
+    """A job that takes up room, or is fed ahead: proposed, or held under a fence."""
 
-    __slots__ = ("agent_id", "environment", "job", "need", "requeued")
+    __slots__ = ("agent_id", "environment", "job", "need", "queue", "requeued")
 
-    def __init__(self, job: JobKey, agent_id: str, environment: ResourceKey, need: Resources) -> None:
+    def __init__(
+        self, job: JobKey, agent_id: str, environment: ResourceKey, need: Resources, queue: ResourceKey | None
+    ) -> None:
         self.job = job
         self.agent_id = agent_id
         self.environment = environment
         self.need = need
+        self.queue = queue
+        """None for a run that is not of this planner's making."""
         self.requeued: QueuedJob | None = None
         """The job as it became while the proposal was under way."""
 
@@ -59,6 +65,10 @@ class Planner:
             starvation_bound_s=starvation_bound_s,
             reason_delay_s=reason_delay_s,
         )
+        self._durations = Durations()
+        self._ahead: Ahead[_Placement] = Ahead()
+        self._hungry: dict[str, None] = {}
+        """Agents that have got swift jobs done and have little ahead."""
         self._proposed: dict[JobKey, _Placement] = {}
         self._runs: dict[Fence, _Placement] = {}
         self._ended_early: set[Fence] = set()
@@ -120,6 +130,8 @@ class Planner:
         self._alarms.forget()
         self._proposed.clear()
         self._runs.clear()
+        self._ahead.clear()
+        self._hungry.clear()
         self._ended_early.clear()
         self._hosts.discharge_all()
         self._environments.discharge_all()
@@ -152,8 +164,9 @@ class Planner:
         self._structure_changed()
 
     def use_of(self, agent_id: str) -> HostUse:
-        """Return how much of an agent's host is taken by proposals and runs."""
-        return self._hosts.use_of(agent_id)
+        """Return how much of an agent's host is taken by proposals and runs; what it has ahead counts as runs."""
+        use = self._hosts.use_of(agent_id)
+        return HostUse(use.used, use.runs + self._ahead.count(agent_id))
 
     # Runs
 
@@ -185,27 +198,49 @@ class Planner:
         """Take in a run that is not of this planner's making."""
         if run.fence not in self._runs:
             environment = ResourceKey(run.job.namespace, run.environment)
-            self._runs[run.fence] = placement = _Placement(run.job, run.agent_id, environment, run.need)
-            self._charge(placement)
+            self._runs[run.fence] = placement = _Placement(run.job, run.agent_id, environment, run.need, None)
+            host = self._hosts.get(run.agent_id)
+            is_ahead = (
+                not run.claimed and host is not None and host.capacity is not None and not run.need.fits_in(host.room)
+            )
+            self._charge(placement, ahead=is_ahead)
 
-    def run_ended(self, fence: Fence) -> None:
-        """Give back the room of a run, which may not have been told yet."""
+    def run_ended(self, fence: Fence, ran_for_ms: int | None = None) -> None:
+        """Give back the room of a run, which may not have been told yet; None if it never started."""
         placement = self._runs.pop(fence, None)
-        if placement is not None:
-            self._discharge(placement)
-        else:
+        if placement is None:
             self._ended_early.add(fence)
+            return
+        self._discharge(placement)
+        if ran_for_ms is not None and placement.queue is not None:
+            self._learn(placement.agent_id, (placement.queue, placement.need), ran_for_ms)
 
-    def _charge(self, placement: _Placement) -> None:
-        # Room is taken here and nowhere else: to feed agents ahead, charge an offer when it is claimed.
-        self._hosts.charge(placement.agent_id, placement.need)
+    def _charge(self, placement: _Placement, *, ahead: bool) -> None:
+        """Take room; what is fed ahead takes it only below the ceiling, until its agent claims it."""
         self._environments.charge(placement.environment, placement.need.vcpus_milli)
+        if ahead:
+            self._ahead.add(placement)
+        else:
+            self._hosts.charge(placement.agent_id, placement.need)
 
     def _discharge(self, placement: _Placement) -> None:
-        host = self._hosts.discharge(placement.agent_id, placement.need)
         environment = self._environments.discharge(placement.environment, placement.need.vcpus_milli)
-        self._waiting.wake_for_host(host)
+        if not self._ahead.remove(placement):
+            host = self._hosts.discharge(placement.agent_id, placement.need)
+            while (claimed := self._ahead.next_fitting(host)) is not None:
+                host = self._hosts.charge(claimed.agent_id, claimed.need)
+            self._waiting.wake_for_host(host)
         self._waiting.wake_for_ceiling(environment)
+
+    def _learn(self, agent_id: str, shape: Shape, ran_for_ms: int) -> None:
+        """Take in how long a job took; if such jobs are swift and their agent has few ahead, have more looked at."""
+        self._durations.learn(shape, ran_for_ms)
+        host = self._hosts.get(agent_id)
+        if host is None or host.capacity is None:
+            return
+        if 2 * self._ahead.count(agent_id) < self._durations.ahead_of(shape, host.capacity):
+            self._hungry[agent_id] = None
+            self._waiting.wake_shape(shape)
 
     # Decisions
 
@@ -265,10 +300,14 @@ class Planner:
             if host is None:
                 short_of_hosts.append(name)
                 continue
-            placement = _Placement(JobKey(namespace, head[1]), host.agent_id, environment.key, line.need)
-            offers.append(Offer(placement.job, head[2], host.agent_id, host.incarnation, name))
-            self._place(line, placement)
+            offers.append(self._place(line, head, host, environment, ahead=False))
             return True
+        for name in short_of_hosts:
+            environment = self._environments.get(ResourceKey(namespace, name))
+            host = self._hungry_host(line, name)
+            if environment is not None and host is not None:
+                offers.append(self._place(line, head, host, environment, ahead=True))
+                return True
         self._park(line, now, tuple(short_of_hosts), short_of_ceiling)
         return False
 
@@ -280,11 +319,36 @@ class Planner:
         held = holder.need.vcpus_milli if holder is not None and holder in self._closed else 0
         return need.vcpus_milli <= room - held
 
-    def _place(self, line: Line, placement: _Placement) -> None:
-        self._proposed[placement.job] = placement
-        self._charge(placement)
+    def _hungry_host(self, line: Line, environment: str) -> Host | None:
+        """Return a host without room that is to be fed ahead from this line, or None."""
+        shape = (line.queue.key, line.need)
+        if not self._durations.is_swift(shape):
+            return None
+        while (agent_id := next(iter(self._hungry), None)) is not None:
+            host = self._hosts.get(agent_id)
+            if (
+                host is not None
+                and host.capacity is not None
+                and host.open
+                and host.holder is None
+                and host.serves(environment)
+                and line.need.fits_in(host.capacity)
+                and self._ahead.count(agent_id) < self._durations.ahead_of(shape, host.capacity)
+                and not self._waiting.is_contested(host, line)
+            ):
+                return host
+            # The next swift job that it gets done makes it hungry again.
+            del self._hungry[agent_id]
+        return None
+
+    def _place(self, line: Line, head: Entry, host: Host, environment: Environment, *, ahead: bool) -> Offer:
+        job = JobKey(line.queue.key.namespace, head[1])
+        placement = _Placement(job, host.agent_id, environment.key, line.need, line.queue.key)
+        self._proposed[job] = placement
+        self._charge(placement, ahead=ahead)
         self._waiting.take(line)
         self._refresh_holds()
+        return Offer(job, head[2], host.agent_id, host.incarnation, environment.key.name)
 
     def _park(
         self, line: Line, now: float, short_of_hosts: tuple[str, ...], short_of_ceiling: list[Environment]
@@ -305,7 +369,8 @@ class Planner:
         taken_of_environments: dict[ResourceKey, list[Resources]] = {}
         for placement in placements:
             assert not self._waiting.holds(placement.job), f"{placement.job} is placed and waits"
-            taken_of_hosts.setdefault(placement.agent_id, []).append(placement.need)
+            if not self._ahead.contains(placement):
+                taken_of_hosts.setdefault(placement.agent_id, []).append(placement.need)
             taken_of_environments.setdefault(placement.environment, []).append(placement.need)
         self._hosts.sanity_check(taken_of_hosts)
         self._environments.sanity_check(taken_of_environments)

@@ -11,10 +11,11 @@ from typing import Final, TypeAlias
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import JobKey
 from batchyard.scheduler.environments import Environment, Environments
+from batchyard.scheduler.feeding import Shape
 from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host
 from batchyard.scheduler.lines import Entry, Index, Line, ParkedLines, Queue
-from batchyard.scheduler.model import JobQueue, QueuedJob, ResourceKey
+from batchyard.scheduler.model import NOTHING, JobQueue, QueuedJob, ResourceKey
 
 _FOR_HOLDER: Final = 0
 _FOR_QUEUE: Final = 1
@@ -228,6 +229,20 @@ class Waiting:
             kept_out = host.holder is not None and is_behind(line, host.holder)
             if not kept_out and any(host.serves(name) for name in line.short_of_hosts):
                 self._wake(line)
+
+    def wake_shape(self, shape: Shape) -> None:
+        """Have a line looked at, if it waits for a host."""
+        queue = self._queues.get(shape[0])
+        line = queue.lines.get(shape[1]) if queue is not None else None
+        if line is not None and line.parked and line.short_of_hosts:
+            self._wake(line)
+
+    def is_contested(self, host: Host, line: Line) -> bool:
+        """Tell whether another line waits for room on a host before this one, so that it must not be filled up."""
+        return any(
+            other is not line and is_behind(line, other) and any(host.serves(name) for name in other.short_of_hosts)
+            for other in self._parked.fitting(host.capacity or NOTHING)
+        )
 
     def wake_for_ceiling(self, environment: Environment) -> None:
         """Have those lines looked at that an environment's ceiling would let through now."""
