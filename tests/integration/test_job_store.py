@@ -199,10 +199,18 @@ async def test_listing_without_a_status_shows_running_jobs_and_an_unknown_queue_
 
 
 async def test_a_batch_of_submissions_answers_each_in_its_place(plane: ControlPlane) -> None:
-    batch = [a_submission("good"), a_submission("bad", jobQueue="nowhere"), a_submission("better")]
+    batch = [
+        a_submission("good"),
+        a_submission("bad", jobQueue="nowhere"),
+        a_submission("better"),
+        a_submission("worse", jobDefinition=""),
+    ]
     answer = await plane.operations.SubmitJobs(operations.SubmitJobsRequest(jobs=batch))
-    assert [result.submitted.job_name for result in answer.results] == ["good", "", "better"]
-    assert answer.results[1].error == "JobQueue nowhere not found."
+    assert [result.submitted.job_name for result in answer.results] == ["good", "", "better", ""]
+    assert [result.error for result in answer.results] == [
+        *("", "JobQueue nowhere not found."),
+        *("", "jobDefinition is required."),
+    ]
 
 
 async def test_submissions_that_arrive_together_keep_their_order(plane: ControlPlane) -> None:

@@ -23,6 +23,7 @@ from batchyard.jobstore.service import Reading, Submitter, submitted
 from batchyard.jobstore.views import change_message, change_of
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.identity import caller_of
+from batchyard.rpc.validation import check_required
 
 SUBMITTED_JOBS_MAX: Final = 1000
 COMMITS_A_READ: Final = 200
@@ -49,6 +50,7 @@ class JobOperationsServicer(JobOperationsServiceServicer):
 
     async def _submit(self, caller: Caller, request: SubmitJobRequest) -> SubmitJobResult:
         try:
+            check_required(request)
             submission = await self._submitter.prepare(caller, request)
             await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
         except UnavailableError:
