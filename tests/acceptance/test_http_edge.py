@@ -92,7 +92,9 @@ def test_the_same_submission_from_an_aws_client_is_accepted(
 ) -> None:
     answer = send(installation, "POST", "/v1/submitjob", submission(account), Authorization=authorization)
     assert answer.status == 200
-    assert account.job_ids() == [json.loads(answer.body)["jobId"]]
+    job_id = json.loads(answer.body)["jobId"]
+    account.wait(job_id)
+    assert account.job_ids() == [job_id]
 
 
 def test_numbers_are_json_numbers_and_zeros_are_not_dropped(

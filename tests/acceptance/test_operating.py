@@ -32,7 +32,7 @@ def test_prints_one_line_and_stops_with_exit_code_0(folder: Path, number: signal
     up = start_up(folder)
     process = up.processes["up"]
     try:
-        assert process.interrupt(number) == 0
+        assert process.interrupt(number) == 0, process.log.read_text()
         assert READY_UP.fullmatch(process.output())
     finally:
         up.close()
@@ -95,7 +95,7 @@ def test_a_second_start_on_the_same_folder_is_refused_by_name(up: Installation, 
     ports = ANY_PORTS if command == "up" else ("--grpc-port", "0")
     log = tmp_path / "second.log"
     with batchyard([command, "--data-dir", str(up.folder), *ports], log=log) as second:
-        assert second.wait() == 2
+        assert second.wait() == 2, log.read_text()
         assert second.output() == ""
     told = log.read_text()
     assert str(up.folder) in told
@@ -107,14 +107,14 @@ def test_a_port_that_is_taken_is_told_in_one_line(up: Installation, tmp_path: Pa
     log = tmp_path / "second.log"
     arguments = ["up", "--data-dir", str(tmp_path / "other"), "--port", port, "--grpc-port", "0", *HOST_OPTIONS]
     with batchyard(arguments, log=log) as second:
-        assert second.wait() == 2
+        assert second.wait() == 2, log.read_text()
     assert port in log.read_text().splitlines()[-1]
 
 
 def test_listening_beyond_loopback_needs_consent(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with batchyard(["up", "--data-dir", str(folder), "--host", "0.0.0.0", *ANY_PORTS], log=log) as process:
-        assert process.wait() == 2
+        assert process.wait() == 2, log.read_text()
     assert "--insecure" in log.read_text()
 
 

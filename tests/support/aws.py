@@ -99,7 +99,7 @@ class Account:
         return ended
 
     def job_ids(self, queue: str = "queue") -> list[str]:
-        """Return the ids of all jobs of a queue, in whatever state."""
+        """Return the ids of all jobs of a queue, in whatever state. One that moves on meanwhile may come twice."""
         summaries = [
             summary
             for status in STATUSES

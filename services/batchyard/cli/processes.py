@@ -3,7 +3,7 @@
 import logging
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
@@ -67,5 +67,6 @@ async def _run_once(command: Sequence[str], ready: Callable[[], None]) -> int:
 async def _terminate(child: anyio.abc.Process) -> None:
     """End the child in order; what is left of it after the deadline is killed by whoever closes it."""
     with anyio.move_on_after(TERMINATE_TIMEOUT_S, shield=True):
-        child.terminate()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            child.terminate()
         await child.wait()
