@@ -321,6 +321,35 @@ class TestHolding:
         planner.run_ended(fences["wide-2"])
         assert placed(planner.plan(303)) == ["wide-3"]
 
+    def test_a_job_for_which_the_ceiling_has_room_again_goes_before_equal_queues(self) -> None:
+        planner = a_planner()
+        planner.put_environment(an_environment(max_vcpus=4))
+        planner.put_environment(an_environment("other"))
+        planner.put_queue(a_queue("other", environments=("other",)))
+        planner.agent_joined(an_agent(vcpus=5))
+        planner.queue_job(a_job("small-1", sequence=1))
+        fences = accept(planner, planner.plan(0))
+        planner.queue_job(a_job("wide-2", sequence=2, vcpus=4))
+        planner.plan(1)
+        planner.plan(301)
+        planner.run_ended(fences["small-1"])
+        planner.queue_job(a_job("other-3", sequence=3, queue="other", vcpus=2))
+        assert placed(planner.plan(302)) == ["wide-2"]
+
+    def test_an_earlier_job_that_joins_a_holder_moves_it_ahead(self) -> None:
+        planner = a_planner()
+        planner.put_queue(a_queue("equal"))
+        planner.agent_joined(an_agent(vcpus=4))
+        planner.queue_job(a_job("small-0", sequence=0))
+        fences = accept(planner, planner.plan(0))
+        planner.queue_job(a_job("wide-5", sequence=5, vcpus=4))
+        planner.queue_job(a_job("equal-3", sequence=3, vcpus=4, queue="equal"))
+        planner.plan(1)
+        planner.plan(301)
+        planner.queue_job(a_job("wide-2", sequence=2, vcpus=4))
+        planner.run_ended(fences["small-0"])
+        assert placed(planner.plan(302)) == ["wide-2"]
+
 
 class TestProposals:
     def test_a_job_is_not_proposed_twice(self) -> None:
@@ -533,6 +562,22 @@ class TestCost:
         planner.run_ended(fences["running-0"])
         assert placed(planner.plan(2)) == ["fits"]
         assert planner.looks - before == 1
+
+    def test_jobs_for_which_no_room_may_be_had_are_not_looked_at_while_it_is_held(self) -> None:
+        planner = a_planner()
+        planner.agent_joined(an_agent(vcpus=4))
+        for number in range(4):
+            planner.queue_job(a_job(f"running-{number}", sequence=number))
+        fences = accept(planner, planner.plan(0))
+        planner.queue_job(a_job("wide", sequence=10, vcpus=4))
+        for number in range(100):
+            planner.queue_job(a_job(f"job-{number}", sequence=11 + number, memory_mib=1 + number))
+        planner.plan(1)
+        planner.plan(301)
+        before = planner.looks
+        planner.run_ended(fences["running-1"])
+        assert placed(planner.plan(302)) == []
+        assert planner.looks == before
 
     def test_a_waiting_job_costs_a_few_hundred_bytes(self) -> None:
         planner = a_planner()

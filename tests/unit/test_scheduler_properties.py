@@ -29,7 +29,9 @@ class PlannerMachine(RuleBasedStateMachine):
     """Tells a planner and the model the same, and checks every decision."""
 
     starvation_bound_s = NEVER
-    ceilings = st.none() | st.integers(0, 12)
+    ceilings: st.SearchStrategy[int | None] = st.none() | st.integers(0, 12)
+    agent_vcpus = st.integers(1, 8)
+    job_vcpus = st.integers(1, 8)
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.running: dict[str, Fence] = {}
         self.ended: dict[str, QueuedJob] = {}
         self.jobs: dict[str, QueuedJob] = {}
+        self.upheavals = True
 
     def new_planner(self) -> Planner:
         return Planner(starvation_bound_s=self.starvation_bound_s, reason_delay_s=1)
@@ -53,14 +56,19 @@ class PlannerMachine(RuleBasedStateMachine):
         event(self.planner)
         self.planner.sanity_check()
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(upheavals=st.booleans(), agents=st.integers(0, 2), data=st.data())
+    def begin(self, upheavals: bool, agents: int, data: st.DataObject) -> None:
+        """Begin with the usual; without upheavals queues, environments and agents mostly stay as they are."""
+        self.upheavals = upheavals
         self.put_queue("high", 1, list(ENVIRONMENTS))
         self.put_queue("low-1", 2, ["second", "first"])
         self.put_queue("low-2", 2, ["first"])
         self.put_environment("first", None, True, True)
         self.put_environment("second", None, True, True)
+        for number in range(agents):
+            self.agent_joins(f"agent-{number}", data.draw(self.agent_vcpus), 4096, 2, [])
 
+    @precondition(lambda self: self.upheavals)
     @rule(
         name=st.sampled_from(["high", "low-1", "low-2"]),
         priority=st.integers(1, 3),
@@ -71,11 +79,13 @@ class PlannerMachine(RuleBasedStateMachine):
         self.model.queues[name] = spec
         self.tell(lambda planner: planner.put_queue(spec))
 
+    @precondition(lambda self: self.upheavals)
     @rule(name=st.sampled_from(["high", "low-1", "low-2"]))
     def drop_queue(self, name: str) -> None:
         self.model.queues.pop(name, None)
         self.tell(lambda planner: planner.drop_queue(ResourceKey(NAMESPACE, name)))
 
+    @precondition(lambda self: self.upheavals)
     @rule(
         name=st.sampled_from(ENVIRONMENTS),
         max_vcpus=st.data(),
@@ -90,14 +100,16 @@ class PlannerMachine(RuleBasedStateMachine):
         self.model.environments[name] = spec
         self.tell(lambda planner: planner.put_environment(spec))
 
+    @precondition(lambda self: self.upheavals)
     @rule(name=st.sampled_from(ENVIRONMENTS))
     def drop_environment(self, name: str) -> None:
         self.model.environments.pop(name, None)
         self.tell(lambda planner: planner.drop_environment(ResourceKey(NAMESPACE, name)))
 
+    @precondition(lambda self: self.upheavals)
     @rule(
         agent_id=AGENTS,
-        vcpus=st.integers(1, 8),
+        vcpus=st.runner().flatmap(lambda self: self.agent_vcpus),
         memory_mib=st.sampled_from([256, 1024, 4096]),
         gpus=st.integers(0, 2),
         environments=st.lists(st.sampled_from(ENVIRONMENTS), unique=True),
@@ -116,6 +128,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.model.suspended.discard(agent_id)
         self.tell(lambda planner: planner.agent_joined(agent))
 
+    @precondition(lambda self: self.upheavals)
     @rule(agent_id=AGENTS)
     def agent_is_suspended(self, agent_id: str) -> None:
         self.model.suspended.add(agent_id)
@@ -126,6 +139,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.model.suspended.discard(agent_id)
         self.tell(lambda planner: planner.agent_resumed(agent_id))
 
+    @precondition(lambda self: self.upheavals)
     @rule(agent_id=AGENTS)
     def agent_is_gone(self, agent_id: str) -> None:
         self.model.agents.pop(agent_id, None)
@@ -133,8 +147,8 @@ class PlannerMachine(RuleBasedStateMachine):
 
     @rule(
         queue=QUEUES,
-        vcpus=st.integers(1, 8),
-        memory_mib=st.sampled_from([128, 1024]),
+        vcpus=st.runner().flatmap(lambda self: self.job_vcpus),
+        memory_mib=st.sampled_from([128, 128, 128, 1024]),
         gpus=st.sampled_from([0, 0, 0, 1]),
         count=st.integers(1, 4),
     )
@@ -209,7 +223,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.ended[job_id] = self.jobs[job_id]
         self.tell(lambda planner: planner.run_ended(fence))
 
-    @rule(passes=st.sampled_from([0.0, 0.5, 3.0, 10.0]), offers_max=st.none() | st.integers(1, 3))
+    @rule(passes=st.sampled_from([0.0, 0.5, 2.0, 10.0]), offers_max=st.none() | st.integers(1, 3))
     def plan(self, passes: float, offers_max: int | None) -> None:
         self.now += passes
         now = self.now
@@ -250,12 +264,14 @@ class PlannerMachine(RuleBasedStateMachine):
 class HoldingPlannerMachine(PlannerMachine):
     """The same with a short bound, so that room is held; without ceilings, for which the model knows no holds."""
 
-    starvation_bound_s = 5.0
+    starvation_bound_s = 2.0
     ceilings = st.none()
+    agent_vcpus = st.integers(6, 8)
+    job_vcpus = st.sampled_from([1, 1, 2, 6, 7])
 
 
-PlannerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-HoldingPlannerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+PlannerMachine.TestCase.settings = settings(max_examples=75, stateful_step_count=60, deadline=None)
+HoldingPlannerMachine.TestCase.settings = settings(max_examples=75, stateful_step_count=60, deadline=None)
 
 
 TestPlannerFollowsTheRules = PlannerMachine.TestCase

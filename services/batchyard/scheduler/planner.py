@@ -278,8 +278,7 @@ class Planner:
     def _serve_queue(self, queue: Queue, now: float, offers: list[Offer]) -> None:
         """Place one job of a queue, the first that fits."""
         while (ready := queue.next_ready()) is not None:
-            # A starving line that fails may have become a holder just now, and then comes before the rest.
-            if self._try(*ready, now, offers) or ready[0].starving:
+            if self._try(*ready, now, offers):
                 break
         self._waiting.put_back(queue)
 
