@@ -321,20 +321,25 @@ class TestHolding:
         planner.run_ended(fences["wide-2"])
         assert placed(planner.plan(303)) == ["wide-3"]
 
-    def test_a_job_for_which_the_ceiling_has_room_again_goes_before_equal_queues(self) -> None:
+    def test_hosts_of_an_environment_that_becomes_usable_are_held_at_once(self) -> None:
         planner = a_planner()
-        planner.put_environment(an_environment(max_vcpus=4))
-        planner.put_environment(an_environment("other"))
-        planner.put_queue(a_queue("other", environments=("other",)))
-        planner.agent_joined(an_agent(vcpus=5))
+        planner.put_environment(an_environment("second", enabled=False))
+        planner.put_environment(an_environment("third"))
+        planner.put_queue(a_queue(environments=("default", "second")))
+        planner.put_queue(a_queue("equal", environments=("third",)))
+        planner.agent_joined(an_agent("a", vcpus=4, environments=("default",)))
+        planner.agent_joined(an_agent("b", vcpus=4, environments=("second", "third")))
+        planner.queue_job(a_job("equal-0", sequence=0, queue="equal"))
+        planner.plan(0)
         planner.queue_job(a_job("small-1", sequence=1))
-        fences = accept(planner, planner.plan(0))
+        planner.plan(0)
+        planner.agent_gone("a")
         planner.queue_job(a_job("wide-2", sequence=2, vcpus=4))
         planner.plan(1)
         planner.plan(301)
-        planner.run_ended(fences["small-1"])
-        planner.queue_job(a_job("other-3", sequence=3, queue="other", vcpus=2))
-        assert placed(planner.plan(302)) == ["wide-2"]
+        planner.put_environment(an_environment("second"))
+        planner.queue_job(a_job("equal-3", sequence=3, queue="equal"))
+        assert placed(planner.plan(302)) == []
 
     def test_an_earlier_job_that_joins_a_holder_moves_it_ahead(self) -> None:
         planner = a_planner()
