@@ -141,7 +141,7 @@ class TestDocker(RuntimeContract):
         async with opened() as runtime:
             await self.with_lease(runtime)
         with journal.open("a") as file:
-            file.write('["C",[1,1],[1000,64,0],{"namespace":"123456789012","job_id":"j","log_stream_name":"s"}]\n')
+            file.write('["C",[[[1,1],[1000,64,0],{"namespace":"123456789012","job_id":"j","log_stream_name":"s"}]]]\n')
         async with opened() as runtime:
             followed = await self.with_lease(runtime)
             record = await followed.done(FIRST)

@@ -214,14 +214,14 @@ def a_launcher(folder: Path, **options: Any) -> Iterator[LauncherClient]:
 
 def end_launcher(folder: Path, pid: int) -> None:
     """End a launcher, if it still lives, with all that it runs."""
-    if is_running(pid):
-        with suppress(AssertionError, OSError):
-            last = LauncherClient(folder)
-            last.send(capacity=[0, 0, 0], kill=[[fence, 0] for fence in last.runs], exit=True)
-            soon(lambda: not is_running(pid))
-            last.close()
-    if is_running(pid):
-        os.kill(pid, 9)
+    connection = soon(lambda: not is_running(pid) or _connect(folder), "the launcher answers or is gone")
+    if connection is True:
+        return
+    connection.close()
+    last = LauncherClient(folder)
+    last.send(kill=[[fence, 0] for fence in last.runs], exit=True)
+    soon(lambda: not is_running(pid), "the launcher ends")
+    last.close()
 
 
 def start_entry(*argv: str, fence: Fence = (1, 1), log: Path | str = os.devnull, **members: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 MIB = 1024 * 1024
+_READ_BYTES = 65536
 
 
 class CgroupPool:
@@ -27,7 +28,9 @@ class CgroupPool:
             group = self._free.pop()
             try:
                 group.limit_memory(memory_mib)
-            except OSError:  # memory that an earlier run left behind does not fit in the new limit
+            except OSError:
+                # Memory that an earlier run left behind does not fit in the new limit.
+                group.remove()
                 continue
             return group
         folder = f"{self._base}/{self._made}"
@@ -43,9 +46,11 @@ class CgroupPool:
 
     def close(self) -> None:
         """Remove the cgroups that are empty."""
-        for folder in [*(group.folder for group in self._free), self._base]:
-            with suppress(OSError):
-                os.rmdir(folder)
+        for group in self._free:
+            group.remove()
+        self._free.clear()
+        with suppress(OSError):
+            os.rmdir(self._base)
 
 
 class Cgroup:
@@ -53,13 +58,16 @@ class Cgroup:
 
     def __init__(self, folder: str, home: str, *, version: int) -> None:
         self.folder = folder
-        self._home = home
+        # Kept open: they are written and read for every run.
+        self._home_procs = os.open(f"{home}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self._procs = os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         self._limit_files = (
             ("memory.max", "memory.swap.max")
             if version == 2
             else ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
         )
-        self._events_file = "memory.events" if version == 2 else "memory.oom_control"
+        events_file = "memory.events" if version == 2 else "memory.oom_control"
+        self._events = os.open(f"{folder}/{events_file}", os.O_RDONLY | os.O_CLOEXEC)
         self._swap_value = "0" if version == 2 else None
         self._limit = 0
         self._oom_kills_before = 0
@@ -86,27 +94,37 @@ class Cgroup:
 
     def enter(self) -> None:
         """Move the calling process in."""
-        _write(f"{self.folder}/cgroup.procs", "0")
+        os.write(self._procs, b"0")
 
     def leave(self) -> None:
         """Move the calling process back to where it was at first."""
-        _write(f"{self._home}/cgroup.procs", "0")
+        os.write(self._home_procs, b"0")
 
     def members(self) -> set[int]:
         """Return the living processes in it."""
-        with open(f"{self.folder}/cgroup.procs", encoding="ascii") as file:
-            return set(map(int, file.read().split()))
+        # Opened anew: version 1 goes on telling what it told at first.
+        fd = os.open(f"{self.folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return set(map(int, _read(fd).split()))
+        finally:
+            os.close(fd)
 
     def was_out_of_memory(self) -> bool:
         """Tell whether the kernel killed a process in it for memory since the limit was set."""
         return self._count_oom_kills() > self._oom_kills_before
 
     def _count_oom_kills(self) -> int:
-        with open(f"{self.folder}/{self._events_file}", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
+        for line in _read(self._events).splitlines():
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
         return 0
+
+    def remove(self) -> None:
+        """Remove it, if it is empty."""
+        for fd in (self._home_procs, self._procs, self._events):
+            os.close(fd)
+        with suppress(OSError):
+            os.rmdir(self.folder)
 
 
 def open_cgroups(name: str, mount: str = "/sys/fs/cgroup") -> CgroupPool | None:
@@ -147,6 +165,16 @@ def _own_path(version: int) -> str:
             if (version == 2 and controllers == "") or (version == 1 and "memory" in controllers.split(",")):
                 return path if path != "/" else ""
     return ""
+
+
+def _read(fd: int) -> bytes:
+    """Return the content of an open control file, from its beginning."""
+    parts = []
+    offset = 0
+    while part := os.pread(fd, _READ_BYTES, offset):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
 
 
 def _write(path: str, content: str) -> None:

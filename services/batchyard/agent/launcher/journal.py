@@ -4,9 +4,9 @@ A file of JSON lines, appended to and now and then rewritten without what was ac
 
     ["H", boot id, namespaced]                          written when the file is opened
     ["K", [epoch, number], [[epoch, number], ...]]      floor of the forgotten fences, and those above it
-    ["C", fence, need, about]                           claimed; on disk before the run starts
-    ["S", fence, pid, started]                          started
-    ["D", fence, end, exit code, reason, started, ended]
+    ["C", [[fence, need, about], ...]]                  claimed; on disk before the runs start
+    ["S", [[fence, pid, started], ...]]                 started
+    ["D", [[fence, end, exit code, reason, started, ended], ...]]
     ["A", [fence, ...]]                                 acknowledged, forgotten
 
 Only claims are synced: whatever else is lost with the machine is lost with the runs themselves.
@@ -18,13 +18,13 @@ import json
 import os
 from collections.abc import Iterable
 
-from batchyard.agent.launcher.ledger import FINAL, Fence, Ledger, Run, RunEnd, RunState
+from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd, RunState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-COMPACT_AFTER_LINES = 4096
+COMPACT_AFTER_BYTES = 1024 * 1024
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -61,10 +61,11 @@ class Journal:
         """Open the file and read what is there into `history`; raise JournalError if it is damaged."""
         self._path = path
         self._head = ["H", boot_id, namespaced]
-        self.history, self._size, self._lines = _read(path)
+        self.history, self._size = _read(path)
+        self._compacted_size = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, self._size)
-        self._append([self._head], sync=True)
+        self._write(self._head, sync=True)
         _sync_folder(path)
 
     def close(self) -> None:
@@ -73,40 +74,39 @@ class Journal:
 
     def claim(self, runs: Iterable[Run]) -> None:
         """Put claims on disk. When this returns, the runs may start."""
-        self._append([["C", run.fence, run.need, run.about] for run in runs], sync=True)
+        self._append("C", [_claim(run) for run in runs], sync=True)
 
     def start(self, started: Iterable[tuple[Run, int]]) -> None:
         """Note runs that have started, with their process ids."""
-        self._append([["S", run.fence, pid, run.started] for run, pid in started], sync=False)
+        self._append("S", [[run.fence, pid, run.started] for run, pid in started])
 
     def finish(self, runs: Iterable[Run]) -> None:
         """Note runs that have ended."""
-        self._append([_done(run) for run in runs], sync=False)
+        self._append("D", [_done(run) for run in runs])
 
-    def forget(self, fences: list[Fence]) -> None:
+    def forget(self, fences: Iterable[Fence]) -> None:
         """Note runs whose end was acknowledged."""
-        self._append([["A", fences]], sync=False)
+        self._append("A", list(fences))
 
-    def is_worth_compacting(self, ledger: Ledger) -> bool:
-        """Tell whether most of the file is about runs that were forgotten."""
-        return self._lines >= COMPACT_AFTER_LINES + len(ledger.history) and self._lines >= 8 * len(ledger.runs)
+    def is_worth_compacting(self) -> bool:
+        """Tell whether most of the file may be about runs that were forgotten."""
+        return self._size >= max(COMPACT_AFTER_BYTES, 4 * self._compacted_size)
 
     def compact(self, ledger: Ledger, pids: dict[Fence, int]) -> None:
         """Rewrite the file from the ledger; `pids` are those of `start`."""
-        lines: list[list[object]] = [self._head, ["K", ledger.history.floor, list(ledger.history)]]
-        for run in ledger.runs.values():
-            if run.state in (RunState.OFFERED, RunState.REVOKED):
-                continue
-            lines.append(["C", run.fence, run.need, run.about])
-            if run.state is RunState.STARTED:
-                lines.append(["S", run.fence, pids.get(run.fence, 0), run.started])
-            if run.state is RunState.DONE:
-                lines.append(_done(run))
-        self._rewrite(lines)
+        kept = [run for run in ledger.runs.values() if run.state not in (RunState.OFFERED, RunState.REVOKED)]
+        started = [[run.fence, pids.get(run.fence, 0), run.started] for run in kept if run.state is RunState.STARTED]
+        lines: list[list[object]] = [
+            self._head,
+            ["K", ledger.history.floor, list(ledger.history)],
+            ["C", [_claim(run) for run in kept]],
+            ["S", started],
+            ["D", [_done(run) for run in kept if run.state is RunState.DONE]],
+        ]
+        self._rewrite(b"".join([_encode(line) for line in lines]))
 
-    def _rewrite(self, lines: list[list[object]]) -> None:
+    def _rewrite(self, data: bytes) -> None:
         fresh = self._path + ".new"
-        data = _encode(lines)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _write_all(fd, data)
@@ -116,13 +116,15 @@ class Journal:
             os.close(fd)
             raise
         os.close(self._fd)
-        self._fd, self._size, self._lines = fd, len(data), len(lines)
+        self._fd, self._size, self._compacted_size = fd, len(data), len(data)
         _sync_folder(self._path)
 
-    def _append(self, lines: list[list[object]], *, sync: bool) -> None:
-        if not lines:
-            return
-        data = _encode(lines)
+    def _append(self, kind: str, entries: list[object], *, sync: bool = False) -> None:
+        if entries:
+            self._write([kind, entries], sync=sync)
+
+    def _write(self, line: list[object], *, sync: bool) -> None:
+        data = _encode(line)
         try:
             _write_all(self._fd, data)
             if sync:
@@ -132,15 +134,18 @@ class Journal:
             os.ftruncate(self._fd, self._size)
             raise
         self._size += len(data)
-        self._lines += len(lines)
+
+
+def _claim(run: Run) -> list[object]:
+    return [run.fence, run.need, run.about]
 
 
 def _done(run: Run) -> list[object]:
-    return ["D", run.fence, run.end, run.exit_code, run.reason, run.started, run.ended]
+    return [run.fence, run.end, run.exit_code, run.reason, run.started, run.ended]
 
 
-def _encode(lines: Iterable[list[object]]) -> bytes:
-    return "".join([_to_json(line) + "\n" for line in lines]).encode()
+def _encode(line: list[object]) -> bytes:
+    return _to_json(line).encode() + b"\n"
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -157,50 +162,51 @@ def _sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def _read(path: str) -> tuple[History, int, int]:
-    """Return what the file holds, the length of its whole lines, and their number."""
+def _read(path: str) -> tuple[History, int]:
+    """Return what the file holds, and the length of its whole lines."""
     history = History()
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        return history, 0, 0
+        return history, 0
     size = data.rfind(b"\n") + 1
-    lines = data[:size].splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(data[:size].splitlines(), 1):
         try:
             _apply(history, json.loads(line))
         except (ValueError, LookupError, TypeError) as error:
             raise JournalError(f"{path} is damaged at line {number}: {error}") from error
-    return history, size, len(lines)
+    return history, size
 
 
-def _apply(history: History, entry: list[Any]) -> None:
-    kind = entry[0]
+def _apply(history: History, line: list[Any]) -> None:
+    kind, entries = line[0], line[1]
     if kind == "H":
-        history.boot_id, history.namespaced = entry[1], entry[2]
+        history.boot_id, history.namespaced = line[1:]
     elif kind == "K":
-        history.floor = _fence(entry[1])
-        history.forgotten = [_fence(fence) for fence in entry[2]]
+        history.floor = _fence(line[1])
+        history.forgotten = [_fence(fence) for fence in line[2]]
+    elif kind == "C":
+        for fence, need, about in entries:
+            run = Run(_fence(fence), (need[0], need[1], need[2]), about, None)
+            run.state = RunState.CLAIMED
+            history.runs[run.fence] = run
+    elif kind == "S":
+        for fence, pid, started in entries:
+            run = history.runs[_fence(fence)]
+            run.state, run.started = RunState.STARTED, started
+            history.pids[run.fence] = pid
+    elif kind == "D":
+        for fence, end, exit_code, reason, started, ended in entries:
+            run = history.runs[_fence(fence)]
+            run.state, run.end, run.exit_code, run.reason = RunState.DONE, RunEnd(end), exit_code, reason
+            run.started, run.ended = started, ended
+            history.pids.pop(run.fence, None)
     elif kind == "A":
-        for fence in map(_fence, entry[1]):
+        for fence in map(_fence, entries):
             history.runs.pop(fence, None)
             history.pids.pop(fence, None)
             history.forgotten.append(fence)
-    elif kind == "C":
-        run = Run(_fence(entry[1]), tuple(entry[2]), entry[3], None)
-        run.state = RunState.CLAIMED
-        history.runs[run.fence] = run
-    elif kind == "S":
-        run = history.runs[_fence(entry[1])]
-        run.state, run.started = RunState.STARTED, entry[3]
-        history.pids[run.fence] = entry[2]
-    elif kind == "D":
-        run = history.runs[_fence(entry[1])]
-        run.state, run.end = RunState.DONE, RunEnd(entry[2])
-        run.exit_code, run.reason, run.started, run.ended = entry[3:7]
-        history.pids.pop(run.fence, None)
-        assert run.state in FINAL
     else:
         raise ValueError(f"unknown kind {kind!r}")
 

@@ -383,7 +383,7 @@ class Launcher:
         return not self._ledger.has_waiting()
 
     def _compact(self) -> None:
-        if self._journal.is_worth_compacting(self._ledger):
+        if self._journal.is_worth_compacting():
             pids = {fence: process.pid for fence, process in self._processes.items()}
             self._note(lambda: self._journal.compact(self._ledger, pids))
 

@@ -110,7 +110,7 @@ class DockerRuntime:
         forgotten = [fence for fence in orders.forgotten if self._ledger.forget(fence)]
         if forgotten:
             await self._note(partial(self._journal.forget, forgotten))
-            if self._journal.is_worth_compacting(self._ledger):
+            if self._journal.is_worth_compacting():
                 await self._note(partial(self._journal.compact, self._ledger, {}))
         self._tell()
         self._may_start.set()
