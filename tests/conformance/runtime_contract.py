@@ -4,6 +4,7 @@ import abc
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ class RuntimeContract(abc.ABC):
             record = await followed.done(FIRST)
         assert (record.end, record.exit_code) == (RunEnd.START_FAILED, None)
         assert "mountPoints" in record.reason
+
+    async def test_a_job_whose_log_would_lie_elsewhere_is_refused(self, opened: Open) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            offer = replace(an_offer("true"), log_stream_name="../elsewhere")
+            await runtime.carry_out(Orders(offers=[offer]))
+            record = await followed.done(FIRST)
+        assert (record.end, record.exit_code) == (RunEnd.START_FAILED, None)
+        assert "../elsewhere" in record.reason
 
     async def test_user_and_ulimits_are_set(self, opened: Open, logs: LogFolder) -> None:
         async with opened() as runtime:

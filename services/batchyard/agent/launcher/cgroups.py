@@ -132,8 +132,11 @@ def open_cgroups(name: str, mount: str = "/sys/fs/cgroup") -> CgroupPool | None:
     for version, parent, home in _candidates(mount):
         base = f"{parent}/{name}"
         try:
-            os.makedirs(base, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(base)
             if version == 2:
+                with suppress(OSError):
+                    _write(f"{parent}/cgroup.subtree_control", "+memory")
                 _write(f"{base}/cgroup.subtree_control", "+memory")
             pool = CgroupPool(base, home, version=version)
             group = pool.acquire(64)
@@ -141,6 +144,8 @@ def open_cgroups(name: str, mount: str = "/sys/fs/cgroup") -> CgroupPool | None:
             group.leave()
             pool.release(group)
         except OSError:
+            with suppress(OSError):
+                os.rmdir(base)
             continue
         return pool
     return None

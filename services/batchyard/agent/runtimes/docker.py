@@ -211,6 +211,7 @@ class DockerRuntime:
         assert isinstance(run.order, Offer)
         failure = ""
         try:
+            self._check_log_name(run.order)
             async with self._starting:
                 if attendance.stopped is None:
                     container = await engine.create(self._docker, run.order, self._owner, self._settings.network)
@@ -233,6 +234,12 @@ class DockerRuntime:
             await self._end(attendance, attendance.stopped or RunEnd.STOPPED)
         if container is not None:
             await engine.remove(container)
+
+    def _check_log_name(self, offer: Offer) -> None:
+        try:
+            self._logs.path(offer.spec.namespace, offer.log_stream_name)
+        except ValueError as error:
+            raise engine.RefusedError(f"CannotCreateContainerError: {error}") from error
 
     async def _attend(self, attendance: Attendance, container: DockerContainer) -> None:
         about = attendance.run.about

@@ -28,7 +28,7 @@ from batchyard.agent.launcher.ledger import Fence, Need
 from batchyard.agent.launcher.processes import MARKS
 from batchyard.agent.runtimes import RuntimeLostError
 from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S, start_order
-from batchyard.agent.state import Orders, RunRecord, record_from_launcher
+from batchyard.agent.state import Offer, Orders, RunRecord, record_from_launcher
 from batchyard.storage.log_files import LogFolder
 
 LAUNCHER_PATIENCE_S: Final = 15.0
@@ -122,23 +122,27 @@ class ProcessRuntime:
         await self._send({"exit": True})
 
     async def _start_orders(self, orders: Orders) -> list[dict[str, Any]]:
-        paths = []
-        for offer in orders.offers:
-            path = self._logs.path(offer.spec.namespace, offer.log_stream_name)
-            if path.parent not in self._log_folders:
-                await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
-                self._log_folders.add(path.parent)
-            paths.append(path)
         return [
             start_order(
                 offer,
                 agent_id=self._agent_id,
-                log=path,
+                log=await self._prepare_log(offer),
                 environ=os.environ,
                 timeout_grace_s=self._settings.timeout_grace_s,
             )
-            for offer, path in zip(orders.offers, paths, strict=True)
+            for offer in orders.offers
         ]
+
+    async def _prepare_log(self, offer: Offer) -> Path | None:
+        """Return where the job's output goes, in a folder that is there; None if its log can have no such name."""
+        try:
+            path = self._logs.path(offer.spec.namespace, offer.log_stream_name)
+        except ValueError:
+            return None
+        if path.parent not in self._log_folders:
+            await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
+            self._log_folders.add(path.parent)
+        return path
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         try:

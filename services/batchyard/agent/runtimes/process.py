@@ -49,9 +49,14 @@ class User:
 
 
 def start_order(
-    offer: Offer, *, agent_id: str, log: Path, environ: Mapping[str, str], timeout_grace_s: float = TIMEOUT_GRACE_S
+    offer: Offer,
+    *,
+    agent_id: str,
+    log: Path | None,
+    environ: Mapping[str, str],
+    timeout_grace_s: float = TIMEOUT_GRACE_S,
 ) -> dict[str, Any]:
-    """Return an entry of the launcher's "offers"; see `launcher.wire`.
+    """Return an entry of the launcher's "offers"; see `launcher.wire`. Without a log the job is refused.
 
     `environ` is the agent's own environment, of which a few variables are passed on.
     """
@@ -61,7 +66,7 @@ def start_order(
         "need": offer.need,
         "about": offer.about,
         "argv": list(container.command),
-        "log": str(log),
+        "log": str(log or os.devnull),
         "memory_mib": offer.spec.memory_mib,
     }
     if offer.spec.timeout.HasField("attempt_duration_seconds"):
@@ -69,6 +74,8 @@ def start_order(
         order["timeout_grace_s"] = timeout_grace_s
     user = None
     try:
+        if log is None:
+            raise RefusedError(f"its log can't be named {offer.log_stream_name!r}")
         _refuse_unsupported(container)
         if container.user:
             user = find_user(container.user)
