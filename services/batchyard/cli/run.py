@@ -12,6 +12,7 @@ from batchyard.cli import options
 from batchyard.cli.folder import DataFolder, Endpoint
 from batchyard.cli.job_client import JobRequest, run_job
 from batchyard.cli.logging import configure_logging
+from batchyard.cli.serving import first_of
 from batchyard.domain.names import Caller
 
 
@@ -75,17 +76,11 @@ def run(
     configure_logging(log_format, log_level)
     request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env)
     target = _target(endpoint, DataFolder(data_dir))
-    exit_code = 1
     try:
         exit_code = anyio.run(run_job, target, Caller(account, region), request)
-    except* grpc.aio.AioRpcError as group:
-        raise click.ClickException(_first_detail(group)) from group
+    except Exception as error:
+        failure = first_of(error, grpc.aio.AioRpcError)
+        if failure is None:
+            raise
+        raise click.ClickException(failure.details() or failure.code().name) from None
     sys.exit(exit_code)
-
-
-def _first_detail(group: BaseExceptionGroup[grpc.aio.AioRpcError]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, grpc.aio.AioRpcError)
-    return error.details() or error.code().name

@@ -15,6 +15,7 @@ from batchyard.cli.errors import CannotStartError
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 STOP_DEADLINE_S: Final = 4.5
 """A stop that takes longer is cut short: whoever sent the signal counts on five seconds."""
@@ -29,9 +30,10 @@ def serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
     """
     try:
         anyio.run(_serve, service, backend_options={"use_uvloop": True})
-    except* CannotStartError as group:
-        raise _first(group) from None
-    except* Exception:
+    except Exception as error:
+        told = first_of(error, CannotStartError)
+        if told is not None:
+            raise told from None
         _log.critical("stopped by an error", exc_info=True)
         sys.exit(1)
 
@@ -75,9 +77,10 @@ async def _await_signals(
                 scope.cancel()
 
 
-def _first(group: BaseExceptionGroup[CannotStartError]) -> CannotStartError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, CannotStartError)
-    return error
+def first_of(error: BaseException, kind: type[E]) -> E | None:
+    """Return the first error of a kind: the error itself, or one in the groups that it is made of."""
+    if isinstance(error, kind):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := first_of(part, kind)) is not None), None)
+    return None
