@@ -53,6 +53,14 @@ class Holds:
         line.starving = True
         self._starving[line] = None
         self._stale = True
+        if not line.parked:
+            self.claim(line)
+
+    def claim(self, line: Line) -> None:
+        """Hold all that a starving line could use, until it is looked at: nothing else may take what woke it."""
+        if line.starving and line.short_of_hosts != line.queue.environments:
+            line.short_of_hosts = line.queue.environments
+            self._stale = True
 
     def relieve(self, line: Line) -> None:
         """Hold no room for a line any more."""

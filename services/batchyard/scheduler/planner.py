@@ -8,6 +8,8 @@ and smaller ones until it has waited for a bound; then room is held for it (see 
 milliseconds are offered beyond the room that there is (see `feeding`).
 """
 
+from math import inf
+
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import Fence, JobKey
 from batchyard.scheduler.alarms import Alarms
@@ -255,19 +257,20 @@ class Planner:
         self._closed.clear()
         self._refresh_holds()
         self._open_holds()
+        limit = inf if offers_max is None else offers_max
         for item in self._waiting.agenda():
             if isinstance(item, Line):
-                self._serve_holder(item, now, offers)
+                self._serve_holder(item, now, offers, limit)
             else:
                 self._serve_queue(item, now, offers)
-            if offers_max is not None and len(offers) >= offers_max:
+            if len(offers) >= limit:
                 return Plan(tuple(offers), (), now)
         reasons = self._alarms.report(now, self._waiting.parked())
         return Plan(tuple(offers), tuple(reasons), self._alarms.next_deadline())
 
-    def _serve_holder(self, holder: Line, now: float, offers: list[Offer]) -> None:
+    def _serve_holder(self, holder: Line, now: float, offers: list[Offer], limit: float) -> None:
         """Try what stands ahead of a holder in its queue, then its own head; then close what it holds."""
-        while holder in self._open:
+        while holder in self._open and len(offers) < limit:
             head, ready = holder.head(), holder.queue.next_ready()
             if head is None or ready is None or ready[1][0] > head[0]:
                 self._closed.add(holder)

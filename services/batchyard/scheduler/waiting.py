@@ -262,10 +262,7 @@ class Waiting:
             return
         line.queue.make_ready(line, head[0])
         self.put_back(line.queue)
-        if line.starving and line.short_of_hosts != line.queue.environments:
-            # Until it has been looked at, nothing else may take the room that it was woken for.
-            line.short_of_hosts = line.queue.environments
-            self._holds.invalidate()
+        self._holds.claim(line)
 
     def _unpark(self, line: Line) -> None:
         if not line.parked:
