@@ -25,7 +25,7 @@ from batchyard.agent.launcher.ledger import Need
 from batchyard.agent.logs import LogTracker
 from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
-from batchyard.agent.runtimes.engine import engine_answers
+from batchyard.agent.runtimes.engine import engine_answers, find_engine
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.shift import HostFacts, Shift, end_everything
 from batchyard.agent.shipping import ship_logs
@@ -174,8 +174,12 @@ class _Agent:
                 answers = await engine_answers(self._config.docker_host)
                 _log.info("runtime: %s", "docker" if answers else "process, as no container engine answers")
                 return "docker" if answers else "process"
-            case chosen:
-                return chosen
+            case "docker":
+                # Before anything that ran elsewhere is ended.
+                await find_engine(self._config.docker_host)
+                return "docker"
+            case "process":
+                return "process"
 
     async def _end_other_runtime(self, name: RuntimeName) -> None:
         """End what the agent ran in another runtime before: a new incarnation begins only when all of that is dead."""

@@ -27,6 +27,9 @@ STOP_GRACE_S: Final = 1.0
 STOP_PATIENCE_S: Final = 2.0
 """When jobs end with the agent: how long they have after SIGTERM, and how long all of it may take."""
 
+COALESCE_S: Final = 0.002
+"""After news were passed on at once, what comes within this time shares the next message."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +97,7 @@ class Shift:
     async def _follow(self) -> None:
         while True:
             await self._take_news()
+            await anyio.sleep(COALESCE_S)
 
     async def _take_news(self) -> None:
         records = await self._runtime.changes()

@@ -45,11 +45,14 @@ class CgroupPool:
         self._free.append(group)
 
     def close(self) -> None:
-        """Remove the cgroups that are empty."""
+        """Remove the cgroups that are empty, those of an earlier launcher of the same name too."""
         for group in self._free:
             group.remove()
         self._free.clear()
         with suppress(OSError):
+            for name in os.listdir(self._base):
+                if name.isdigit():
+                    os.rmdir(f"{self._base}/{name}")
             os.rmdir(self._base)
 
 

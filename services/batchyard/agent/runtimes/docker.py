@@ -304,9 +304,7 @@ async def open_docker_runtime(
 
     Raises AgentStartError if no engine answers or the journal is damaged.
     """
-    url = engine.engine_url(settings.docker_host)
-    if url is None or not await engine.engine_answers(settings.docker_host):
-        raise AgentStartError(f"no container engine answers at {url or 'the usual sockets'}; is one running?")
+    url = await engine.find_engine(settings.docker_host)
     await to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
     try:
         journal = Journal(str(folder / "journal"), wire.boot_id())

@@ -13,6 +13,7 @@ import aiohttp
 import anyio
 from aiodocker.containers import DockerContainer
 
+from batchyard.agent.host import AgentStartError
 from batchyard.agent.runtimes.environment import fence_text, job_variables
 from batchyard.agent.state import Offer
 
@@ -75,6 +76,14 @@ async def engine_answers(docker_host: str | None) -> bool:
     except (*ENGINE_ERRORS, ValueError):
         return False
     return True
+
+
+async def find_engine(docker_host: str | None) -> str:
+    """Return the address of the engine; raise AgentStartError if none answers."""
+    url = engine_url(docker_host)
+    if url is None or not await engine_answers(docker_host):
+        raise AgentStartError(f"no container engine answers at {url or 'the usual sockets'}; is one running?")
+    return url
 
 
 def container_name(offer: Offer, owner: Owner) -> str:

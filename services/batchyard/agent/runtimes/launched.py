@@ -73,6 +73,7 @@ class ProcessRuntime:
         self._is_first = True
         self._inbox = inbox
         self._sending = anyio.Lock()
+        self._environ = dict(os.environ)
         self._log_folders: set[Path] = set()
         self._instance: str = hello["instance"]
         self._claimed_before = [wire.decode_fence(pair) for pair in hello["lost"]]
@@ -127,7 +128,7 @@ class ProcessRuntime:
                 offer,
                 agent_id=self._agent_id,
                 log=await self._prepare_log(offer),
-                environ=os.environ,
+                environ=self._environ,
                 timeout_grace_s=self._settings.timeout_grace_s,
             )
             for offer in orders.offers
