@@ -338,6 +338,17 @@ def test_the_launcher_ignores_signals_and_ends_when_neither_agent_nor_job_is_lef
         soon(lambda: not is_running(pid), "the launcher ends")
 
 
+def test_offers_that_nothing_allows_to_start_do_not_keep_the_launcher(tmp_path: Path) -> None:
+    start_launcher(tmp_path)
+    launcher = LauncherClient(tmp_path)
+    pid = launcher.pid
+    launcher.send(capacity=[4000, 4096, 0], offers=[start_entry("true"), start_entry("true", fence=SECOND)])
+    launcher.send(revoke=[FIRST])
+    launcher.until(FIRST, RunState.REVOKED)
+    launcher.close()
+    soon(lambda: not is_running(pid), "the launcher ends")
+
+
 def test_a_folder_has_one_launcher(tmp_path: Path) -> None:
     with a_launcher(tmp_path) as launcher:
         start_launcher(tmp_path)

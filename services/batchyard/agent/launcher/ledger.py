@@ -165,12 +165,10 @@ class Ledger:
 
         Changes nothing but to give back what could never fit: `claim` them once they are in the journal.
         """
-        if self.lease_deadline - now <= self.start_margin_s:
+        if self.lease_deadline - now <= self.start_margin_s or not self.has_waiting():
             return []
         found: list[Run] = []
         free = self._free
-        while self._waiting and self._waiting[0].state is not RunState.OFFERED:
-            self._waiting.popleft()
         for run in self._waiting:
             if run.state is not RunState.OFFERED:
                 continue
@@ -237,7 +235,9 @@ class Ledger:
         return changed
 
     def has_waiting(self) -> bool:
-        """Tell whether an offer may be waiting."""
+        """Tell whether an offer is waiting."""
+        while self._waiting and self._waiting[0].state is not RunState.OFFERED:
+            self._waiting.popleft()
         return bool(self._waiting)
 
     def active(self) -> list[Run]:

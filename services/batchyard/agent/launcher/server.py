@@ -380,7 +380,7 @@ class Launcher:
             return True
         if self._agent is not None or now - self._idle_since < self._options.idle_s:
             return False
-        return not self._ledger.has_waiting()
+        return now >= self._ledger.lease_deadline or not self._ledger.has_waiting()
 
     def _compact(self) -> None:
         if self._journal.is_worth_compacting():
