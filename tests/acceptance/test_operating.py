@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,16 @@ def test_a_port_that_is_taken_is_told_in_one_line(up: Installation, tmp_path: Pa
     with batchyard(arguments, log=log) as second:
         assert second.wait() == 2, log.read_text()
     assert port in log.read_text().splitlines()[-1]
+
+
+def test_a_folder_of_a_newer_version_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "jobs.db")) as database:
+        database.execute("PRAGMA user_version = 9999")
+    log = tmp_path / "log"
+    with batchyard(["up", "--data-dir", str(folder), "--no-agent", *ANY_PORTS], log=log) as process:
+        assert process.wait() == 2, log.read_text()
+    assert log.read_text().splitlines()[-1].startswith("Error: ")
 
 
 def test_listening_beyond_loopback_needs_consent(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.installation import Installation, start_up
+from support.installation import Installation, batchyard, free_ports, start_up
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,44 @@ def test_an_interrupt_terminates_the_job(up: Installation) -> None:
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Interrupted by the user" in stderr
+
+
+def test_a_second_interrupt_leaves_the_job_to_its_end(up: Installation) -> None:
+    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder), "--log-level", "error"]
+    with subprocess.Popen(
+        [*command, "--", "sh", "-c", "trap '' TERM; echo started; while :; do sleep 0.1; done"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        assert "interrupt again" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_restart_of_the_control_plane_in_between_does_not_show(tmp_path: Path) -> None:
+    http_port, grpc_port = free_ports(2)
+    gate = tmp_path / "gate"
+    arguments = [
+        *("up", "--data-dir", str(tmp_path / "data"), "--port", str(http_port), "--grpc-port", str(grpc_port)),
+        *("--runtime", "process", "--capacity", "vcpus=8,memory=16GiB"),
+    ]
+    script = f"echo before; until test -e {gate}; do sleep 0.02; done; echo after; exit 4"
+    with batchyard(arguments, log=tmp_path / "first.log") as first:
+        first.ready_line()
+        command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(tmp_path / "data")]
+        process = subprocess.Popen([*command, "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "before\n"
+            assert first.interrupt() == 0, first.log.read_text()
+            with batchyard(arguments, log=tmp_path / "second.log") as second:
+                second.ready_line()
+                gate.touch()
+                stdout, _ = process.communicate(timeout=60)
+    assert (stdout, process.returncode) == ("after\n", 4)

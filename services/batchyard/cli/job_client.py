@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -43,7 +43,6 @@ DEFINITION_NAME: Final = "run"
 
 CONNECT_TIMEOUT_S: Final = 10.0
 RECONNECT_TIMEOUT_S: Final = 60.0
-"""How long a watch that broke is tried again: a restart of the control plane harms no job."""
 RECONNECT_PAUSE_S: Final = 0.2
 LAST_LINES_TIMEOUT_S: Final = 10.0
 """How long the end of the log is waited for, once the job has ended."""
@@ -116,31 +115,63 @@ class JobClient:
 
     async def terminate(self, job_id: str, reason: str) -> None:
         """Ask for the end of the job."""
-        await self._jobs.TerminateJob(TerminateJobRequest(job_id=job_id, reason=reason), metadata=self._metadata)
+        await self._jobs.TerminateJob(
+            TerminateJobRequest(job_id=job_id, reason=reason),
+            metadata=self._metadata,
+            wait_for_ready=True,
+            timeout=RECONNECT_TIMEOUT_S,
+        )
 
     async def changes(self, job_id: str) -> AsyncGenerator[JobChange]:
-        """Yield the job as it is, then each change; goes on where it was when the connection breaks."""
+        """Yield the job as it is, then each change, without gap or repetition also when the connection breaks."""
         request = WatchJobsRequest(job_ids=[job_id])
-        give_up_at = anyio.current_time() + RECONNECT_TIMEOUT_S
+        patience = Patience()
         while True:
             try:
                 async for response in self._operations.WatchJobs(request, metadata=self._metadata):
+                    patience.renew()
                     request.after_revision = response.revision
-                    give_up_at = anyio.current_time() + RECONNECT_TIMEOUT_S
                     for change in response.changes:
                         yield change
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or anyio.current_time() > give_up_at:
-                    raise
-                _log.info("the connection broke, trying again", extra={"detail": error.details()})
-            await anyio.sleep(RECONNECT_PAUSE_S)
+                await patience.wait_or_raise(error)
 
-    async def lines(self, log_stream_name: str) -> AsyncIterator[str]:
-        """Yield the lines of a log, from the first one until the attempt has ended."""
+    async def lines(self, log_stream_name: str) -> AsyncGenerator[str]:
+        """Yield the lines of a log until the attempt has ended, each of them once also when the connection breaks."""
         request = FollowLogEventsRequest(log_stream_name=log_stream_name)
-        async for response in self._logs.FollowLogEvents(request, metadata=self._metadata):
-            for event in response.events:
-                yield event.message
+        patience = Patience()
+        seen = 0
+        while True:
+            skip = seen
+            try:
+                async for response in self._logs.FollowLogEvents(request, metadata=self._metadata):
+                    patience.renew()
+                    fresh, skip = response.events[skip:], max(0, skip - len(response.events))
+                    for event in fresh:
+                        seen += 1
+                        yield event.message
+            except grpc.aio.AioRpcError as error:
+                await patience.wait_or_raise(error)
+            else:
+                return
+
+
+class Patience:
+    """How long a stream that breaks is opened again and again: a restart of the control plane harms no job."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: the stream has brought something."""
+        self._give_up_at = anyio.current_time() + RECONNECT_TIMEOUT_S
+
+    async def wait_or_raise(self, error: grpc.aio.AioRpcError) -> None:
+        """Pause before the next attempt; raise the error if it is of another kind, or has lasted too long."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or anyio.current_time() > self._give_up_at:
+            raise error
+        _log.info("the connection broke, trying again", extra={"detail": error.details()})
+        await anyio.sleep(RECONNECT_PAUSE_S)
 
 
 class Follower:
@@ -166,8 +197,9 @@ class Follower:
         raise AssertionError("a watch ends only with an error")
 
     async def _print_log(self, log_stream_name: str) -> None:
-        async for line in self._client.lines(log_stream_name):
-            print(line, flush=True)
+        async with aclosing(self._client.lines(log_stream_name)) as lines:
+            async for line in lines:
+                print(line, flush=True)
 
 
 def exit_code_of(change: JobChange) -> int:

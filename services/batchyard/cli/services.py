@@ -170,7 +170,10 @@ def _serve_alone(
 
     @asynccontextmanager
     async def on_port() -> AsyncIterator[str]:
-        async with opening as services, or_cannot_start(serve_grpc(services, address=address(host, port))) as bound:
+        async with (
+            or_cannot_start(opening) as services,
+            or_cannot_start(serve_grpc(services, address=address(host, port))) as bound,
+        ):
             yield f"batchyard ready {name} grpc://{address(host, bound)}"
 
     serve(on_port)

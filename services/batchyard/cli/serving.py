@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ import anyio
 import anyio.abc
 
 from batchyard.cli.errors import CannotStartError
+from batchyard.storage.sqlite.migrations import MigrationError
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +42,15 @@ def serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
 
 @asynccontextmanager
 async def or_cannot_start(opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Open something that takes addresses of the machine; raise CannotStartError if it cannot have them."""
+    """Open something that takes addresses or files of the machine; raise CannotStartError if it cannot have them."""
     async with AsyncExitStack() as stack:
         try:
             opened = await stack.enter_async_context(opening)
-        except OSError as error:
-            raise CannotStartError(str(error)) from error
+        except Exception as error:
+            cause = first_of(error, (OSError, sqlite3.Error, MigrationError))
+            if cause is None:
+                raise
+            raise CannotStartError(str(cause)) from error
         yield opened
 
 
@@ -77,10 +82,10 @@ async def _await_signals(
                 scope.cancel()
 
 
-def first_of(error: BaseException, kind: type[E]) -> E | None:
-    """Return the first error of a kind: the error itself, or one in the groups that it is made of."""
-    if isinstance(error, kind):
+def first_of(error: BaseException, kinds: type[E] | tuple[type[E], ...]) -> E | None:
+    """Return the first error of these kinds: the error itself, or one in the groups that it is made of."""
+    if isinstance(error, kinds):
         return error
     if isinstance(error, BaseExceptionGroup):
-        return next((found for part in error.exceptions if (found := first_of(part, kind)) is not None), None)
+        return next((found for part in error.exceptions if (found := first_of(part, kinds)) is not None), None)
     return None
