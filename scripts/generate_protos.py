@@ -30,8 +30,8 @@ def generate(output: Path) -> None:
     services = [path for path in protos if path.endswith("_service.proto")]
     base = ["protoc", f"-I{ROOT}", f"-I{include}"]
     for arguments in (
-        [*base, f"--python_out={output}", f"--mypy_out={output}", *protos],
-        [*base, f"--grpc_python_out={output}", f"--mypy_grpc_out={output}", *services],
+        [*base, f"--python_out={output}", f"--mypy_out=quiet:{output}", *protos],
+        [*base, f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services],
     ):
         if protoc.main(arguments) != 0:
             raise SystemExit("protoc failed")
