@@ -14,6 +14,7 @@ from batchyard.storage.jobs import (
     Changes,
     JobReader,
     JobWriter,
+    Leader,
     NewJob,
     QueueCopy,
     QueueKey,
@@ -59,9 +60,10 @@ class JobStorageContract(abc.ABC):
 
     def test_a_new_writer_goes_on_where_the_last_one_stood(self, writer: JobWriter, epoch: int) -> None:
         revision = writer.apply(epoch, new(stored("a", 1), stored("b", 2)))
-        writer.apply(epoch, Changes(leader_epoch=7))
+        writer.apply(epoch, Changes(leader=Leader(7, "scheduler")))
         counters = writer.begin_epoch()
-        assert (counters.sequence, counters.job_id, counters.leader_epoch) == (2, JobId("b"), 7)
+        assert (counters.sequence, counters.job_id) == (2, JobId("b"))
+        assert counters.leader == Leader(7, "scheduler")
         assert counters.revision == revision + 1
 
     def test_every_commit_has_the_next_revision(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:

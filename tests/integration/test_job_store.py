@@ -281,6 +281,35 @@ async def test_a_new_scheduler_is_told_what_is_held_and_the_old_one_is_dismissed
         call.cancel()
 
 
+async def test_another_scheduler_is_welcomed_when_the_leaders_lease_is_over(tmp_path: Path) -> None:
+    async with control_plane(tmp_path, leader_lease_s=0.5) as plane, plane.scheduler("first") as first:
+        call: Any = plane.dispatch.Dispatch()
+        await call.write(wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id="second")))
+        await first.send(heartbeat=1)
+        seen = await first.until(lambda seen: seen.heartbeat)
+        assert seen.heartbeat == 1
+        assert (await asyncio.wait_for(call.read(), 10)).welcome.leader_epoch == 2
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await first.until(lambda _: False)
+        assert error.value.code() is grpc.StatusCode.ABORTED
+        call.cancel()
+
+
+async def test_a_scheduler_that_resigns_is_followed_at_once(tmp_path: Path) -> None:
+    async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("first") as first:
+        await first.send(resign=True)
+        call, seen = await snapshot(plane)
+        assert seen.welcome.leader_epoch == 2
+        call.cancel()
+
+
+async def test_a_scheduler_that_leads_comes_back_at_once_even_to_a_store_that_was_restarted(tmp_path: Path) -> None:
+    async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("same"):
+        pass
+    async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("same"):
+        pass
+
+
 async def test_cancelling_an_offered_job_is_answered_when_its_agent_has_given_it_back(plane: ControlPlane) -> None:
     async with plane.scheduler() as scheduler:
         await scheduler.register()

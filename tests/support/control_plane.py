@@ -133,7 +133,7 @@ class Scheduler:
 
 
 @asynccontextmanager
-async def control_plane(folder: Path) -> AsyncIterator[ControlPlane]:
+async def control_plane(folder: Path, *, leader_lease_s: float | None = None) -> AsyncIterator[ControlPlane]:
     """Run a registry and a job store on the databases of a folder."""
     server = InProcessServer(default_interceptors())
     async with AsyncExitStack() as stack:
@@ -144,7 +144,9 @@ async def control_plane(folder: Path) -> AsyncIterator[ControlPlane]:
                 open_registry(database=folder / "registry.db", job_store=channel, clock=clock)
             ),
             *await stack.enter_async_context(
-                open_job_store(database=folder / "jobs.db", registry=channel, clock=clock)
+                open_job_store(
+                    database=folder / "jobs.db", registry=channel, clock=clock, leader_lease_s=leader_lease_s
+                )
             ),
         ]
         for service in services:

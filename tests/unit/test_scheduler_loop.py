@@ -1,4 +1,6 @@
-"""The loop's own rules: it leads only while its stream with the job store is up and complete."""
+"""The loop's own rules: it leads only while its stream with the job store is up and complete, and under its lease."""
+
+import math
 
 import anyio
 import pytest
@@ -27,9 +29,10 @@ def scheduler(clock: VirtualClock) -> Scheduler:
     return scheduler
 
 
-def lead(scheduler: Scheduler, **snapshot: object) -> StoreOutbox:
+def lead(scheduler: Scheduler, *, until: float = math.inf, **snapshot: object) -> StoreOutbox:
     outbox = StoreOutbox()
     scheduler.store_opened(outbox)
+    scheduler.leadership_renewed(until)
     scheduler.store_said(wire.DispatchResponse(snapshot_complete=True, **snapshot))  # type: ignore[arg-type]
     return outbox
 
@@ -66,6 +69,7 @@ async def test_nothing_is_planned_while_a_snapshot_comes_in(scheduler: Scheduler
     lead(scheduler)
     await join(scheduler, clock)
     scheduler.store_opened(StoreOutbox())
+    scheduler.leadership_renewed(math.inf)
     scheduler.store_said(wire.DispatchResponse(runnable=[a_queued_job()]))
     assert scheduler.turn() is None
     assert scheduler.planner.use_of("agent").runs == 0
@@ -110,3 +114,30 @@ async def test_an_idle_scheduler_sleeps_until_the_next_lease_needs_care(
     scheduler.turn()
     clock.monotonic += 1
     assert scheduler.turn() == pytest.approx(clock.monotonic_s() + 14)
+
+
+async def test_a_leader_whose_lease_is_over_neither_plans_nor_grants_leases(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    lead(scheduler, until=clock.monotonic_s() + 10)
+    session = await join(scheduler, clock)
+    clock.monotonic += 10
+    scheduler.store_said(wire.DispatchResponse(runnable=[a_queued_job()]))
+    scheduler.agent_said(session, session_pb2.ConnectRequest(heartbeat=7))
+    assert scheduler.turn() is None
+    assert scheduler.planner.use_of("agent").runs == 0
+    assert not await answers(session)
+    scheduler.leadership_renewed(clock.monotonic_s() + 10)
+    scheduler.agent_said(session, session_pb2.ConnectRequest(heartbeat=8))
+    scheduler.turn()
+    assert scheduler.planner.use_of("agent").runs == 1
+    assert await answers(session)
+
+
+async def test_a_snapshot_alone_does_not_make_a_leader(scheduler: Scheduler, clock: VirtualClock) -> None:
+    scheduler.store_opened(StoreOutbox())
+    scheduler.store_said(wire.DispatchResponse(snapshot_complete=True))
+    assert scheduler.turn() is None
+    scheduler.leadership_renewed(clock.monotonic_s() + 10)
+    await join(scheduler, clock)
+    assert scheduler.turn() is not None

@@ -94,13 +94,14 @@ async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: A
             clock=clock,
             durable=config.durable,
             compat=config.compat,
+            leader_lease_s=None,
         ),
         open_logs(folder=config.folder.logs, clock=clock),
         open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
     )
     services: Sequence[Service] = ()
     for opening in openings:
-        services = await running.enter_async_context(opening)
+        services = await running.enter_async_context(or_cannot_start(opening))
         inside.add(services)
     return services
 

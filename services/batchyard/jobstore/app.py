@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import anyio
 import grpc.aio
@@ -20,6 +21,7 @@ from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import job_ids
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
@@ -28,6 +30,8 @@ from batchyard.rpc.reconnect import reconnecting
 from batchyard.rpc.server import Service
 from batchyard.storage.jobs import Counters
 from batchyard.storage.sqlite.database import open_database
+
+LEADER_LEASE_S: Final = 10.0
 
 
 class _Numbers:
@@ -44,10 +48,12 @@ async def open_job_store(
     clock: Clock,
     durable: bool = True,
     compat: Compat = Compat.SEED,
+    leader_lease_s: float | None = LEADER_LEASE_S,
 ) -> AsyncIterator[Sequence[Service]]:
     """Open the job store on a SQLite file for the length of the context; yield what it serves.
 
-    With `durable` false an acknowledged job may be lost at a power cut (never at a mere crash).
+    With `durable` false an acknowledged job may be lost at a power cut (never at a mere crash). `leader_lease_s` is how
+    long a scheduler may lead without hearing from the store; None if the only scheduler is in this very process.
     """
     feed, numbers = Feed(), _Numbers()
 
@@ -71,7 +77,15 @@ async def open_job_store(
             jobs = JobsServicer(writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter)
             operations = JobOperationsServicer(writer=writer, feed=feed, reading=reading, submitter=submitter)
             dispatch = DispatchServicer(
-                writer=writer, feed=feed, database=database, epoch=lambda: numbers.counters.epoch, tasks=tasks
+                writer=writer,
+                feed=feed,
+                database=database,
+                epoch=lambda: numbers.counters.epoch,
+                leadership=Leadership(
+                    leader_lease_s, holder=numbers.counters.leader.scheduler_id, now=clock.monotonic_s()
+                ),
+                clock=clock,
+                tasks=tasks,
             )
             settlement = SettlementServicer(copies)
             tasks.start_soon(_follow, copies)

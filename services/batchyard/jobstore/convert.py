@@ -71,9 +71,10 @@ def snapshot_message(jobs: Iterable[tuple[Job, bytes | None]]) -> wire.DispatchR
     return message
 
 
-def effect_messages(effects: Effects) -> Iterator[wire.DispatchResponse]:
-    """Return what commits mean, in messages of bounded size."""
+def effect_messages(effects: Effects, heartbeat: int) -> Iterator[wire.DispatchResponse]:
+    """Return what commits mean, in messages of bounded size; the first answers a heartbeat."""
     message = wire.DispatchResponse(
+        heartbeat=heartbeat,
         registered=[
             wire.AgentRegistered(agent_id=done.agent_id, incarnation=done.incarnation, accepted=done.accepted)
             for done in effects.registered

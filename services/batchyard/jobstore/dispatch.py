@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import DispatchServiceServicer
+from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, SupersededError
 from batchyard.domain.jobs import AgentId, JobKey, RunReport
 from batchyard.jobstore.convert import (
@@ -29,6 +30,7 @@ from batchyard.jobstore.convert import (
 )
 from batchyard.jobstore.feed import Feed, Subscription
 from batchyard.jobstore.group import Proposal
+from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.sqlite.database import open_database
 from batchyard.storage.sqlite.jobs import SqliteJobReader
@@ -40,12 +42,22 @@ class DispatchServicer(DispatchServiceServicer):
     """Tells the scheduler what there is to do, and writes down what it decides and passes on."""
 
     def __init__(
-        self, *, writer: Writer, feed: Feed, database: Path, epoch: Callable[[], int], tasks: TaskGroup
+        self,
+        *,
+        writer: Writer,
+        feed: Feed,
+        database: Path,
+        epoch: Callable[[], int],
+        leadership: Leadership,
+        clock: Clock,
+        tasks: TaskGroup,
     ) -> None:
         self._writer = writer
         self._feed = feed
         self._database = database
         self._epoch = epoch
+        self._leadership = leadership
+        self._clock = clock
         self._tasks = tasks
 
     async def Dispatch(  # noqa: N802  # the name of the RPC
@@ -55,24 +67,35 @@ class DispatchServicer(DispatchServiceServicer):
         first = await anext(request_iterator, None)
         if first is None or not first.HasField("hello"):
             raise InvalidRequestError("the first message must be a hello", field="hello")
+        scheduler_id = first.hello.scheduler_id
+        await self._until_it_may_lead(scheduler_id)
         subscription = Subscription()
         self._feed.subscribe(subscription, SupersededError("a newer scheduler has taken over"))
         scope = anyio.CancelScope()
         try:
-            leader_epoch = await self._writer.do(lambda group: group.lead())
-            _log.info("scheduler %s leads, epoch %d", first.hello.scheduler_id, leader_epoch)
+            leader_epoch = await self._writer.do(lambda group: group.lead(scheduler_id))
+            _log.info("scheduler %s leads, epoch %d", scheduler_id, leader_epoch)
             yield wire.DispatchResponse(
-                welcome=wire.SchedulerWelcome(leader_epoch=leader_epoch, store_epoch=self._epoch())
+                welcome=wire.SchedulerWelcome(
+                    leader_epoch=leader_epoch, store_epoch=self._epoch(), lease_ms=self._leadership.lease_ms
+                )
             )
             async for message in self._snapshot(subscription):
                 yield message
-            self._tasks.start_soon(self._read, request_iterator, subscription, scope)
+            self._tasks.start_soon(self._read, request_iterator, scheduler_id, subscription, scope)
             while True:
-                for message in effect_messages(await subscription.take()):
+                for message in effect_messages(*await subscription.take()):
                     yield message
         finally:
             scope.cancel()
             self._feed.unsubscribe(subscription)
+
+    async def _until_it_may_lead(self, scheduler_id: str) -> None:
+        """Wait until no other scheduler leads, and let this one."""
+        while (wait_s := self._leadership.wait_s(scheduler_id, self._clock.monotonic_s())) > 0:
+            _log.info("scheduler %s waits: another one leads for %.1f s", scheduler_id, wait_s)
+            await anyio.sleep(wait_s)
+        self._leadership.take(scheduler_id, self._clock.monotonic_s())
 
     async def _snapshot(self, subscription: Subscription) -> AsyncIterator[wire.DispatchResponse]:
         async with open_database(self._database, read_only=True) as database:
@@ -92,6 +115,7 @@ class DispatchServicer(DispatchServiceServicer):
     async def _read(
         self,
         requests: AsyncIterator[wire.DispatchRequest],
+        scheduler_id: str,
         subscription: Subscription,
         scope: anyio.CancelScope,
     ) -> None:
@@ -99,7 +123,11 @@ class DispatchServicer(DispatchServiceServicer):
         with scope:
             try:
                 async for request in requests:
+                    if request.heartbeat and self._leadership.renew(scheduler_id, self._clock.monotonic_s()):
+                        subscription.answer(request.heartbeat)
                     self._take(request)
+                    if request.resign:
+                        self._leadership.resign(scheduler_id)
             except (grpc.RpcError, grpc.aio.BaseError) as error:  # the latter when this side has ended the stream
                 _log.debug("the scheduler's stream broke: %s", error)
             except ValueError as error:

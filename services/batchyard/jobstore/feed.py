@@ -20,12 +20,18 @@ class Subscription:
         self._after: int | None = None
         self._wake = asyncio.Event()
         self._closed: Exception | None = None
+        self._heartbeat = 0
 
     def push(self, committed: Committed) -> None:
         """Add a commit."""
         if committed.effects:
             self._pending.append(committed)
             self._wake.set()
+
+    def answer(self, heartbeat: int) -> None:
+        """Have a heartbeat answered."""
+        self._heartbeat = heartbeat
+        self._wake.set()
 
     def begin_after(self, revision: int) -> None:
         """Say that everything up to this revision is known already, from a snapshot."""
@@ -36,8 +42,8 @@ class Subscription:
         self._closed = self._closed or error
         self._wake.set()
 
-    async def take(self) -> Effects:
-        """Wait for effects and return all that there are, in order."""
+    async def take(self) -> tuple[Effects, int]:
+        """Wait for something to say; return all effects that there are, in order, and the heartbeat to be answered."""
         assert self._after is not None
         while True:
             await self._wake.wait()
@@ -50,8 +56,9 @@ class Subscription:
                 # What was not written answers this scheduler's own messages, which came after the snapshot.
                 if not committed.written or committed.revision > self._after:
                     effects.merge(committed.effects)
-            if effects:
-                return effects
+            heartbeat, self._heartbeat = self._heartbeat, 0
+            if effects or heartbeat:
+                return effects, heartbeat
 
 
 class Feed:

@@ -38,6 +38,7 @@ from batchyard.storage.jobs import (
     Changes,
     Counters,
     JobWriter,
+    Leader,
     NewJob,
     QueueCopy,
     QueueKey,
@@ -52,7 +53,7 @@ class Numbers:
     def __init__(self, counters: Counters) -> None:
         self.epoch: Final = counters.epoch
         self.revision = counters.revision
-        self.leader_epoch = counters.leader_epoch
+        self.leader_epoch = counters.leader.epoch
         self.sequence = counters.sequence
         """Of the newest job."""
         self._offers = 0
@@ -181,10 +182,10 @@ class Group:
 
     # What a scheduler asks
 
-    def lead(self) -> int:
-        """Make the caller the scheduler; return its leader epoch."""
+    def lead(self, scheduler_id: str) -> int:
+        """Make a scheduler the leader; return its leader epoch."""
         self._numbers.leader_epoch += 1
-        self._changes.leader_epoch = self._numbers.leader_epoch
+        self._changes.leader = Leader(self._numbers.leader_epoch, scheduler_id)
         return self._numbers.leader_epoch
 
     def register(

@@ -2,7 +2,7 @@
 
 The writer commits at once when it is idle; what arrives while a transaction runs is done together in the next one. No
 timer. Every call is answered after its commit. A commit that failed means unknown: all of its group are told
-UNAVAILABLE, and the store is opened and read anew before it serves again.
+UNAVAILABLE, and the store is opened and read anew before it serves again, as soon as the disk takes writes.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from batchyard.domain.jobs import JobKey
 from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
+from batchyard.rpc.health import Health
 from batchyard.storage.jobs import Counters, StorageError
-from batchyard.storage.sqlite.database import Database, open_database
+from batchyard.storage.sqlite.database import Database, open_database, until_writable
 from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs
 
 COMMANDS_A_GROUP: Final = 500
-REOPEN_DELAY_S: Final = 1.0
 
 T = TypeVar("T")
 _Answer = asyncio.Future[object]
@@ -43,22 +43,25 @@ class Writer:
         *,
         clock: Clock,
         durable: bool,
+        health: Health,
         opened: Callable[[Counters], None],
         committed: Callable[[Committed], None],
     ) -> None:
         """Write to the database at `path`.
 
         `opened` is called whenever the store has been read anew, `committed` after each commit and before any of its
-        calls is answered; both on the event loop.
+        calls is answered; both on the event loop. `health` says whether it can write.
         """
         self._path = path
         self._clock = clock
         self._durable = durable
+        self._health = health
         self._opened = opened
         self._committed = committed
         self._pending: list[tuple[Command, _Answer | None]] = []
         self._wake = asyncio.Event()
         self._serving = False
+        self._closed_because = "the job store is not open; try again"
 
     async def do(self, act: Callable[[Group], T], *keys: JobKey, alone: bool = False) -> T:
         """Have a group do something and return its answer after the commit.
@@ -66,7 +69,7 @@ class Writer:
         Raises what `act` raises, and UnavailableError when it is not known whether it was done.
         """
         if not self._serving:
-            raise UnavailableError("the job store is not open; try again")
+            raise UnavailableError(self._closed_because)
         answer: _Answer = asyncio.get_running_loop().create_future()
         self._queue(Command(act, keys, alone), answer)
         return cast("T", await answer)
@@ -77,23 +80,24 @@ class Writer:
             self._queue(Command(act, keys), None)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled; started when the store is open for the first time."""
-        while True:
-            async with open_database(self._path, durable=self._durable) as database:
-                core = await database.run(_open)
-                self._opened(core.counters)
-                self._serving = True
-                task_status.started()
-                task_status = anyio.TASK_STATUS_IGNORED
-                try:
-                    await self._serve(database, core)
-                except (StorageError, sqlite3.Error):
-                    _log.exception("the job store failed to commit; it is opened anew")
-                finally:
-                    self._serving = False
-                    self._fail_pending()
-            await self._reopenable()
+        """Write until cancelled; started when the store is open for the first time.
 
+        Raises the database's error if it cannot be opened then; later it waits until it can.
+        """
+        while True:
+            try:
+                async with open_database(self._path, durable=self._durable) as database:
+                    await self._serve_from(database, task_status)
+            except (StorageError, sqlite3.Error) as error:
+                if not self._closed_because:
+                    _log.error("the job store failed and is opened anew: %s", error)
+                elif task_status is not anyio.TASK_STATUS_IGNORED:
+                    raise
+                self._close(error)
+            await until_writable(self._path, durable=self._durable, failed=self._close)
+
+    async def _serve_from(self, database: Database, task_status: TaskStatus[None]) -> None:
+        core = await database.run(self._open)
     async def _serve(self, database: Database, core: JobStoreCore) -> None:
         while True:
             await self._wake.wait()

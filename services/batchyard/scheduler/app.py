@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -40,7 +41,9 @@ async def open_scheduler(
     first = "lower" if config.compat is Compat.SEED else "higher"
     _log.info("among job queues the %s priority number is served first (compat %s)", first, config.compat)
     scheduler = Scheduler(config, clock)
-    store = StoreConnection(job_store, scheduler, scheduler_id=f"{socket.gethostname()}-{os.getpid()}")
+    # The name of this very process: whoever has it leads without waiting for the lease of the one before.
+    scheduler_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    store = StoreConnection(job_store, scheduler, scheduler_id=scheduler_id, clock=clock)
     watch = ResourceWatch(registry, scheduler)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scheduler.run)

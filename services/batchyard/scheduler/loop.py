@@ -31,7 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Keeps the picture and acts on it. It leads while its stream with the job store is up and complete."""
+    """Keeps the picture and acts on it.
+
+    It leads while its stream with the job store is up, the snapshot on it is complete, and its lease from the store is
+    not over: only then does it plan, and grant leases to agents.
+    """
 
     def __init__(self, config: SchedulerConfig, clock: Clock) -> None:
         self._config = config
@@ -42,7 +46,10 @@ class Scheduler:
             lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
         )
         self._store: StoreOutbox | None = None
+        self._is_complete = False
+        """Whether the snapshot of the stream has been taken in."""
         self._leads = False
+        self._leads_until = float("-inf")
         self._live: dict[str, int] = {}
         """While a snapshot comes in: the incarnations of the agents that it names."""
         self._knows_resources = False
@@ -58,9 +65,9 @@ class Scheduler:
 
     def turn(self) -> float | None:
         """Do what can be done now; return when to do so again even if nothing happens, None if never."""
-        if not self._leads or self._store is None:
-            return None
         now = self._clock.monotonic_s()
+        if self._store is None or not self._may_act(now):
+            return None
         due = self._leases.due(now)
         for agent_id in due.suspects:
             _log.warning("agent %s is silent", agent_id)
@@ -86,7 +93,8 @@ class Scheduler:
 
     def store_opened(self, outbox: StoreOutbox) -> None:
         """Begin anew with a stream on which a snapshot follows."""
-        self._store, self._leads = outbox, False
+        self._store, self._leads, self._is_complete = outbox, False, False
+        self._leads_until = float("-inf")
         self._live.clear()
         self.planner.forget_jobs()
         self.roster.forget_runs()
@@ -94,7 +102,13 @@ class Scheduler:
     def store_closed(self, outbox: StoreOutbox) -> None:
         """Stop leading: no plans, no leases, until the next snapshot is complete."""
         if self._store is outbox:
-            self._store, self._leads = None, False
+            self._store, self._leads, self._is_complete = None, False, False
+
+    def leadership_renewed(self, until: float) -> None:
+        """Lead until this time, on the clock, unless it is renewed again."""
+        self._leads_until = max(self._leads_until, until)
+        self._lead_if_it_may()
+        self._wake.set()
 
     def store_said(self, response: wire.DispatchResponse) -> None:
         """Apply what the job store says. Beginnings go before ends: commits may have been merged into one message."""
@@ -118,12 +132,18 @@ class Scheduler:
         for report in response.reports:
             self._report_answered(report)
         if response.snapshot_complete:
-            self._lead()
+            self._is_complete = True
+            self._lead_if_it_may()
         self._wake.set()
 
-    def _lead(self) -> None:
+    def _may_act(self, now: float) -> bool:
+        return self._leads and now < self._leads_until
+
+    def _lead_if_it_may(self) -> None:
         """Take over: every live agent gets a full lease anew, every session tells the store what it may have missed."""
         now = self._clock.monotonic_s()
+        if self._leads or not self._is_complete or now >= self._leads_until:
+            return
         self._leads = True
         self._leases.begin((Incarnation(*agent) for agent in self._live.items()), now)
         for agent_id in self._live:
@@ -234,7 +254,7 @@ class Scheduler:
         now = self._clock.monotonic_s()
         news = session.hear(request.reports, now)
         session.heartbeat = max(session.heartbeat, request.heartbeat)
-        if not self._leads or self._store is None or not session.accepted:
+        if self._store is None or not self._may_act(now) or not session.accepted:
             return
         for fence, report in news:
             self._store.report(session.agent, fence, report)

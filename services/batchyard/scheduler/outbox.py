@@ -140,6 +140,12 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._reports: dict[tuple[Incarnation, Fence], run_pb2.RunReport] = {}
         self._proposals: dict[JobKey, Offer] = {}
         self._reasons: dict[JobKey, WaitReason] = {}
+        self._heartbeat = 0
+
+    def beat(self, heartbeat: int) -> None:
+        """Send a heartbeat, to go on leading."""
+        self._heartbeat = heartbeat
+        self._filled.set()
 
     def register(self, registration: wire.AgentRegistration) -> None:
         """Ask to let an agent in."""
@@ -167,7 +173,8 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._filled.set()
 
     def _next(self) -> wire.DispatchRequest | None:
-        message = wire.DispatchRequest()
+        message = wire.DispatchRequest(heartbeat=self._heartbeat)
+        self._heartbeat = 0
         if self._lost:
             # Alone and first: a registration that follows must meet a store that knows of the loss.
             for lost, _ in _taken(self._lost):

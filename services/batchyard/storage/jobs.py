@@ -53,6 +53,15 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Leader:
+    """The scheduler that leads."""
+
+    epoch: int
+    """Grows with every scheduler that begins to lead."""
+    scheduler_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be written for the first time."""
 
@@ -74,12 +83,12 @@ class Changes:
     """By the job's sequence number."""
     queues: list[QueueCopy] = field(default_factory=list)
     agents: list[AgentRecord] = field(default_factory=list)
-    leader_epoch: int | None = None
+    leader: Leader | None = None
     events: list[JobChange] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
-            self.new_jobs or self.jobs or self.attempts or self.queues or self.agents or self.leader_epoch is not None
+            self.new_jobs or self.jobs or self.attempts or self.queues or self.agents or self.leader is not None
         )
 
 
@@ -90,7 +99,8 @@ class Counters:
     epoch: int
     """The writer's own: one more than that of the writer before."""
     revision: int
-    leader_epoch: int
+    leader: Leader
+    """The newest; nobody has led yet where its epoch is 0."""
     sequence: int
     """Of the newest job."""
     job_id: JobId | None

@@ -8,12 +8,16 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 import anyio
 
 T = TypeVar("T")
+
+RETRY_FIRST_S: Final = 0.05
+RETRY_MAX_S: Final = 1.0
+"""Pauses between tries to write to a database that failed."""
 
 
 def connect(path: Path | str, *, durable: bool = True, read_only: bool = False) -> sqlite3.Connection:
@@ -22,13 +26,17 @@ def connect(path: Path | str, *, durable: bool = True, read_only: bool = False) 
     `durable` makes every commit survive a power cut (`synchronous=FULL`); without it, one may be lost.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-    connection.execute("PRAGMA busy_timeout=5000")
-    connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("PRAGMA cache_size=-65536")
-    if read_only:
-        connection.execute("PRAGMA query_only=ON")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA cache_size=-65536")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -57,3 +65,31 @@ async def open_database(path: Path, *, durable: bool = True, read_only: bool = F
         # Whoever cancels us still waits for the thread, which may be in the middle of a statement.
         with anyio.CancelScope(shield=True):
             await connection.close()
+
+
+async def until_writable(path: Path, *, durable: bool, failed: Callable[[sqlite3.Error], None]) -> None:
+    """Wait until a database that failed can be opened and written; tell `failed` of each try that did not succeed."""
+    pause_s = RETRY_FIRST_S
+    while True:
+        try:
+            async with open_database(path, durable=durable) as database:
+                await database.run(_write_nothing_new)
+        except sqlite3.Error as error:
+            failed(error)
+        else:
+            return
+        await anyio.sleep(pause_s)
+        pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+
+def _write_nothing_new(connection: sqlite3.Connection) -> None:
+    """Commit a page as it is."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        connection.execute(f"PRAGMA user_version={version}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -16,6 +16,7 @@ from batchyard.storage.jobs import (
     Changes,
     Counters,
     JobRecord,
+    Leader,
     QueueCopy,
     QueueKey,
     Snapshot,
@@ -88,11 +89,11 @@ class SqliteJobWriter:
     def begin_epoch(self) -> Counters:
         """Become the writer."""
         row = self._db.execute(
-            "UPDATE store SET epoch = epoch + 1 RETURNING epoch, revision, leader_epoch",
+            "UPDATE store SET epoch = epoch + 1 RETURNING epoch, revision, leader_epoch, leader_id",
         ).fetchall()[0]
         newest = self._db.execute("SELECT sequence, job_id FROM jobs ORDER BY sequence DESC LIMIT 1").fetchone()
         sequence, job_id = newest or (0, None)
-        return Counters(epoch=row[0], revision=row[1], leader_epoch=row[2], sequence=sequence, job_id=job_id)
+        return Counters(row[0], row[1], Leader(row[2], row[3]), sequence, job_id)
 
     @_translated
     def jobs(self, keys: Collection[JobKey]) -> list[Job]:
@@ -193,8 +194,9 @@ class SqliteJobWriter:
             db.execute(
                 "INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", (agent.agent_id, agent.incarnation, agent.live)
             )
-        if changes.leader_epoch is not None:
-            db.execute("UPDATE store SET leader_epoch = ?", (changes.leader_epoch,))
+        if changes.leader is not None:
+            leader = changes.leader
+            db.execute("UPDATE store SET leader_epoch = ?, leader_id = ?", (leader.epoch, leader.scheduler_id))
 
 
 class SqliteJobReader:

@@ -190,19 +190,25 @@ class SchedulerWelcome(_message.Message):
 
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     STORE_EPOCH_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
     leader_epoch: _builtins.int
     """Grows with every scheduler that is welcomed."""
     store_epoch: _builtins.int
     """Grows with every start of the store."""
+    lease_ms: _builtins.int
+    """How long the scheduler leads after it sent a heartbeat that was answered. 0: as long as the stream is up, because
+    store and scheduler are one process.
+    """
     def __init__(
         self,
         *,
         leader_epoch: _builtins.int = ...,
         store_epoch: _builtins.int = ...,
+        lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "store_epoch", b"store_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "lease_ms", b"lease_ms", "store_epoch", b"store_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,6 +348,12 @@ class DispatchRequest(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     LOST_AGENTS_FIELD_NUMBER: _builtins.int
     WAIT_REASONS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    RESIGN_FIELD_NUMBER: _builtins.int
+    heartbeat: _builtins.int
+    """A number that grows; the answer repeats it."""
+    resign: _builtins.bool
+    """The scheduler leads no more; another one may at once. Nothing follows."""
     @_builtins.property
     def hello(self) -> Global___SchedulerHello:
         """In the first message, and only there."""
@@ -367,10 +379,12 @@ class DispatchRequest(_message.Message):
         reports: _abc.Iterable[Global___AgentReports] | None = ...,
         lost_agents: _abc.Iterable[Global___LiveAgent] | None = ...,
         wait_reasons: _abc.Iterable[Global___WaitReason] | None = ...,
+        heartbeat: _builtins.int = ...,
+        resign: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "wait_reasons", b"wait_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -555,7 +569,10 @@ class DispatchResponse(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     DEMANDS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     snapshot_complete: _builtins.bool
+    heartbeat: _builtins.int
+    """The highest heartbeat received; renews the leadership from when the scheduler sent it."""
     @_builtins.property
     def welcome(self) -> Global___SchedulerWelcome: ...
     @_builtins.property
@@ -592,10 +609,11 @@ class DispatchResponse(_message.Message):
         reports: _abc.Iterable[Global___ReportOutcome] | None = ...,
         demands: _abc.Iterable[Global___RunDemand] | None = ...,
         ended: _abc.Iterable[Global___EndedRun] | None = ...,
+        heartbeat: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "demands", b"demands", "ended", b"ended", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "demands", b"demands", "ended", b"ended", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

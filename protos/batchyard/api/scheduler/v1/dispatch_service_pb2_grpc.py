@@ -32,6 +32,10 @@ class DispatchServiceStub:
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
     without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
+
+    One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
+    over no other one is welcomed, but waits for its welcome. So an old scheduler that is cut off from the store has
+    stopped granting leases to agents before a new one gives any of them up.
     """
 
     def __init__(self, channel):
@@ -54,6 +58,10 @@ class DispatchServiceServicer:
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
     without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
+
+    One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
+    over no other one is welcomed, but waits for its welcome. So an old scheduler that is cut off from the store has
+    stopped granting leases to agents before a new one gives any of them up.
     """
 
     def Dispatch(self, request_iterator, context):
@@ -85,6 +93,10 @@ class DispatchService:
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
     without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
+
+    One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
+    over no other one is welcomed, but waits for its welcome. So an old scheduler that is cut off from the store has
+    stopped granting leases to agents before a new one gives any of them up.
     """
 
     @staticmethod

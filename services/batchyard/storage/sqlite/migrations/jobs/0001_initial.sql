@@ -3,9 +3,10 @@ CREATE TABLE store (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     epoch INTEGER NOT NULL,
     leader_epoch INTEGER NOT NULL,
+    leader_id TEXT NOT NULL,
     revision INTEGER NOT NULL
 );
-INSERT INTO store VALUES (1, 0, 0, 0);
+INSERT INTO store VALUES (1, 0, 0, '', 0);
 
 -- What changes about a job. Times are milliseconds since the epoch; states as in the protos.
 CREATE TABLE jobs (
