@@ -14,7 +14,6 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import aio
 
 from batchyard.gateway.app import GatewayAddresses, open_gateway
 from batchyard.gateway.asgi import Receive, Scope, Send
@@ -22,6 +21,7 @@ from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
+from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.server import Service, serve_grpc
 from support.contexts import held_open
 
@@ -48,7 +48,9 @@ class FakeServices:
     """All public services: each method gives an empty response until it is told otherwise."""
 
     received: list[Received] = field(default_factory=list)
-    health: aio.HealthServicer = field(default_factory=aio.HealthServicer)
+    health: dict[str, Health] = field(
+        default_factory=lambda: {descriptor.name: Health() for descriptor in PUBLIC_SERVICES}
+    )
     _behaviors: dict[str, Behavior] = field(default_factory=dict)
 
     def answer(self, method: str, answer: Message | Behavior) -> None:
@@ -92,7 +94,10 @@ async def in_process(services: FakeServices) -> AsyncIterator[Upstreams]:
     server = InProcessServer()
     for service in services.services():
         service.register(server)
-    health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
+    health = HealthServicer()
+    for descriptor in PUBLIC_SERVICES:
+        health.add(descriptor.full_name, services.health[descriptor.name])
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await server.start()
     channel = InProcessChannel(server)
     try:

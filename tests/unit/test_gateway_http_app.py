@@ -7,7 +7,6 @@ from typing import Any
 import anyio
 import pytest
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
 
 from batchyard.api.jobs.v1 import jobs_pb2, jobs_service_pb2
 from batchyard.api.operations.v1 import logs_service_pb2
@@ -292,10 +291,15 @@ async def test_is_ready_when_all_behind_it_serve(app: HttpApp) -> None:
 
 
 async def test_is_not_ready_when_one_behind_it_does_not_serve(app: HttpApp, services: FakeServices) -> None:
-    await services.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    services.health["JobsService"].is_serving = False
     response = await ask(app, "GET", "/readyz", headers=PROBE)
     assert (response.status, response.members["status"]) == (503, "not ready")
-    assert response.members["upstreams"]["jobs"] == "NOT_SERVING"
+    assert response.members["upstreams"] == {
+        "jobs": "NOT_SERVING",
+        "logs": "SERVING",
+        "registry": "SERVING",
+        "scheduler": "SERVING",
+    }
 
 
 async def test_counts_requests_by_operation_and_status(app: HttpApp) -> None:

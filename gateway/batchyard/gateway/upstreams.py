@@ -37,6 +37,12 @@ class Upstreams:
         """Return the channel to the process that serves a public service."""
         return self.by_name()[_OWNERS[service]]
 
+    def probes(self) -> dict[str, tuple[grpc.aio.Channel, str]]:
+        """Return, by an upstream's name, its channel and one service whose health speaks for it."""
+        # The first public service of each: the process as a whole may serve others too, and in `up` it does.
+        services = {owner: service.full_name for service, owner in reversed(list(_OWNERS.items()))}
+        return {name: (channel, services[name]) for name, channel in self.by_name().items()}
+
     def by_name(self) -> dict[str, grpc.aio.Channel]:
         """Return every channel with its name."""
         return {"registry": self.registry, "jobs": self.jobs, "scheduler": self.scheduler, "logs": self.logs}

@@ -26,6 +26,7 @@ from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
 from batchyard.jobstore.writer import Writer
+from batchyard.rpc.health import Health
 from batchyard.rpc.reconnect import reconnecting
 from batchyard.rpc.server import Service
 from batchyard.storage.jobs import Counters
@@ -54,14 +55,15 @@ async def open_job_store(
 
     With `durable` false an acknowledged job may be lost at a power cut (never at a mere crash). `leader_lease_s` is how
     long a scheduler may lead without hearing from the store; None if the only scheduler is in this very process.
+    While it cannot write, the health of its services says so.
     """
-    feed, numbers = Feed(), _Numbers()
+    feed, numbers, health = Feed(), _Numbers(), Health()
 
     def opened(counters: Counters) -> None:
         numbers.counters = counters
         feed.opened(counters)
 
-    writer = Writer(database, clock=clock, durable=durable, opened=opened, committed=feed.committed)
+    writer = Writer(database, clock=clock, durable=durable, health=health, opened=opened, committed=feed.committed)
     async with anyio.create_task_group() as tasks:
         await tasks.start(writer.run)
         async with open_database(database, read_only=True) as readable:
@@ -93,18 +95,22 @@ async def open_job_store(
                 Service(
                     jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
                     lambda server: add_JobsServiceServicer_to_server(jobs, server),
+                    health,
                 ),
                 Service(
                     job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
                     lambda server: add_JobOperationsServiceServicer_to_server(operations, server),
+                    health,
                 ),
                 Service(
                     dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
                     lambda server: add_DispatchServiceServicer_to_server(dispatch, server),
+                    health,
                 ),
                 Service(
                     resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
                     lambda server: add_ResourceSettlementServiceServicer_to_server(settlement, server),
+                    health,
                 ),
             ]
             tasks.cancel_scope.cancel()

@@ -23,7 +23,7 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import (
 )
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer
 from batchyard.domain.compat import Compat
-from batchyard.domain.errors import InvalidRequestError, NotFoundError
+from batchyard.domain.errors import InvalidRequestError, NotFoundError, UnavailableError
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
@@ -54,12 +54,15 @@ class Reading:
         self._database = database
 
     async def ask(self, question: Callable[[JobReader], T]) -> T:
-        """Ask the reader something, in its thread."""
+        """Ask the reader something, in its thread; raise UnavailableError if the database fails."""
 
         def answer(connection: sqlite3.Connection) -> T:
             return question(SqliteJobReader(connection))
 
-        return await self._database.run(answer)
+        try:
+            return await self._database.run(answer)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"the job store cannot read: {error}") from error
 
 
 class Submitter:

@@ -60,7 +60,6 @@ class Writer:
         self._committed = committed
         self._pending: list[tuple[Command, _Answer | None]] = []
         self._wake = asyncio.Event()
-        self._serving = False
         self._closed_because = "the job store is not open; try again"
 
     async def do(self, act: Callable[[Group], T], *keys: JobKey, alone: bool = False) -> T:
@@ -68,7 +67,7 @@ class Writer:
 
         Raises what `act` raises, and UnavailableError when it is not known whether it was done.
         """
-        if not self._serving:
+        if self._closed_because:
             raise UnavailableError(self._closed_because)
         answer: _Answer = asyncio.get_running_loop().create_future()
         self._queue(Command(act, keys, alone), answer)
@@ -76,7 +75,7 @@ class Writer:
 
     def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
         """Have a group do something whose outcome is in the commit's effects."""
-        if self._serving:
+        if not self._closed_because:
             self._queue(Command(act, keys), None)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -84,33 +83,61 @@ class Writer:
 
         Raises the database's error if it cannot be opened then; later it waits until it can.
         """
+        has_served = False
         while True:
             try:
                 async with open_database(self._path, durable=self._durable) as database:
-                    await self._serve_from(database, task_status)
+                    core = await database.run(self._open)
+                    if not has_served:
+                        task_status.started()
+                        has_served = True
+                    await self._serve(database, core)
             except (StorageError, sqlite3.Error) as error:
-                if not self._closed_because:
-                    _log.error("the job store failed and is opened anew: %s", error)
-                elif task_status is not anyio.TASK_STATUS_IGNORED:
+                if not has_served:
                     raise
-                self._close(error)
-            await until_writable(self._path, durable=self._durable, failed=self._close)
+                self._note_failure(error)
+            await until_writable(self._path, durable=self._durable, failed=self._note_failure)
 
-    async def _serve_from(self, database: Database, task_status: TaskStatus[None]) -> None:
-        core = await database.run(self._open)
     async def _serve(self, database: Database, core: JobStoreCore) -> None:
-        while True:
-            await self._wake.wait()
-            group = self._next_group()
-            try:
-                result = await self._run_group(database, core, [command for command, _ in group])
-            except BaseException:
-                for _, answer in group:
-                    _fail(answer, UnavailableError("the job store could not say whether this was done"))
-                raise
-            self._committed(result.committed)
-            for (_, answer), value in zip(group, result.answers, strict=True):
-                _deliver(answer, value)
+        """Do what is asked, from a state that was just read, until cancelled or the database fails."""
+        self._opened(core.counters)
+        self._closed_because, self._health.is_serving = "", True
+        try:
+            while True:
+                await self._wake.wait()
+                await self._do(database, core, self._next_group())
+        except (StorageError, sqlite3.Error) as error:
+            self._closed_because = _cannot_write(error)
+            raise
+        finally:
+            self._closed_because = self._closed_because or "the job store has stopped"
+            self._health.is_serving = False
+            self._fail_pending()
+
+    async def _do(self, database: Database, core: JobStoreCore, group: list[tuple[Command, _Answer | None]]) -> None:
+        try:
+            result = await self._run_group(database, core, [command for command, _ in group])
+        except BaseException as error:
+            text = _cannot_write(error) if isinstance(error, Exception) else "the job store has stopped"
+            for _, answer in group:
+                _fail(answer, UnavailableError(f"{text}; whether this was done is not known"))
+            raise
+        self._committed(result.committed)
+        for (_, answer), value in zip(group, result.answers, strict=True):
+            _deliver(answer, value)
+
+    def _open(self, connection: sqlite3.Connection) -> JobStoreCore:
+        migrate_jobs(connection)
+        # Fences must not repeat after a power cut either: the epoch is synced, whatever the choice for all else.
+        connection.execute("PRAGMA synchronous=FULL")
+        core = JobStoreCore(SqliteJobWriter(connection))
+        if not self._durable:
+            connection.execute("PRAGMA synchronous=NORMAL")
+        return core
+
+    def _note_failure(self, error: Exception) -> None:
+        self._closed_because = _cannot_write(error)
+        _log.warning("%s; it is opened anew as soon as it can", self._closed_because)
 
     async def _run_group(self, database: Database, core: JobStoreCore, commands: list[Command]) -> GroupResult:
         return await database.run(lambda _: run_group(core, commands, self._clock.now_ms()))
@@ -135,28 +162,11 @@ class Writer:
         pending, self._pending = self._pending, []
         self._wake.clear()
         for _, answer in pending:
-            _fail(answer, UnavailableError("the job store was closed before this was done"))
-
-    async def _reopenable(self) -> None:
-        """Wait until the database can be opened and written again."""
-        while True:
-            await anyio.sleep(REOPEN_DELAY_S)
-            try:
-                async with open_database(self._path, durable=self._durable) as database:
-                    await database.run(_probe)
-            except sqlite3.Error as error:
-                _log.warning("the job store cannot be opened yet: %s", error)
-            else:
-                return
+            _fail(answer, UnavailableError(self._closed_because))
 
 
-def _open(connection: sqlite3.Connection) -> JobStoreCore:
-    migrate_jobs(connection)
-    return JobStoreCore(SqliteJobWriter(connection))
-
-
-def _probe(connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE store SET epoch = epoch")
+def _cannot_write(error: Exception) -> str:
+    return f"the job store cannot write: {error.__cause__ or error}"
 
 
 def _deliver(answer: _Answer | None, value: object) -> None:

@@ -41,8 +41,8 @@ async def open_registry(
 ) -> AsyncIterator[Sequence[Service]]:
     """Open the registry on a database file, for the length of the context; yield its services.
 
-    One registry at a time may have the file. `job_store` is called only for changes that it must settle. Raises
-    MigrationError for a database of a newer version.
+    One registry at a time may have the file. `job_store` is called only for changes that it must settle.
+    While it cannot write, its services' health says so. Raises MigrationError for a database of a newer version.
     """
     async with open_records(database, clock, durable=durable) as records, anyio.create_task_group() as tasks:
         await records.write(take_back_undecided)
@@ -56,10 +56,12 @@ async def open_registry(
             Service(
                 registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"],
                 lambda server: add_RegistryServiceServicer_to_server(registry, server),
+                records.health,
             ),
             Service(
                 resources_service_pb2.DESCRIPTOR.services_by_name["ResourceWatchService"],
                 lambda server: add_ResourceWatchServiceServicer_to_server(watch, server),
+                records.health,
             ),
         ]
         tasks.cancel_scope.cancel()

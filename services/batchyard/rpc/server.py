@@ -2,18 +2,20 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from grpc_reflection.v1alpha import reflection
 
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
 from batchyard.rpc.draining import Draining
 from batchyard.rpc.errors import ErrorMapping
+from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.metrics import Measuring
 from batchyard.rpc.validation import RequiredMembers
 
@@ -31,6 +33,8 @@ class Service:
     descriptor: ServiceDescriptor
     register: Callable[[grpc.aio.Server], None]
     """Adds the service's methods to a server: a call of the generated `add_XServicer_to_server`."""
+    health: Health = field(default_factory=Health)
+    """What the standard health service says of it; as long as nobody sets it, that it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +76,15 @@ async def serve_grpc(
     for service in services:
         service.register(server)
     names = [service.descriptor.full_name for service in services]
-    healthiness = await _add_health(server, names)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health = _add_health(server, services)
+    reflection.enable_server_reflection((*names, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, address)
     await server.start()
     try:
         yield port
     finally:
         with anyio.move_on_after(options.drain_s + _STOP_MARGIN_S, shield=True):
-            await healthiness.enter_graceful_shutdown()
+            health.stop()
             draining.drain()
             await server.stop(options.drain_s)
 
@@ -95,12 +99,14 @@ class InProcessEndpoint:
     def __init__(self) -> None:
         self._draining = Draining()
         self._server = InProcessServer([self._draining, *default_interceptors()])
+        self._health = _add_health(self._server, ())
         self.channel: grpc.aio.Channel = InProcessChannel(self._server)
 
     def add(self, services: Sequence[Service]) -> None:
         """Add services to what is served, or will be."""
         for service in services:
             service.register(self._server)
+            self._health.add(service.descriptor.full_name, service.health)
 
     @asynccontextmanager
     async def serve(self, services: Sequence[Service] = (), *, drain_s: float = DRAIN_S) -> AsyncIterator[None]:
@@ -110,13 +116,12 @@ class InProcessEndpoint:
         beginning to the end.
         """
         self.add(services)
-        healthiness = await _add_health(self._server, [service.descriptor.full_name for service in services])
         await self._server.start()
         try:
             yield
         finally:
             with anyio.move_on_after(drain_s + _STOP_MARGIN_S, shield=True):
-                await healthiness.enter_graceful_shutdown()
+                self._health.stop()
                 self._draining.drain()
                 await self._server.stop(drain_s)
 
@@ -131,10 +136,10 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
     ]
 
 
-async def _add_health(server: grpc.aio.Server, names: Sequence[str]) -> health.aio.HealthServicer:
-    servicer = health.aio.HealthServicer()
-    for name in ("", *names):
-        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+def _add_health(server: grpc.aio.Server, services: Sequence[Service]) -> HealthServicer:
+    servicer = HealthServicer()
+    for service in services:
+        servicer.add(service.descriptor.full_name, service.health)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer
 

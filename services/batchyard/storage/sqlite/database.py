@@ -56,13 +56,13 @@ class Database:
 @asynccontextmanager
 async def open_database(path: Path, *, durable: bool = True, read_only: bool = False) -> AsyncIterator[Database]:
     """Open a file for the length of the context."""
-    connection = await aiosqlite.Connection(
-        lambda: connect(path, durable=durable, read_only=read_only), iter_chunk_size=64
-    )
+    connection = aiosqlite.Connection(lambda: connect(path, durable=durable, read_only=read_only), iter_chunk_size=64)
+    # Whoever cancels us still waits for the thread, which may be opening the file, or in the middle of a statement.
+    with anyio.CancelScope(shield=True):
+        await connection
     try:
         yield Database(connection)
     finally:
-        # Whoever cancels us still waits for the thread, which may be in the middle of a statement.
         with anyio.CancelScope(shield=True):
             await connection.close()
 
