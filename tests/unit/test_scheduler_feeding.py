@@ -75,7 +75,7 @@ def test_jobs_of_a_swift_shape_are_offered_beyond_the_room() -> None:
     world = World(jobs=1000)
     world.plan()
     world.end_first()
-    assert len(world.plan().offers) > 50
+    assert len(world.plan().offers) == AHEAD_MAX + 1
     assert world.planner.use_of("agent").used == world.used == need(2, 256)
 
 
