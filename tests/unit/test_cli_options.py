@@ -6,6 +6,8 @@ from click.testing import CliRunner
 
 from batchyard.cli.main import main
 from batchyard.cli.run import job_name_for
+from batchyard.jobstore.app import LEADER_LEASE_S
+from batchyard.scheduler.config import SchedulerConfig
 
 COMMANDS = main.list_commands(click.Context(main))
 
@@ -53,3 +55,19 @@ def test_run_refuses_what_is_no_assignment() -> None:
 )
 def test_a_job_is_named_for_its_program(program: str, name: str) -> None:
     assert job_name_for(program) == name
+
+
+def test_the_times_of_leases_default_to_those_of_the_services() -> None:
+    defaults = {option.name: option.default for name in ("scheduler", "jobstore") for option in options_of(name)}
+    config = SchedulerConfig()
+    assert defaults["heartbeat_interval"] == config.heartbeat_interval_s
+    assert defaults["suspicion"] == config.suspicion_s
+    assert defaults["lease"] == config.lease_s
+    assert defaults["kill_budget"] == config.kill_budget_s
+    assert defaults["leader_lease"] == LEADER_LEASE_S
+
+
+def test_times_that_contradict_each_other_are_refused() -> None:
+    result = CliRunner().invoke(main, ["scheduler", "--heartbeat-interval", "20"])
+    assert result.exit_code == 2
+    assert "suspicion_s must be more than heartbeat_interval_s" in result.output

@@ -78,6 +78,26 @@ def peer(service: str, port: int) -> Decorator:
     return option(f"--{service}", metavar="HOST:PORT", default=f"127.0.0.1:{port}", help=f"Where the {service} is.")
 
 
+def seconds(flag: str, default: float, help_text: str) -> Decorator:
+    """Declare a flag that is a time in seconds."""
+    allowed = click.FloatRange(min=0, min_open=True)
+    return option(flag, type=allowed, metavar="SECONDS", default=default, help=help_text)
+
+
+def leases() -> Decorator:
+    """Declare how long agents count as alive: --heartbeat-interval, --suspicion, --lease and --kill-budget."""
+    return _all_of(
+        seconds("--heartbeat-interval", 5, "How often agents must be heard of."),
+        seconds("--suspicion", 15, "How long an agent may be silent before it is offered nothing more."),
+        seconds(
+            "--lease",
+            600,
+            "How long an agent may run jobs after it was last heard of; then it ends them, and they count as lost.",
+        ),
+        seconds("--kill-budget", 15, "How long an agent has to end its jobs once its lease is over."),
+    )
+
+
 def durability() -> Decorator:
     """Declare --durability."""
     return option(

@@ -64,6 +64,9 @@ def registry(
 @options.data_dir()
 @options.listening(options.JOBSTORE_PORT)
 @options.peer("registry", options.REGISTRY_PORT)
+@options.seconds(
+    "--leader-lease", 10, "How long a scheduler may lead without hearing from here; a new one waits it out."
+)
 @options.durability()
 @options.compat()
 @options.logging()
@@ -74,6 +77,7 @@ def jobstore(
     grpc_port: int,
     insecure: bool,
     registry: str,
+    leader_lease: float,
     durability: str,
     compat: Compat,
     log_format: str,
@@ -95,6 +99,7 @@ def jobstore(
                 clock=SystemClock(),
                 durable=durability == "full",
                 compat=compat,
+                leader_lease_s=leader_lease,
             ) as services,
         ):
             yield services
@@ -107,6 +112,7 @@ def jobstore(
 @options.listening(options.SCHEDULER_PORT)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("registry", options.REGISTRY_PORT)
+@options.leases()
 @options.compat()
 @options.logging()
 def scheduler(
@@ -116,6 +122,10 @@ def scheduler(
     insecure: bool,
     jobstore: str,
     registry: str,
+    heartbeat_interval: float,
+    suspicion: float,
+    lease: float,
+    kill_budget: float,
     compat: Compat,
     log_format: str,
     log_level: str,
@@ -125,6 +135,16 @@ def scheduler(
     from batchyard.scheduler.config import SchedulerConfig
 
     configure_logging(log_format, log_level)
+    try:
+        config = SchedulerConfig(
+            compat=compat,
+            heartbeat_interval_s=heartbeat_interval,
+            suspicion_s=suspicion,
+            lease_s=lease,
+            kill_budget_s=kill_budget,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
@@ -135,7 +155,7 @@ def scheduler(
                 job_store=job_store,
                 registry=registry_channel,
                 clock=SystemClock(),
-                config=SchedulerConfig(compat=compat),
+                config=config,
             ) as services,
         ):
             yield services
