@@ -12,6 +12,7 @@ import anyio
 import grpc.aio
 
 from batchyard.agent.convert import demands_of, report_of
+from batchyard.agent.lease import Heartbeats
 from batchyard.agent.reconcile import Reconciler
 from batchyard.agent.runtimes import Runtime
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
@@ -27,8 +28,6 @@ WELCOME_PATIENCE_S: Final = 30.0
 SILENCE_HEARTBEATS: Final = 3
 """After so many heartbeat intervals without a word the stream counts as dead."""
 REPORTS_PER_MESSAGE_MAX: Final = 5000
-KILL_BUDGET_S: Final = 15.0
-"""Nothing starts with less than this left of the lease, or a third of it if that is less."""
 
 
 class GivenUpError(Exception):
@@ -61,8 +60,7 @@ class Session:
         self._welcomed = welcomed
         self._heard = heard
         self._something_to_send = anyio.Event()
-        self._heartbeat = 0
-        self._sent_at: dict[int, float] = {}
+        self._heartbeats = Heartbeats()
 
     def wake(self) -> None:
         """Have new reports sent."""
@@ -86,9 +84,9 @@ class Session:
         """Register and exchange messages until the stream ends, with an exception."""
         call = self._stub.Connect()
         try:
-            self._sent_at.clear()
-            first = session_pb2.ConnectRequest(registration=self._register(), heartbeat=self._next_heartbeat())
+            self._heartbeats.begin_session()
             now = self._clock.monotonic_s()
+            first = session_pb2.ConnectRequest(registration=self._register(), heartbeat=self._heartbeats.next(now))
             first.registration.runs.extend(report_of(run, now) for run in self._reconciler.everything())
             await call.write(first)
             with anyio.fail_after(WELCOME_PATIENCE_S):
@@ -136,7 +134,7 @@ class Session:
             if (time := anyio.current_time()) >= next_heartbeat:
                 next_heartbeat = time + interval_s
                 self._reconciler.next_round()
-                request.heartbeat = self._next_heartbeat()
+                request.heartbeat = self._heartbeats.next(self._clock.monotonic_s())
             reports = self._reconciler.take_reports(REPORTS_PER_MESSAGE_MAX)
             now = self._clock.monotonic_s()
             request.reports.extend(report_of(record, now) for record in reports)
@@ -147,27 +145,15 @@ class Session:
 
     async def _handle(self, response: session_pb2.ConnectResponse, welcome: session_pb2.Welcome) -> None:
         if response.heartbeat:
-            await self._renew_lease(response.heartbeat, welcome.lease_ms / 1000)
+            term = self._heartbeats.answered(response.heartbeat, welcome.lease_ms / 1000)
+            if term is not None:
+                await self._runtime.renew_lease(*term)
         orders = self._reconciler.demand(demands_of(response))
         if orders:
             await self._runtime.carry_out(orders)
         if self._reconciler.has_reports():
             self.wake()
         self._heard()
-
-    async def _renew_lease(self, heartbeat: int, lease_s: float) -> None:
-        sent_at = self._sent_at.pop(heartbeat, None)
-        if sent_at is None:
-            return
-        for older in [number for number in self._sent_at if number < heartbeat]:
-            del self._sent_at[older]
-        await self._runtime.renew_lease(sent_at + lease_s, min(KILL_BUDGET_S, lease_s / 3))
-
-    def _next_heartbeat(self) -> int:
-        """Return the next heartbeat's number. Its time is taken here, before it is sent."""
-        self._heartbeat += 1
-        self._sent_at[self._heartbeat] = self._clock.monotonic_s()
-        return self._heartbeat
 
 
 _Call = grpc.aio.StreamStreamCall[session_pb2.ConnectRequest, session_pb2.ConnectResponse]

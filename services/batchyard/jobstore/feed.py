@@ -44,21 +44,26 @@ class Subscription:
 
     async def take(self) -> tuple[Effects, int]:
         """Wait for something to say; return all effects that there are, in order, and the heartbeat to be answered."""
-        assert self._after is not None
         while True:
             await self._wake.wait()
-            if self._closed is not None:
-                raise self._closed
-            self._wake.clear()
-            pending, self._pending = self._pending, []
-            effects = Effects()
-            for committed in pending:
-                # What was not written answers this scheduler's own messages, which came after the snapshot.
-                if not committed.written or committed.revision > self._after:
-                    effects.merge(committed.effects)
-            heartbeat, self._heartbeat = self._heartbeat, 0
+            effects, heartbeat = self.take_now()
             if effects or heartbeat:
                 return effects, heartbeat
+
+    def take_now(self) -> tuple[Effects, int]:
+        """Do the same without waiting: there may be nothing to say."""
+        assert self._after is not None
+        if self._closed is not None:
+            raise self._closed
+        self._wake.clear()
+        pending, self._pending = self._pending, []
+        effects = Effects()
+        for committed in pending:
+            # What was not written answers this scheduler's own messages, which came after the snapshot.
+            if not committed.written or committed.revision > self._after:
+                effects.merge(committed.effects)
+        heartbeat, self._heartbeat = self._heartbeat, 0
+        return effects, heartbeat
 
 
 class Feed:

@@ -39,13 +39,17 @@ class Outbox(ABC, Generic[Message]):
     async def take(self) -> Message:
         """Wait for something to send and return it; raise the error with which the outbox was closed."""
         while True:
-            if self._error is not None:
-                raise self._error
-            message = self._next()
+            message = self.take_now()
             if message is not None:
                 return message
             self._filled = anyio.Event()
             await self._filled.wait()
+
+    def take_now(self) -> Message | None:
+        """Do the same without waiting; None if there is nothing to send."""
+        if self._error is not None:
+            raise self._error
+        return self._next()
 
     def close(self, error: Exception) -> None:
         """Send nothing more: end the stream with this error."""

@@ -87,15 +87,19 @@ class Launcher:
         while not self._is_over(wire.now()):
             for key, _ in self._selector.select(self._patience(wire.now())):
                 key.data()
-            self._reap()
-            now = wire.now()
-            self._meet_deadlines(now)
-            self._guard_lease(now)
-            self._start(now)
-            self._tell()
-            self._compact()
+            self.turn()
         if self._cgroups is not None:
             self._cgroups.close()
+
+    def turn(self) -> None:
+        """Do all that has fallen due, and tell the agent of it."""
+        self._reap()
+        now = wire.now()
+        self._meet_deadlines(now)
+        self._guard_lease(now)
+        self._start(now)
+        self._tell()
+        self._compact()
 
     # What an earlier launcher left
 
