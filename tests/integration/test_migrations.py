@@ -70,3 +70,15 @@ def test_other_files_in_the_folder_are_ignored(connection: sqlite3.Connection, f
     (folder / "README.md").write_text("how to add a migration")
     migrate(connection, folder)
     assert version(connection) == 2
+
+
+def test_a_database_is_copied_before_it_is_changed(
+    connection: sqlite3.Connection, folder: Path, tmp_path: Path
+) -> None:
+    migrate(connection, folder)
+    assert not list(tmp_path.glob("some.db.schema-*"))
+    (folder / "0003_more.sql").write_text("DROP TABLE a;")
+    migrate(connection, folder)
+    with closing(connect(tmp_path / "some.db.schema-2")) as copy:
+        assert copy.execute("SELECT x, y FROM a").fetchall() == [(1, None)]
+        assert version(copy) == 2

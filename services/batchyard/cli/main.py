@@ -15,6 +15,8 @@ _COMMANDS: Final = {
     "logs": ("batchyard.cli.services", "Keep and serve what jobs print."),
     "gateway": ("batchyard.cli.gateway", "Serve the AWS API and the public gRPC port."),
     "agent": ("batchyard.cli.agent", "Run jobs on this host."),
+    "backup": ("batchyard.cli.backup", "Copy all resources and jobs to a file, also while they are in use."),
+    "restore": ("batchyard.cli.backup", "Put the resources and jobs of a backup into an empty data folder."),
 }
 """Name: the module that holds the command under that name, and its line in the help."""
 

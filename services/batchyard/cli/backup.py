@@ -1,0 +1,48 @@
+"""`batchyard backup` and `batchyard restore`."""
+
+from pathlib import Path
+
+import click
+
+from batchyard.cli import options
+from batchyard.cli.errors import CannotStartError
+from batchyard.cli.folder import DataFolder
+from batchyard.storage.sqlite.backup import BackupError, read_backup, write_backup
+
+
+@click.command()
+@options.data_dir()
+@click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
+def backup(*, data_dir: Path, archive: Path) -> None:
+    """Write a consistent copy of all resources and jobs to ARCHIVE, also while Batchyard runs.
+
+    What jobs printed is not in it: copy the folder `logs` beside the databases as well if you want to keep that.
+    """
+    folder = DataFolder(data_dir)
+    # The jobs first: the registry may know more than the jobs do, but not the other way round.
+    databases = [folder.job_database, folder.registry_database]
+    for database in databases:
+        if not database.exists():
+            raise CannotStartError(f"there is nothing to back up: {database} does not exist")
+    write_backup(archive, databases)
+    click.echo(f"wrote {archive}", err=True)
+
+
+@click.command()
+@options.data_dir()
+@click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore(*, data_dir: Path, archive: Path) -> None:
+    """Put the resources and jobs of ARCHIVE into a data folder that has none. Batchyard must not run there.
+
+    Jobs are again as they were when the backup was made. What has been started since is ended by its agent, because
+    nothing in the backup speaks of it.
+    """
+    folder = DataFolder(data_dir)
+    with folder.locked("registry", "jobstore"):
+        try:
+            read_backup(
+                archive, {database.name: database for database in (folder.job_database, folder.registry_database)}
+            )
+        except BackupError as error:
+            raise CannotStartError(str(error)) from error
+    click.echo(f"restored {archive} into {folder.root}", err=True)

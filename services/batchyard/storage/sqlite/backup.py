@@ -1,0 +1,84 @@
+"""Copies of databases: consistent while others write, and put back so that nothing of before is taken for new."""
+
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+FORMAT: Final = 1
+_MANIFEST: Final = "manifest.json"
+
+
+class BackupError(Exception):
+    """A file that is no backup of ours, or a folder that cannot be restored into."""
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database that may be in use to a new file, as it is at one moment."""
+    uri = f"{source.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as origin, closing(sqlite3.connect(target)) as copy:
+        origin.backup(copy)
+
+
+def write_backup(archive: Path, databases: Sequence[Path]) -> None:
+    """Copy databases, in this order, into a new archive; it appears under its name when it is whole."""
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".backup-") as folder:
+        fresh = Path(folder)
+        for database in databases:
+            copy_database(database, fresh / database.name)
+        manifest = {"format": FORMAT, "made_at_ms": time.time_ns() // 1_000_000}
+        (fresh / _MANIFEST).write_text(json.dumps(manifest))
+        with tarfile.open(fresh / "archive", "w:gz") as tar:
+            for name in (_MANIFEST, *(database.name for database in databases)):
+                tar.add(fresh / name, arcname=name)
+        (fresh / "archive").replace(archive)
+
+
+def read_backup(archive: Path, databases: Mapping[str, Path]) -> None:
+    """Put the databases of an archive, by name, where they belong; there must be none.
+
+    Raises BackupError, with nothing written, if one is there already or the archive is not whole.
+    """
+    for target in databases.values():
+        if target.exists():
+            raise BackupError(f"{target} is there already: restore into an empty folder, or move it away")
+    folder = next(iter(databases.values())).parent
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".restore-") as fresh:
+        try:
+            _extract(archive, Path(fresh), [_MANIFEST, *databases])
+            manifest = json.loads((Path(fresh) / _MANIFEST).read_text())
+            if manifest["format"] != FORMAT:
+                raise BackupError(f"{archive} has format {manifest['format']}, this version reads {FORMAT}")
+            _begin_anew(Path(fresh) / "jobs.db")
+        except (tarfile.TarError, sqlite3.Error, OSError, EOFError, KeyError, ValueError) as error:
+            raise BackupError(f"{archive} is not a backup that can be read: {error}") from error
+        for name, target in databases.items():
+            (Path(fresh) / name).replace(target)
+
+
+def _extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
+    with tarfile.open(archive, "r:gz") as tar:
+        for name in names:
+            member = tar.extractfile(name)
+            if member is None:
+                raise BackupError(f"{name} in {archive} is not a file")
+            with (folder / name).open("wb") as file:
+                shutil.copyfileobj(member, file)
+                os.fsync(file.fileno())
+
+
+def _begin_anew(jobs: Path) -> None:
+    """Raise the store's epoch beyond any that was ever used, so that no fence of the time after the backup repeats.
+
+    Epochs count starts; no installation starts once a second, so the time in seconds is beyond them all, and beyond
+    that of an earlier restore.
+    """
+    with closing(sqlite3.connect(jobs)) as connection, connection:
+        connection.execute("UPDATE store SET epoch = max(epoch + 1, ?), leader_id = ''", (int(time.time()),))

@@ -1,0 +1,93 @@
+import sqlite3
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from batchyard.storage.sqlite.backup import BackupError, read_backup, write_backup
+from batchyard.storage.sqlite.database import connect
+from support.jobs import Store
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Path:
+    """A folder with the two databases, one of them a job store that is in use."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with closing(connect(folder / "registry.db")) as registry:
+        registry.execute("CREATE TABLE t (x INTEGER)")
+    return folder
+
+
+def databases(folder: Path) -> dict[str, Path]:
+    return {name: folder / name for name in ("jobs.db", "registry.db")}
+
+
+def test_a_backup_of_a_store_in_use_is_restored_as_it_was(installation: Path, tmp_path: Path) -> None:
+    archive, restored = tmp_path / "backup.tar.gz", tmp_path / "restored"
+    restored.mkdir()
+    with closing(connect(installation / "jobs.db")) as connection:
+        store = Store(connection)
+        store.register()
+        before = store.submit("before")
+        store.offer(before)
+        write_backup(archive, list(databases(installation).values()))
+        after = store.submit("after")
+    read_backup(archive, databases(restored))
+    with closing(connect(restored / "jobs.db")) as connection:
+        copy = Store(connection)
+        assert copy.job(before).run is not None
+        assert copy.writer.jobs([after]) == []
+
+
+def test_no_fence_from_after_the_backup_is_used_again(installation: Path, tmp_path: Path) -> None:
+    archive, restored = tmp_path / "backup.tar.gz", tmp_path / "restored"
+    restored.mkdir()
+    with closing(connect(installation / "jobs.db")) as connection:
+        store = Store(connection)
+        store.register()
+        write_backup(archive, list(databases(installation).values()))
+        for _ in range(3):
+            store.restart()
+        used = store.offer(store.submit()).fence
+    read_backup(archive, databases(restored))
+    with closing(connect(restored / "jobs.db")) as connection:
+        copy = Store(connection)
+        assert copy.offer(copy.submit()).fence > used
+
+
+def test_nothing_is_restored_over_databases_that_are_there(installation: Path, tmp_path: Path) -> None:
+    with closing(connect(installation / "jobs.db")) as connection:
+        Store(connection)
+    archive = tmp_path / "backup.tar.gz"
+    write_backup(archive, list(databases(installation).values()))
+    with pytest.raises(BackupError, match="is there already"):
+        read_backup(archive, databases(installation))
+
+
+def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    for content in (b"", b"not an archive"):
+        (tmp_path / "archive").write_bytes(content)
+        with pytest.raises(BackupError, match="is not a backup that can be read"):
+            read_backup(tmp_path / "archive", databases(restored))
+    assert list(restored.iterdir()) == []
+
+
+def test_an_archive_that_lacks_a_database_is_refused(installation: Path, tmp_path: Path) -> None:
+    restored, archive = tmp_path / "restored", tmp_path / "backup.tar.gz"
+    restored.mkdir()
+    write_backup(archive, [installation / "registry.db"])
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["manifest.json", "registry.db"]
+    with pytest.raises(BackupError, match="not a backup that can be read"):
+        read_backup(archive, databases(restored))
+    assert list(restored.iterdir()) == []
+
+
+def test_a_database_that_is_not_there_is_an_error_and_not_an_empty_backup(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        write_backup(tmp_path / "backup.tar.gz", [tmp_path / "jobs.db"])
+    assert list(tmp_path.iterdir()) == []
