@@ -1,0 +1,176 @@
+"""The invariants, held against what really happens: every start and end of a process, every commit, every answer."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import astuple
+
+from batchyard.agent.launcher.ledger import Fence, Need
+from batchyard.domain.jobs import Job, JobId, JobKey
+from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
+from batchyard.jobstore.effects import Committed
+from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter
+from simulation.kernel import Kernel
+from support.jobs import NAMESPACE
+
+
+class ViolationError(AssertionError):
+    """An invariant does not hold; the text begins with its name."""
+
+
+class Checker:
+    """Knows the truth, which no actor does."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.connection: sqlite3.Connection
+        self.capacities: dict[str, Need] = {}
+        self.ceilings: dict[str, int] = {}
+        """Thousandths of a vCPU, by compute environment."""
+        self.dependencies: dict[JobId, Collection[JobId]] = {}
+        self.acknowledged: set[JobId] = set()
+        self.stopped: set[JobId] = set()
+        """Jobs that may not start any more: a cancel or terminate was acknowledged before they had started."""
+        self.live: dict[Fence, tuple[str, Job]] = {}
+        """Host and job of each process that runs."""
+        self.starts: Counter[JobId] = Counter()
+        self._fences: set[Fence] = set()
+        self._attempts: set[tuple[JobId, int]] = set()
+        self._states: dict[JobKey, JobState] = {}
+        self._ends: dict[JobKey, tuple[object, ...]] = {}
+
+    def require(self, holds: bool, invariant: str, text: str) -> None:
+        """Raise ViolationError unless it holds."""
+        if not holds:
+            raise ViolationError(f"{invariant}: {text}")
+
+    # Processes
+
+    def started(self, host: str, fence: Fence, job_id: str, attempt: int) -> None:
+        """Take in that a process has started."""
+        self._kernel.note(f"{host}: {job_id} starts, attempt {attempt}, fence {fence}")
+        job = self._job(JobId(job_id))
+        name = job.key.job_id
+        self.require(fence not in self._fences, "I3", f"{fence} of {name} starts twice")
+        self.require((name, attempt) not in self._attempts, "I3", f"attempt {attempt} of {name} starts twice")
+        self.require(
+            all(other.key != job.key for _, other in self.live.values()), "I4", f"{name} starts while it runs"
+        )
+        self.require(
+            job.run is not None and job.run.fence == fence, "I4", f"{name} starts under {fence}, the store: {job.run}"
+        )
+        self.require(name not in self.stopped, "I9", f"{name} starts after its cancel was acknowledged")
+        self._fences.add(fence)
+        self._attempts.add((name, attempt))
+        self.starts[name] += 1
+        self.require(self.starts[name] <= job.attempts_allowed, "I5", f"{name} starts {self.starts[name]} times")
+        for dependency in self.dependencies.get(name, ()):
+            state = self._job(dependency).state
+            self.require(state is JobState.SUCCEEDED, "I6", f"{name} starts while {dependency} is {state.name}")
+        self.live[fence] = (host, job)
+        self._check_room(host, job)
+
+    def ended(self, fence: Fence) -> None:
+        """Take in that a process, with all that came of it, has ended."""
+        host, job = self.live.pop(fence)
+        self._kernel.note(f"{host}: {job.key.job_id} ends, fence {fence}")
+
+    def _check_room(self, host: str, started: Job) -> None:
+        jobs = [job for place, job in self.live.values() if place == host]
+        vcpus, memory, _ = self.capacities[host]
+        self.require(sum(job.vcpus_milli for job in jobs) <= vcpus, "I7", f"{host} runs more vCPUs than it has")
+        self.require(sum(job.memory_mib for job in jobs) <= memory, "I7", f"{host} runs more memory than it has")
+        assert started.run is not None
+        environment = started.run.compute_environment
+        used = sum(
+            job.vcpus_milli
+            for _, job in self.live.values()
+            if job.run is not None and job.run.compute_environment == environment
+        )
+        self.require(used <= self.ceilings[environment], "I7", f"{environment} is over its maxvCpus")
+
+    # The store
+
+    def committed(self, committed: Committed) -> None:
+        """Take in a commit."""
+        for change in committed.changes:
+            self._moved(change.key, change.state)
+        for ended in committed.effects.ended:
+            self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
+        if committed.changes:
+            self._kernel.note(
+                "commit " + ", ".join(f"{change.key.job_id} {change.state.name}" for change in committed.changes)
+            )
+
+    def store_changed(self) -> None:
+        """Look at everything: a commit that failed may have been applied."""
+        for job in self._all_jobs():
+            if self._states.get(job.key) is not job.state:
+                self._moved(job.key, job.state, unseen=True)
+            self.require(job.attempts_made <= job.attempts_allowed, "I5", f"{job.key.job_id} has too many attempts")
+        for fence, (_, started) in self.live.items():
+            run = self._job(started.key.job_id).run
+            self.require(run is not None and run.fence == fence, "I4", f"{fence} runs, and is not the current run")
+
+    def _moved(self, key: JobKey, state: JobState, *, unseen: bool = False) -> None:
+        before = self._states.get(key, JobState.SUBMITTED)
+        self._states[key] = state
+        self.require(before not in TERMINAL, "I1", f"{key.job_id} leaves {before.name}")
+        forward = state > before or (state is JobState.RUNNABLE and before in (JobState.STARTING, JobState.RUNNING))
+        # A run that is given up before anybody knows of its claim is retried: RUNNABLE again.
+        same = state is before is JobState.RUNNABLE
+        self.require(forward or same or unseen, "I2", f"{key.job_id} goes from {before.name} to {state.name}")
+        if state in TERMINAL:
+            job = self._job(key.job_id)
+            self._ends[key] = astuple(job)
+            self.require(
+                all(other.key != key for _, other in self.live.values()), "I10", f"{key.job_id} is over, and runs"
+            )
+
+    # Clients
+
+    def stop_acknowledged(self, job_id: JobId, *, terminated: bool) -> None:
+        """Take in that a client was told that its cancel or terminate was done."""
+        if terminated or self.starts[job_id] == 0:
+            self.stopped.add(job_id)
+
+    # The end
+
+    def all_is_over(self) -> bool:
+        """Tell whether every job has ended, and nothing runs."""
+        return not self.live and all(job.state in TERMINAL for job in self._all_jobs())
+
+    def check_end(self) -> None:
+        """Check what must hold when the faults are over and everything had its time."""
+        jobs = {job.key.job_id: job for job in self._all_jobs()}
+        for job_id in sorted(self.acknowledged):
+            self.require(job_id in jobs, "I1", f"{job_id} was acknowledged and is not there")
+        for job in jobs.values():
+            self.require(
+                job.state in TERMINAL, "I10", f"{job.key.job_id} is still {job.state.name}, run {job.run}"
+            )
+            self.require(job.run is None, "I10", f"{job.key.job_id} is over and has a run")
+            self.require(self._ends[job.key] == astuple(job), "I8", f"{job.key.job_id} has changed after its end")
+            attempts = self._attempts_of(job)
+            self.require(len(attempts) <= job.attempts_allowed, "I5", f"{job.key.job_id} has too many attempts")
+            succeeded = job.state is JobState.SUCCEEDED
+            self.require(
+                not succeeded or self.starts[job.key.job_id] > 0, "I8", f"{job.key.job_id} succeeded and never ran"
+            )
+        self.require(not self.live, "I10", f"these run without an owner: {sorted(self.live)}")
+
+    def _attempts_of(self, job: Job) -> Collection[object]:
+        (record,) = SqliteJobReader(self.connection).describe([job.key])
+        return record.attempts
+
+    def _job(self, job_id: JobId) -> Job:
+        (job,) = SqliteJobWriter(self.connection).jobs([JobKey(NAMESPACE, job_id)])
+        return job
+
+    def _all_jobs(self) -> list[Job]:
+        keys = [JobKey(*row) for row in self.connection.execute("SELECT namespace, job_id FROM jobs ORDER BY sequence")]
+        return SqliteJobWriter(self.connection).jobs(keys)
+
+    def held_runs(self) -> int:
+        """Return how many jobs have a claimed or started run."""
+        return sum(job.run is not None and job.run.state >= RunState.CLAIMED for job in self._all_jobs())

@@ -1,0 +1,208 @@
+"""What goes wrong: faults of every kind at seeded moments, and their end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from simulation.agent import AgentActor
+from simulation.host import Host
+from simulation.kernel import Kernel, Life
+from simulation.network import Conditions, Network
+from simulation.scheduler import SchedulerActor
+from simulation.store import Store
+
+KINDS: Final = (
+    "store crash",
+    "scheduler crash",
+    "agent crash",
+    "launcher death",
+    "power failure",
+    "store pause",
+    "scheduler pause",
+    "agent pause",
+    "launcher pause",
+    "partition",
+    "loss",
+    "slow network",
+    "store disk",
+    "journal disk",
+)
+
+
+class Machine:
+    """A host and the agent on it, as the service manager sees them."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.agent = AgentActor(host)
+
+    @property
+    def life(self) -> Life:
+        """That of the agent."""
+        return self.agent.life
+
+
+@dataclass
+class Scene:
+    """Everything that can be hurt."""
+
+    store: Store
+    scheduler: SchedulerActor
+    machines: Sequence[Machine]
+    lease_s: float
+    kill_budget_s: float
+
+
+class Nemesis:
+    """Does harm until told to stop, then repairs it all."""
+
+    def __init__(self, kernel: Kernel, net: Network, scene: Scene, *, kinds: Sequence[str], every_s: float) -> None:
+        self._kernel = kernel
+        self._net = net
+        self._scene = scene
+        self._kinds = kinds
+        self._every_s = every_s
+        self._life = Life("nemesis")
+        self._repairs: list[Callable[[], None]] = []
+        if kinds:
+            self._next()
+
+    def stop(self) -> None:
+        """Do no more harm, and repair what was done."""
+        self._kernel.note("the faults are over")
+        self._life.alive = False
+        self._net.conditions = Conditions()
+        for repair in self._repairs:
+            repair()
+        self._repairs.clear()
+        for life in self._lives():
+            life.paused_until = min(life.paused_until, self._kernel.now)
+
+    def _lives(self) -> list[Life]:
+        scene = self._scene
+        lives = [scene.store.life, scene.scheduler.life]
+        for machine in scene.machines:
+            lives.append(machine.life)
+            if machine.host.launcher is not None:
+                lives.append(machine.host.launcher.life)
+        return lives
+
+    def _next(self) -> None:
+        self._kernel.after(self._kernel.rng.expovariate(1 / self._every_s), self._life, self._strike)
+
+    def _strike(self) -> None:
+        kind = self._kernel.rng.choice(self._kinds)
+        self._kernel.note(f"nemesis: {kind}")
+        getattr(self, "_" + kind.replace(" ", "_"))()
+        self._next()
+
+    def _a_while(self) -> float:
+        """Return a time that is mostly short, and now and then longer than a lease."""
+        return self._kernel.rng.choice((0.5, 5.0, self._scene.lease_s, 2.5 * self._scene.lease_s)) * (
+            0.1 + self._kernel.rng.random()
+        )
+
+    def _later(self, delay_s: float, repair: Callable[[], None]) -> None:
+        """Repair later, or when the faults are over."""
+        self._repairs.append(repair)
+
+        def repair_once() -> None:
+            if repair in self._repairs:
+                self._repairs.remove(repair)
+                repair()
+
+        self._kernel.after(delay_s, self._life, repair_once)
+
+    # Crashes
+
+    def _store_crash(self) -> None:
+        if self._scene.store.life.alive:
+            self._scene.store.crash()
+            self._later(self._a_while(), self._scene.store.start)
+
+    def _scheduler_crash(self) -> None:
+        if self._scene.scheduler.life.alive:
+            self._scene.scheduler.crash()
+            self._later(self._a_while(), self._scene.scheduler.start)
+
+    def _agent_crash(self) -> None:
+        machine = self._kernel.rng.choice(self._scene.machines)
+        if machine.life.alive:
+            machine.agent.crash()
+            self._later(self._a_while(), machine.agent.start)
+
+    def _launcher_death(self) -> None:
+        self._kernel.rng.choice(self._scene.machines).host.launcher_dies()
+
+    def _power_failure(self) -> None:
+        machine = self._kernel.rng.choice(self._scene.machines)
+        if not machine.life.alive:
+            return
+        loses_disk = self._kernel.chance(0.3)
+        self._kernel.note(f"{machine.host.name}: power fails{', and its disk is lost' if loses_disk else ''}")
+        machine.life.alive = False
+        self._net.died(machine.life, silently=True)
+        machine.host.power_fails()
+
+        def boot() -> None:
+            if loses_disk:
+                machine.host.new_disk()
+            machine.host.boot()
+            machine.agent.start()
+
+        self._later(self._a_while(), boot)
+
+    # Pauses
+
+    def _store_pause(self) -> None:
+        self._pause(self._scene.store.life, self._a_while())
+
+    def _scheduler_pause(self) -> None:
+        self._pause(self._scene.scheduler.life, self._a_while())
+
+    def _agent_pause(self) -> None:
+        self._pause(self._kernel.rng.choice(self._scene.machines).life, self._a_while())
+
+    def _launcher_pause(self) -> None:
+        """Pause a guard, for less than the kill budget: that it is scheduled within it is assumed."""
+        launcher = self._kernel.rng.choice(self._scene.machines).host.launcher
+        if launcher is not None:
+            self._pause(launcher.life, self._kernel.rng.random() * self._scene.kill_budget_s / 3)
+
+    def _pause(self, life: Life, seconds: float) -> None:
+        if life.paused_until <= self._kernel.now:
+            life.paused_until = self._kernel.now + seconds
+
+    # Network and disks
+
+    def _partition(self) -> None:
+        rng, blocked = self._kernel.rng, self._net.conditions.blocked
+        sites = ["store", "scheduler", "client", *(machine.host.name for machine in self._scene.machines)]
+        one, other = rng.sample(sites, 2)
+        links = rng.choice(([(one, other)], [(one, other), (other, one)], self._all_links(one, sites)))
+        blocked.update(links)
+        self._later(self._a_while(), lambda: blocked.difference_update(links))
+
+    @staticmethod
+    def _all_links(site: str, sites: Sequence[str]) -> list[tuple[str, str]]:
+        return [pair for other in sites if other != site for pair in ((site, other), (other, site))]
+
+    def _loss(self) -> None:
+        conditions = self._net.conditions
+        conditions.loss = self._kernel.rng.choice((0.005, 0.05))
+        self._later(self._a_while(), lambda: setattr(conditions, "loss", 0.0))
+
+    def _slow_network(self) -> None:
+        conditions = self._net.conditions
+        conditions.slow, conditions.slow_s = 0.4, self._kernel.rng.choice((1.0, 10.0, self._scene.lease_s))
+        self._later(self._a_while(), lambda: setattr(conditions, "slow", 0.0))
+
+    def _store_disk(self) -> None:
+        writer = self._scene.store.writer
+        writer.failures = self._kernel.rng.choice((0.02, 0.2))
+        self._later(self._a_while(), lambda: setattr(writer, "failures", 0.0))
+
+    def _journal_disk(self) -> None:
+        host = self._kernel.rng.choice(self._scene.machines).host
+        host.disk_failures = self._kernel.rng.choice((0.1, 1.0))
+        self._later(self._a_while(), lambda: setattr(host, "disk_failures", 0.0))

@@ -1,0 +1,280 @@
+"""The job store as an actor: the production core, feed and conversions between a SQLite database and the network.
+
+The database survives the actor, as a disk does. What is here in place of production code is the async shell alone.
+"""
+
+import pickle
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.errors import BatchyardError, UnavailableError
+from batchyard.domain.jobs import JobKey
+from batchyard.jobstore.convert import agent_message, effect_messages, snapshot_message
+from batchyard.jobstore.core import Command, JobStoreCore, run_group
+from batchyard.jobstore.dispatch import DispatchServicer
+from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.group import Group
+from batchyard.jobstore.leadership import Leadership
+from batchyard.storage.jobs import Changes, QueueCopy, QueueKey, StorageError
+from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
+from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
+from simulation.checker import Checker
+from simulation.kernel import HostClock, Kernel, Life
+from simulation.network import End, Network
+from support.jobs import NAMESPACE
+
+SITE = "store"
+
+
+class FlakyWriter(SqliteJobWriter):
+    """The production writer; a commit may fail, and then it is not known whether it was applied."""
+
+    def __init__(self, connection: sqlite3.Connection, kernel: Kernel) -> None:
+        super().__init__(connection)
+        self._kernel = kernel
+        self.failures = 0.0
+        """Probability that a commit fails."""
+
+    def apply(self, epoch: int, changes: Changes) -> int:
+        """Write the changes, or say that it failed, or both."""
+        fails = self._kernel.chance(self.failures)
+        if fails and self._kernel.chance(0.5):
+            raise StorageError("the disk failed before the commit")
+        revision = super().apply(epoch, changes)
+        if fails:
+            raise StorageError("the disk failed after the commit")
+        return revision
+
+
+class Store:
+    """The actor. It may crash at any event and is started again on the same database."""
+
+    def __init__(
+        self, kernel: Kernel, net: Network, checker: Checker, queues: tuple[str, ...], *, leader_lease_s: float
+    ) -> None:
+        self._kernel = kernel
+        self._leader_lease_s = leader_lease_s
+        self._net = net
+        self._checker = checker
+        self.clock = HostClock(kernel)
+        self.connection = connect(":memory:")
+        migrate_jobs(self.connection)
+        self.writer = FlakyWriter(self.connection, kernel)
+        self.life = Life("store")
+        copies = [QueueCopy(QueueKey(NAMESPACE, name), f"arn:{name}", True, False, 1) for name in queues]
+        run_group(JobStoreCore(self.writer), [Command(lambda group: group.settle(copies))], 0)
+        self.start()
+
+    def start(self) -> None:
+        """Begin a new life."""
+        self.life = Life("store")
+        self._pending: list[tuple[Command, Callable[[object], None]]] = []
+        self._streams: list[_DispatchStream] = []
+        self._stops: dict[JobKey, list[Callable[[object], None]]] = {}
+        self._is_working = False
+        self.feed = Feed()
+        self._net.listen("dispatch", self.life, SITE, self._accept_scheduler)
+        self._net.listen("jobs", self.life, SITE, self._accept_call)
+        self._open()
+        assert self.core is not None
+        leader = self.core.counters.leader
+        self.leadership = Leadership(
+            self._leader_lease_s, holder=leader.scheduler_id, now=self.clock.monotonic_s()
+        )
+
+    def crash(self) -> None:
+        """Die."""
+        self._kernel.note("store dies")
+        self.life.alive = False
+        self._net.died(self.life)
+
+    def _open(self) -> None:
+        self.core: JobStoreCore | None = JobStoreCore(self.writer)
+        self.feed.opened(self.core.counters)
+        for answers in self._stops.values():
+            for answer in answers:
+                answer(UnavailableError("the job store was opened anew"))
+        self._stops.clear()
+        self._kernel.note(f"store opens, epoch {self.core.counters.epoch}")
+        self._pump()
+
+    # Commands
+
+    def do(self, act: Callable[[Group], object], *keys: JobKey, answer: Callable[[object], None]) -> None:
+        """Have a group do something; `answer` gets what comes of it."""
+        if self.core is None:
+            answer(UnavailableError("the job store is not open; try again"))
+            return
+        self._pending.append((Command(act, keys), answer))
+        self._work_soon()
+
+    def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
+        """Have a group do something whose outcome is in the commit's effects."""
+        if self.core is not None:
+            self.do(act, *keys, answer=lambda _: None)
+
+    def _work_soon(self) -> None:
+        if not self._is_working:
+            self._is_working = True
+            self._kernel.after(self._kernel.rng.random() * 0.01, self.life, self._work)
+
+    def _work(self) -> None:
+        self._is_working = False
+        group, self._pending = self._pending, []
+        core = self.core
+        if core is None or not group:
+            return
+        try:
+            result = run_group(core, [command for command, _ in group], self.clock.now_ms())
+        except StorageError as error:
+            self._kernel.note(f"store: {error}")
+            self.core = None
+            for _, answer in group:
+                answer(UnavailableError("the job store could not say whether this was done"))
+            self._kernel.after(RETRY_FIRST_S, self.life, self._open)
+            self._checker.store_changed()
+            return
+        self._checker.committed(result.committed)
+        for _, answer in zip(group, result.answers, strict=True):
+            assert not isinstance(answer, Exception) or isinstance(answer, BatchyardError), answer
+        # The commit is on disk; a crash from here on leaves everybody in the dark.
+        self._kernel.after(self._kernel.rng.random() * 0.005, self.life, lambda: self._tell(group, result))
+
+    def _tell(self, group: Any, result: Any) -> None:
+        if self.core is not None:
+            self.feed.committed(result.committed)
+        for (_, answer), value in zip(group, result.answers, strict=True):
+            answer(value)
+        for key in sorted(result.committed.decided & self._stops.keys()):
+            for answer in self._stops.pop(key):
+                answer(True)
+        self._pump()
+        if self._pending:
+            self._work_soon()
+
+    def _pump(self) -> None:
+        for stream in self._streams:
+            stream.pump_soon()
+
+    # Calls of clients
+
+    def _accept_call(self, end: End, data: bytes) -> None:
+        kind, argument = pickle.loads(data)
+
+        def answer(value: object) -> None:
+            end.send(pickle.dumps(str(value) if isinstance(value, Exception) else None))
+            end.close()
+
+        if kind == "submit":
+            self.do(lambda group: group.submit(argument), *argument.depends_on, answer=answer)
+            return
+        key: JobKey = argument
+        act = Group.cancel if kind == "cancel" else Group.terminate
+
+        def asked(value: object) -> None:
+            if value is True:
+                return
+            self._stops[key].remove(answer)
+            answer(value)
+
+        self._stops.setdefault(key, []).append(answer)
+        self.do(lambda group: act(group, key, f"{kind} of the client"), key, answer=asked)
+
+    # The scheduler's stream
+
+    def _accept_scheduler(self, end: End, data: bytes) -> None:
+        self._streams = [stream for stream in self._streams if stream.end.open]
+        self._streams.append(_DispatchStream(self, self._kernel, end, wire.DispatchRequest.FromString(data)))
+
+
+class _DispatchStream:
+    """The shell of one Dispatch call around the production servicer's reading of requests."""
+
+    def __init__(self, store: Store, kernel: Kernel, end: End, first: wire.DispatchRequest) -> None:
+        assert first.HasField("hello")
+        self.end = end
+        self._store = store
+        self._kernel = kernel
+        self._early: list[bytes] | None = []
+        self._is_pumping = False
+        self._servicer = DispatchServicer(
+            writer=cast("Any", store),
+            feed=store.feed,
+            database=Path(),
+            epoch=lambda: 0,
+            leadership=store.leadership,
+            clock=store.clock,
+            tasks=cast("Any", None),
+        )
+        self._scheduler_id = first.hello.scheduler_id
+        self._subscription = Subscription()
+        end.received, end.closed = self._received, lambda _: store.feed.unsubscribe(self._subscription)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Wait until no other scheduler leads, and let this one."""
+        leadership, clock = self._store.leadership, self._store.clock
+        wait_s = leadership.wait_s(self._scheduler_id, clock.monotonic_s())
+        if not self.end.open:
+            return
+        if wait_s > 0:
+            self._kernel.after(wait_s + 0.001, self._store.life, self._begin)
+            return
+        leadership.take(self._scheduler_id, clock.monotonic_s())
+        self._store.feed.subscribe(self._subscription, UnavailableError("a newer scheduler has taken over"))
+        self._store.do(lambda group: group.lead(self._scheduler_id), answer=self._leads)
+
+    def _send(self, message: wire.DispatchResponse) -> None:
+        self.end.send(message.SerializeToString())
+
+    def _leads(self, epoch: object) -> None:
+        if isinstance(epoch, Exception):
+            self.end.close(epoch)
+            return
+        assert isinstance(epoch, int)
+        self._send(wire.DispatchResponse(welcome=wire.SchedulerWelcome(leader_epoch=epoch, lease_ms=self._store.leadership.lease_ms)))
+        self._kernel.after(self._kernel.rng.random() * 0.1, self._store.life, self._snapshot)
+
+    def _snapshot(self) -> None:
+        snapshot = SqliteJobReader(self._store.connection).snapshot()
+        self._subscription.begin_after(snapshot.revision)
+        self._send(wire.DispatchResponse(agents=[agent_message(agent) for agent in snapshot.agents]))
+        for page in snapshot.jobs:
+            self._send(snapshot_message(page))
+        self._send(wire.DispatchResponse(snapshot_complete=True))
+        early, self._early = self._early or [], None
+        for data in early:
+            self._received(data)
+        self.pump_soon()
+
+    def _received(self, data: bytes) -> None:
+        if self._early is not None:
+            self._early.append(data)
+        else:
+            request = wire.DispatchRequest.FromString(data)
+            if request.heartbeat and self._store.leadership.renew(
+                self._scheduler_id, self._store.clock.monotonic_s()
+            ):
+                self._subscription.answer(request.heartbeat)
+                self.pump_soon()
+            self._servicer._take(request)
+
+    def pump_soon(self) -> None:
+        """Send what there is, soon: until then, commits merge."""
+        if not self._is_pumping and self._early is None and self.end.open:
+            self._is_pumping = True
+            self._kernel.after(self._kernel.rng.random() * 0.02, self._store.life, self._pump)
+
+    def _pump(self) -> None:
+        self._is_pumping = False
+        try:
+            effects, heartbeat = self._subscription.take_now()
+        except BatchyardError as error:
+            self.end.close(error)
+            return
+        if effects or heartbeat:
+            for message in effect_messages(effects, heartbeat):
+                self._send(message)

@@ -1,0 +1,158 @@
+"""One simulated world from a seed: who lives in it, what goes wrong, and whether the invariants hold."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchyard.domain.lifecycle import TERMINAL
+from batchyard.scheduler.config import SchedulerConfig
+from batchyard.scheduler.model import ComputeEnvironment, JobQueue, ResourceKey
+from simulation.checker import Checker, ViolationError
+from simulation.client import Client
+from simulation.host import Host, simulated_machine
+from simulation.kernel import HostClock, Kernel, Life
+from simulation.nemesis import KINDS, Machine, Nemesis, Scene
+from simulation.network import Network
+from simulation.scheduler import SchedulerActor
+from simulation.store import Store
+from support.jobs import NAMESPACE
+
+DRIFT = 0.01
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    violation: str | None
+    trace_hash: str
+    tail: Sequence[str]
+    simulated_s: float
+    events: int
+    starts: int
+    ended: int
+
+    def __str__(self) -> str:
+        head = f"seed {self.seed}: {self.violation or 'no violation'}"
+        return "\n".join([head, *self.tail, head]) if self.violation else head
+
+
+class World:
+    """Everything of one seed."""
+
+    def __init__(self, seed: int, disk: Path, *, faults: bool = True) -> None:
+        self.kernel = kernel = Kernel(seed)
+        rng = kernel.rng
+        self.net = Network(kernel)
+        self.checker = Checker(kernel)
+        self.config = config = _config(kernel)
+        self.faults_s = rng.uniform(4, 10) * config.lease_s
+        environments = (
+            ComputeEnvironment(ResourceKey(NAMESPACE, "first"), True, True, rng.choice((2000, 4000))),
+            ComputeEnvironment(ResourceKey(NAMESPACE, "second"), True, True, None),
+        )
+        queues = (
+            JobQueue(ResourceKey(NAMESPACE, "low"), 10, ("first", "second")),
+            JobQueue(ResourceKey(NAMESPACE, "high"), 1, ("second",)),
+        )
+        names = tuple(queue.key.name for queue in queues)
+        self.checker.ceilings = {
+            environment.key.name: environment.max_vcpus_milli or 1 << 40 for environment in environments
+        }
+        self.store = Store(kernel, self.net, self.checker, names, leader_lease_s=rng.uniform(3, 12))
+        self.checker.connection = self.store.connection
+        clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
+        self.scheduler = SchedulerActor(kernel, self.net, config, clock, environments, queues)
+        self.machines = [self._machine(f"host{number}", disk) for number in range(1, rng.randint(2, 4) + 1)]
+        jobs = rng.randint(15, 45)
+        self.client = Client(kernel, self.net, self.checker, names, jobs=jobs, within_s=self.faults_s * 0.9)
+        kinds = rng.sample(KINDS, rng.randint(2, len(KINDS))) if faults else ()
+        scene = Scene(self.store, self.scheduler, self.machines, config.lease_s, config.kill_budget_s)
+        every_s = self.faults_s / rng.choice((6, 15, 40))
+        self.nemesis = Nemesis(kernel, self.net, scene, kinds=kinds, every_s=every_s)
+        self._watch()
+
+    def _machine(self, name: str, disk: Path) -> Machine:
+        rng = self.kernel.rng
+        capacity = (rng.choice((2000, 3000, 4000)), 2048, 0)
+        self.checker.capacities[name] = capacity
+        host = Host(
+            self.kernel, self.net, self.checker, name, disk, rng.uniform(1 - DRIFT, 1 + DRIFT), capacity
+        )
+        host.kill_latency_s = self.config.kill_budget_s / 4
+        host.durations = lambda: rng.choice((0.1, 3.0, 3.0, 0.5 * self.config.lease_s, 2 * self.config.lease_s)) * (
+            0.1 + rng.random()
+        )
+        return Machine(host)
+
+    def _watch(self) -> None:
+        """Look at everything now and then."""
+        watcher = Life("watcher")
+
+        def look() -> None:
+            self.checker.store_changed()
+            if self.scheduler.life.alive:
+                self.scheduler.core.planner.sanity_check()
+            self.kernel.after(self.config.lease_s / 5, watcher, look)
+
+        look()
+
+    def run(self) -> None:
+        """Let it happen: faults, then healing; raise ViolationError as soon as something is wrong."""
+        self.kernel.run(self.faults_s)
+        self.nemesis.stop()
+        bound_s = self.kernel.now + 30 * (self.config.lease_s + self.config.kill_budget_s) + 600
+        while self.kernel.now < bound_s and not self.checker.all_is_over():
+            self.kernel.run(min(bound_s, self.kernel.now + self.config.lease_s / 4))
+        self.kernel.run(self.kernel.now + 60)
+        self.checker.check_end()
+
+    def close(self) -> None:
+        """Give back what this machine lent."""
+        self.store.connection.close()
+        for machine in self.machines:
+            machine.host.launcher_dies()
+
+
+def simulate(seed: int, *, faults: bool = True) -> Outcome:
+    """Run a seed to its end, or to its first violation."""
+    folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=folder) as disk, simulated_machine():
+        world = World(seed, Path(disk), faults=faults)
+        violation: str | None = None
+        try:
+            world.run()
+        except ViolationError as error:
+            violation = str(error)
+        except AssertionError as error:
+            violation = f"assertion: {error!r}"
+        kernel, checker = world.kernel, world.checker
+        outcome = Outcome(
+            seed=seed,
+            violation=violation,
+            trace_hash=kernel.trace_hash(),
+            tail=tuple(kernel.tail),
+            simulated_s=kernel.now,
+            events=kernel.events,
+            starts=checker.starts.total(),
+            ended=sum(state in TERMINAL for state in checker._states.values()),
+        )
+        world.close()
+    return outcome
+
+
+def _config(kernel: Kernel) -> SchedulerConfig:
+    """Return times that are as short as they may be, so that everything happens to everybody."""
+    rng = kernel.rng
+    lease_s = rng.uniform(20, 60)
+    heartbeat_s = rng.uniform(1, 4)
+    return SchedulerConfig(
+        heartbeat_interval_s=heartbeat_s,
+        lease_s=lease_s,
+        kill_budget_s=rng.uniform(5, 15),
+        suspicion_s=min(lease_s / 2, heartbeat_s * rng.uniform(1.5, 4)),
+        starvation_bound_s=rng.uniform(5, 60),
+    )
