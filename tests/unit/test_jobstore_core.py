@@ -404,10 +404,22 @@ def test_a_new_incarnation_loses_what_it_claimed_and_keeps_what_it_never_saw(sto
     assert store.job(ended).state is JobState.SUCCEEDED
 
 
-def test_a_claim_that_its_agent_does_not_speak_of_is_lost(store: Store) -> None:
+def test_a_claim_that_a_later_incarnation_does_not_speak_of_is_lost(store: Store) -> None:
     key = store.submit()
     store.report(key, store.offer(key), RunState.STARTED, started_ago_ms=0)
-    store.register(incarnation=1)
+    store.register(incarnation=2)
+    assert store.job(key).state is JobState.FAILED
+
+
+def test_a_claim_that_the_same_incarnation_does_not_speak_of_is_asked_for(store: Store) -> None:
+    key = store.submit()
+    run = store.offer(key)
+    store.report(key, run, RunState.STARTED, started_ago_ms=0)
+    committed = store.register(incarnation=1)  # sent before the claim, perhaps, on a stream that was slow
+    assert store.job(key).state is JobState.RUNNING
+    (demand,) = committed.effects.demands
+    assert (demand.fence, demand.kill) == (run.fence, False)
+    store.report(key, run, RunState.REVOKED)
     assert store.job(key).state is JobState.FAILED
 
 

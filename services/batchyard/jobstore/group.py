@@ -31,6 +31,7 @@ from batchyard.jobstore.effects import (
     OfferOutcome,
     RegistrationOutcome,
     ReportOutcome,
+    RunDemand,
     demand_on,
 )
 from batchyard.storage.jobs import (
@@ -198,8 +199,9 @@ class Group:
         """Take an agent in, unless its incarnation is over.
 
         `known` are the runs that it will report, `claimed_before` those of earlier incarnations of which it knows only
-        that they do not run. A run that was claimed and that it does not speak of is lost; an offer that it does not
-        speak of it has not seen, and will be sent again.
+        that they do not run. A run that was claimed and that a later incarnation does not speak of is lost. The same
+        incarnation is asked for it: what it says may be a word from the past, of a stream that was slow, and it may have
+        taken the run up since. An offer that it does not speak of it has not seen, and will be sent again.
         """
         before = self._agent(agent_id)
         if before is not None and (
@@ -212,8 +214,11 @@ class Group:
         for job in self._jobs_of_agent(agent_id):
             run = job.run
             assert run is not None
-            if run.fence in claimed_before or (run.fence not in known and run.state is not RunState.OFFERED):
+            is_missing = run.fence not in known and run.state is not RunState.OFFERED
+            if run.fence in claimed_before or (is_missing and run.incarnation != incarnation):
                 self._lose(job)
+            elif is_missing:
+                self._effects.demands.append(RunDemand(agent_id, incarnation, run.fence, kill=job.terminated))
             elif run.incarnation != incarnation:
                 self._set_run(job, replace(run, incarnation=incarnation))
         self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=True))
