@@ -200,8 +200,8 @@ class Group:
 
         `known` are the runs that it will report, `claimed_before` those of earlier incarnations of which it knows only
         that they do not run. A run that was claimed and that a later incarnation does not speak of is lost. The same
-        incarnation is asked for it: what it says may be a word from the past, of a stream that was slow, and it may have
-        taken the run up since. An offer that it does not speak of it has not seen, and will be sent again.
+        incarnation is asked for it: this may be a word from the past, of a stream that was slow, and the run may have
+        been taken up since. An offer that it does not speak of it has not seen, and will be sent again.
         """
         before = self._agent(agent_id)
         if before is not None and (
