@@ -1,15 +1,19 @@
 """The launcher with real processes: it starts them, reaps them, ends them whole, and outlives its agent."""
 
+import errno
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchyard.agent.launcher import wire
-from batchyard.agent.launcher.cgroups import open_cgroups
+from batchyard.agent.launcher.cgroups import Cgroup, open_cgroups
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
+from batchyard.agent.launcher.processes import Process
+from batchyard.agent.launcher.workfolders import WorkFolders
 from support.agent import (
     NEEDS_NAMESPACES,
     NEEDS_ROOT,
@@ -103,6 +107,33 @@ def test_a_command_with_a_missing_interpreter_fails_to_start(tmp_path: Path) -> 
     assert "interpreter" in reason
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param({"argv": ["true\0"]}, id="NUL in the command"),
+        pytest.param({"argv": ["true", "\0"]}, id="NUL in an argument"),
+        pytest.param({"env": {"PATH": "/bin\0"}}, id="NUL in PATH"),
+        pytest.param({"env": {"A=B": ""}}, id="a name with an equals sign"),
+        pytest.param({"user": [1 << 40, 0, False]}, id="a user id that is too large"),
+    ],
+)
+def test_an_order_that_no_system_call_takes_harms_no_other_job(tmp_path: Path, order: dict[str, Any]) -> None:
+    with a_launcher(tmp_path) as launcher:
+        launcher.send(offers=[start_entry("sleep", "1000")])
+        launcher.until(FIRST, RunState.STARTED)
+        launcher.send(offers=[start_entry("true", fence=SECOND) | order])
+        assert launcher.until_done(SECOND)[:2] == (RunEnd.START_FAILED, None)
+        launcher.send(kill=[(FIRST, 0)])
+        assert launcher.until_done(FIRST)[:2] == (RunEnd.STOPPED, 137)
+
+
+def test_a_launcher_whose_log_cannot_be_written_runs_jobs(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    with a_launcher(tmp_path) as launcher:
+        launcher.send(offers=[start_entry("true")])
+        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 0, "")
+
+
 def test_each_job_works_in_an_empty_folder_of_its_own(tmp_path: Path) -> None:
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
     with a_launcher(tmp_path) as launcher:
@@ -148,6 +179,35 @@ def test_a_job_that_obeys_sigterm_ends_within_its_grace_with_its_own_exit_code(t
         soon(lambda: log.exists() and log.read_text(), "the trap is set")
         launcher.send(kill=[[FIRST, 600]])
         assert launcher.until_done(FIRST) == (RunEnd.STOPPED, 9, "")
+
+
+def test_a_process_that_is_gone_when_it_would_get_sigterm_is_passed_over() -> None:
+    gone = subprocess.Popen(["true"], start_new_session=True)
+    gone.wait()
+
+    class CgroupOfTheGone(Cgroup):
+        def __init__(self) -> None:
+            """Have no files."""
+
+        def members(self) -> set[int]:
+            return {gone.pid}
+
+    order = wire.StartOrder(argv=["sleep", "1000"], env={}, log=os.devnull)
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as first:
+        Process(FIRST, first.pid, order, "/", CgroupOfTheGone()).stop(RunEnd.STOPPED, now=0.0, grace_s=30.0)
+        assert first.wait() == -signal.SIGTERM
+
+
+def test_a_folder_that_cannot_be_removed_now_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    folders = WorkFolders(str(tmp_path))
+    used = folders.take(None)
+    (Path(used) / "left").touch()
+    monkeypatch.setattr(os, "posix_spawnp", refuse)
+    folders.give_back(used)
+    assert folders.take(None) != used
 
 
 def test_a_second_kill_shortens_the_grace_of_the_first(tmp_path: Path) -> None:

@@ -85,6 +85,12 @@ def test_an_unknown_group_is_refused() -> None:
         find_user("0:no-such-group")
 
 
+@pytest.mark.parametrize("text", ["2147483648", "0:2147483648", "99999999999999999999"])
+def test_a_number_that_no_user_or_group_can_have_is_refused(text: str) -> None:
+    with pytest.raises(RefusedError, match="must be in range 0-2147483647"):
+        find_user(text)
+
+
 def test_only_root_starts_processes_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "runs as uid 1000 and cannot start a process as uid 0" in order_for(an_offer("true", user="root"))["refusal"]

@@ -78,7 +78,8 @@ class Process:
         tree.send_group(self.pid, signal.SIGTERM)
         if self.cgroup is not None:
             for pid in self.cgroup.members():
-                if os.getpgid(pid) != self.pid:
+                seen = tree.stat(pid)
+                if seen is not None and seen.group != self.pid:
                     tree.send(pid, signal.SIGTERM)
 
     def _members(self, others: Collection[int]) -> set[int]:

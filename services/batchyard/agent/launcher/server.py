@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 from contextlib import suppress
 
 from batchyard.agent.launcher import tree, wire
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 _DISK_RETRY_S = 1.0
 _READ_BYTES = 1 << 20
+_STDERR = 2
 
 
 def serve(options: Options, *, namespaced: bool) -> None:
@@ -43,10 +43,16 @@ def serve(options: Options, *, namespaced: bool) -> None:
         _adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    print(f"launcher of {options.agent_id}: {'namespaced' if namespaced else 'plain'}", file=sys.stderr, flush=True)
+    _log(f"launcher of {options.agent_id}: {'namespaced' if namespaced else 'plain'}")
     journal = Journal("journal", wire.boot_id(), namespaced=namespaced)
     cgroups = open_cgroups(f"batchyard-{options.agent_id}")
     Launcher(options, journal, cgroups, namespaced=namespaced).run()
+
+
+def _log(text: str) -> None:
+    """Say something in the launcher's log. Where that can't be written either, the jobs matter more."""
+    with suppress(OSError):
+        os.write(_STDERR, f"{text}\n".encode())
 
 
 def _adopt_orphans() -> None:
@@ -236,7 +242,7 @@ class Launcher:
         try:
             self._journal.claim(runs)
         except OSError as error:
-            print(f"launcher: nothing starts, the journal can't be written: {error}", file=sys.stderr, flush=True)
+            _log(f"nothing starts, the journal can't be written: {error}")
             self._disk_failed_at = now
             return
         self._ledger.claim(runs)
@@ -261,7 +267,9 @@ class Launcher:
                 cgroup = self._cgroups.acquire(order.memory_mib)
             folder = self._folders.take(order.user)
             process = spawn(run.fence, order, folder, cgroup)
-        except (StartError, OSError) as error:
+        except (StartError, OSError, ValueError, OverflowError) as error:
+            # The last two for what users can write and no system call takes: NUL bytes, ids that are too large. One
+            # bad order must not end the launcher, and with it every other run.
             if self._cgroups is not None and cgroup is not None:
                 self._cgroups.release(cgroup)
             if folder:
@@ -396,4 +404,4 @@ class Launcher:
         try:
             write()
         except OSError as error:
-            print(f"launcher: the journal can't be written: {error}", file=sys.stderr, flush=True)
+            _log(f"the journal can't be written: {error}")

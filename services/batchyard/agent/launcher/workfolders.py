@@ -6,6 +6,7 @@ a process.
 
 import os
 import stat
+from contextlib import suppress
 
 _MODE = 0o700
 
@@ -57,7 +58,9 @@ class WorkFolders:
         return 1 + max((int(name.split("-")[0]) for name in names), default=0)
 
     def _remove(self, folders: list[str]) -> None:
-        self.removers.add(os.posix_spawnp("rm", ["rm", "-rf", "--", *folders], os.environ))
+        # A host that has no room for one more process may have some later: the next launcher removes what is left.
+        with suppress(OSError):
+            self.removers.add(os.posix_spawnp("rm", ["rm", "-rf", "--", *folders], os.environ))
 
 
 def _is_untouched(folder: str) -> bool:

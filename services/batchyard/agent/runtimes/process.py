@@ -30,6 +30,7 @@ ULIMITS: Final = frozenset(
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ")
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAP_SYS_RESOURCE: Final = 24
+_ID_MAX: Final = 2**31 - 1
 
 
 class RefusedError(Exception):
@@ -118,11 +119,11 @@ def find_user(text: str) -> User:
     """Return whom `user`, `uid`, `user:group` or `uid:gid` names; raise RefusedError for an unknown name."""
     name, _, group = text.partition(":")
     try:
-        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        entry = pwd.getpwuid(_id(name)) if name.isdigit() else pwd.getpwnam(name)
     except KeyError:
         if not name.isdigit():
             raise RefusedError(f"unable to find user {name}: no matching entries in passwd file") from None
-        user = User(int(name), 0, is_known=False)
+        user = User(_id(name), 0, is_known=False)
     else:
         user = User(entry.pw_uid, entry.pw_gid, True, entry.pw_name, entry.pw_dir)
     if not group:
@@ -132,11 +133,18 @@ def find_user(text: str) -> User:
 
 def _find_group(text: str) -> int:
     if text.isdigit():
-        return int(text)
+        return _id(text)
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
         raise RefusedError(f"unable to find group {text}: no matching entries in group file") from None
+
+
+def _id(digits: str) -> int:
+    number = int(digits)
+    if number > _ID_MAX:
+        raise RefusedError(f"uids and gids must be in range 0-{_ID_MAX}")
+    return number
 
 
 def _switch_to(user: User) -> tuple[int, int, bool]:
