@@ -22,7 +22,7 @@ HOST_OPTIONS: Final = ("--runtime", "process", "--capacity", "vcpus=8,memory=16G
 ANY_PORTS: Final = ("--port", "0", "--grpc-port", "0")
 
 READY_UP: Final = re.compile(r"batchyard ready (http://127\.0\.0\.1:\d+) grpc://(127\.0\.0\.1:\d+)\n")
-READY_SERVICE: Final = re.compile(r"batchyard ready (\w+) (?:(http://127\.0\.0\.1:\d+) )?grpc://(127\.0\.0\.1:\d+)\n")
+READY_SERVICE: Final = re.compile(r"batchyard ready (\w+) grpc://(127\.0\.0\.1:\d+)(?: (http://127\.0\.0\.1:\d+))?\n")
 
 
 class BatchyardProcess:
@@ -166,8 +166,8 @@ def start_six(folder: Path) -> Installation:
             match = READY_SERVICE.fullmatch(line)
             assert match, line
             assert match[1] == name
-            if match[2]:
-                installation.http_url, installation.grpc_target = match[2], match[3]
+            if match[3]:
+                installation.http_url, installation.grpc_target = match[3], match[2]
     except BaseException:
         installation.close()
         raise

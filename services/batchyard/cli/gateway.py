@@ -66,6 +66,6 @@ def gateway(
                 open_gateway(config=config, upstreams=Upstreams(to_registry, to_jobs, to_scheduler, to_logs))
             ) as addresses,
         ):
-            yield f"batchyard ready gateway {addresses.http} {addresses.grpc}"
+            yield f"batchyard ready gateway {addresses.grpc} {addresses.http}"
 
     serve(on_ports)
