@@ -211,3 +211,12 @@ class JobStorageContract(abc.ABC):
         assert [agent.agent_id for agent in snapshot.agents] == [AGENT]
         assert found == [(offered, b"spec 1"), (claimed, None), (waiting, None)]
         assert reader.revision() == revision + 1
+
+    def test_a_page_of_a_snapshot_fits_into_a_message_however_large_its_jobs_are(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        offered = [replace(stored(f"job-{number}", number), run=a_run(number)) for number in range(1, 41)]
+        writer.apply(epoch, Changes(new_jobs=[NewJob(job, bytes(128 * 1024), ()) for job in offered]))
+        pages = list(reader.snapshot().jobs)
+        assert [job for page in pages for job, _ in page] == offered
+        assert all(sum(len(spec or b"") for _, spec in page) < 2 * 1024 * 1024 for page in pages)

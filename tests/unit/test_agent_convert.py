@@ -38,6 +38,10 @@ def test_a_report_tells_how_long_ago_things_were() -> None:
     assert (report.exit_code, report.reason, report.job_id) == (0, "why", "job")
 
 
+def test_a_long_reason_is_cut_as_it_will_be_shown() -> None:
+    assert report_of(RunRecord((1, 2), RunState.DONE, reason="x" * 30_000), now=0.0).reason == "x" * 255
+
+
 def test_a_run_that_never_started_has_no_start() -> None:
     record = RunRecord((1, 2), RunState.DONE, ended=12.5, end=RunEnd.START_FAILED)
     report = report_of(record, now=13.0)

@@ -116,6 +116,20 @@ def test_a_command_without_placeholders_stays_as_it_is(command: list[str], param
     assert substitute(plain, parameters) == plain
 
 
+@pytest.mark.parametrize("command", [["Ref::a," * 100] * 10, ["Ref::a"] * 20], ids=["in one element", "in many"])
+def test_a_parameter_that_stands_too_often_in_the_command_is_refused(command: list[str]) -> None:
+    request = a_request(parameters={"a": "x" * 8000}, containerOverrides={"command": command})
+    with pytest.raises(InvalidRequestError, match="Job size must be less than 128 KiB"):
+        spec_of(request, a_definition())
+
+
+def test_a_job_that_is_too_large_with_its_definition_is_refused() -> None:
+    definition = a_definition({"environment": [{"name": "A", "value": "x" * 70_000}]})
+    request = a_request(containerOverrides={"command": ["x" * 70_000]})
+    with pytest.raises(InvalidRequestError, match="Job size must be less than 128 KiB"):
+        spec_of(request, definition)
+
+
 def test_overrides_replace_the_command_and_merge_the_environment_by_name() -> None:
     spec = spec_of(
         a_request(containerOverrides={"command": ["new"], "environment": [{"name": "B", "value": "2"}, {"name": "C"}]}),

@@ -8,6 +8,7 @@ from batchyard.agent.launcher.ledger import Fence, RunState
 from batchyard.agent.state import Demands, Offer, RunRecord
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
+from batchyard.domain.lifecycle import CONTAINER_REASON_LENGTH_MAX
 
 
 def demands_of(response: session_pb2.ConnectResponse) -> Demands:
@@ -48,7 +49,8 @@ def report_of(record: RunRecord, now: float) -> run_pb2.RunReport:
         namespace=record.namespace,
         job_id=record.job_id,
         state=run_pb2.RunState.ValueType(record.state),
-        reason=record.reason,
+        # More would be cut by the store; uncut, many at once could be more than a message holds.
+        reason=record.reason[:CONTAINER_REASON_LENGTH_MAX],
         end=run_pb2.RunEnd.ValueType(record.end or 0),
         started_ago_ms=_ago_ms(record.started, now),
         exit_code=record.exit_code,

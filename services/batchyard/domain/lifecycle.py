@@ -161,6 +161,9 @@ REASON_TIMED_OUT: Final = "Job attempt duration exceeded timeout"
 REASON_DEPENDENCY_FAILED: Final = "Dependent Job failed"
 """AWS's status reasons, word for word: clients and their retry rules match them."""
 
+CONTAINER_REASON_LENGTH_MAX: Final = 255
+"""AWS cuts `container.reason`, in which a runtime says what went wrong, to this length."""
+
 
 def reason_host_lost(agent_id: str) -> str:
     """Return AWS's status reason for an attempt whose host is gone."""

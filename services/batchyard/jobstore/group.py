@@ -13,6 +13,7 @@ from typing import Final
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
 from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport
 from batchyard.domain.lifecycle import (
+    CONTAINER_REASON_LENGTH_MAX,
     REASON_DEPENDENCY_FAILED,
     TERMINAL,
     Effect,
@@ -44,8 +45,6 @@ from batchyard.storage.jobs import (
     QueueCopy,
     QueueKey,
 )
-
-REASON_LENGTH_MAX: Final = 255
 
 
 class Numbers:
@@ -383,7 +382,7 @@ class Group:
         job.attempts_made += 1
         job.agent_id, job.task_id = run.agent_id, run.task_id
         job.exit_code = report.exit_code
-        job.reason = report.reason[:REASON_LENGTH_MAX] if report.reason else None
+        job.reason = report.reason[:CONTAINER_REASON_LENGTH_MAX] if report.reason else None
         attempt = Attempt(
             number=job.attempts_made,
             agent_id=run.agent_id,

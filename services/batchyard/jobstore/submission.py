@@ -29,6 +29,9 @@ from batchyard.jobstore.group import Submission
 
 DEPENDENCIES_MAX: Final = 100
 JOB_BYTES_MAX: Final = 30 * 1024
+SPEC_BYTES_MAX: Final = 128 * 1024
+"""Of a job merged with its definition and parameters: every offer of it must fit into a message, and a parameter may
+stand in its command any number of times."""
 
 _REFERENCE = re.compile(r"Ref::([A-Za-z0-9_-]+)")
 
@@ -97,8 +100,8 @@ def build_submission(
 ) -> Submission:
     """Merge everything into the job that is stored.
 
-    Raises InvalidRequestError for a `Ref::` without a value and for overrides that leave the job without a sensible
-    amount of vCPUs or memory.
+    Raises InvalidRequestError for a `Ref::` without a value, for overrides that leave the job without a sensible amount
+    of vCPUs or memory, and for a job of more than `SPEC_BYTES_MAX`.
     """
     parameters = {**definition.parameters, **request.parameters}
     container = _merged_container(definition.container_properties, request.container_overrides, compat)
@@ -126,6 +129,9 @@ def build_submission(
     timeout = request.timeout if request.HasField("timeout") else definition.timeout
     if timeout.attempt_duration_seconds:
         spec.timeout.CopyFrom(timeout)
+    serialized = spec.SerializeToString()
+    if len(serialized) > SPEC_BYTES_MAX:
+        raise _too_large()
     job = Job(
         key=JobKey(caller.namespace, job_id),
         sequence=0,
@@ -138,25 +144,37 @@ def build_submission(
         attempts_allowed=spec.retry_strategy.attempts,
         created_at=0,
     )
-    return Submission(job, spec.SerializeToString(), tuple(depends_on))
+    return Submission(job, serialized, tuple(depends_on))
 
 
 def substitute(command: Sequence[str], parameters: Mapping[str, str]) -> list[str]:
     """Return the command with each `Ref::name` replaced by the parameter of that name.
 
     Several in one element and as parts of it are allowed, values are not searched again. Raises InvalidRequestError
-    for a name without a parameter.
+    for a name without a parameter, and for more text than any job may hold.
     """
+    room = SPEC_BYTES_MAX
 
     def value(match: re.Match[str]) -> str:
-        try:
-            return parameters[match[1]]
-        except KeyError:
+        nonlocal room
+        found = parameters.get(match[1])
+        if found is None:
             raise InvalidRequestError(
                 f"Unable to substitute value. No parameter found for reference {match[1]}", field="parameters"
-            ) from None
+            )
+        room -= len(found)
+        if room < 0:
+            raise _too_large()
+        return found
 
     return [_REFERENCE.sub(value, element) if "Ref::" in element else element for element in command]
+
+
+def _too_large() -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Job size must be less than {SPEC_BYTES_MAX // 1024} KiB with its definition and its parameters in place",
+        field="parameters",
+    )
 
 
 def _resolved(given: Sequence[JobDependency], keys: Sequence[JobKey]) -> list[JobDependency]:

@@ -167,7 +167,7 @@ class Snapshot:
     revision: int
     agents: Sequence[AgentRecord]
     jobs: Iterator[Sequence[tuple[Job, bytes | None]]]
-    """In pages, by sequence number; the spec only where the job is offered and not claimed."""
+    """In pages of bounded size, by sequence number; the spec only where the job is offered and not claimed."""
 
 
 class JobReader(Protocol):

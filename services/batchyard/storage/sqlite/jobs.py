@@ -30,6 +30,7 @@ EVENTS_KEPT: Final = 100_000
 
 _KEYS_A_QUERY: Final = 200
 _SNAPSHOT_PAGE: Final = 500
+_SNAPSHOT_PAGE_BYTES: Final = 1024 * 1024
 
 
 def _names(*lines: str) -> list[str]:
@@ -291,8 +292,16 @@ class SqliteJobReader:
                 f"{_SELECT}, CASE WHEN run_state = {int(RunState.OFFERED)} THEN spec END"
                 " FROM jobs LEFT JOIN specs USING (sequence) WHERE state IN (3, 4, 5) ORDER BY jobs.sequence"
             )
-            while rows := cursor.fetchmany(_SNAPSHOT_PAGE):
-                yield [(_job(row), row[-1]) for row in rows]
+            page: list[tuple[Job, bytes | None]] = []
+            size = 0
+            for row in cursor:
+                page.append((_job(row), row[-1]))
+                size += len(row[-1] or b"")
+                if len(page) == _SNAPSHOT_PAGE or size >= _SNAPSHOT_PAGE_BYTES:
+                    yield page
+                    page, size = [], 0
+            if page:
+                yield page
         finally:
             self._db.execute("COMMIT")
 
