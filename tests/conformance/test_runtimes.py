@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from batchyard.agent.launcher.ledger import RunEnd, RunState
 from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
+from batchyard.agent.state import Orders
 from batchyard.storage.log_files import LogFolder
-from support.agent import NEEDS_NAMESPACES, eventually, pids_with
+from support.agent import NEEDS_NAMESPACES, an_offer, eventually, pids_with
 from support.docker import containers_of, docker_host, run_container
 
 pytest.register_assert_rewrite("conformance.runtime_contract")
@@ -43,6 +45,19 @@ class ProcessRuntimeContract(RuntimeContract):
             followed = await self.with_lease(runtime)
             await followed.offer("true", readonly_root_filesystem=True)
             assert "readonlyRootFilesystem" in (await followed.done(FIRST)).reason
+
+    async def test_a_job_whose_log_cannot_be_made_fails_alone(self, opened: Open, logs: LogFolder) -> None:
+        offer = an_offer("true")
+        in_the_way = logs.path(offer.spec.namespace, offer.log_stream_name).parent
+        in_the_way.parent.mkdir(parents=True)
+        in_the_way.touch()
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await runtime.carry_out(
+                Orders(offers=[offer, replace(an_offer("true", fence=SECOND), log_stream_name="other")])
+            )
+            assert (await followed.done(FIRST)).end is RunEnd.START_FAILED
+            assert (await followed.done(SECOND)).exit_code == 0
 
     async def test_after_the_launchers_death_its_processes_are_dead_and_its_claims_are_lost(
         self, opened: Open, tmp_path: Path

@@ -56,6 +56,23 @@ async def test_what_a_running_job_prints_shows_soon(folder: LogFolder) -> None:
     assert len(folder.marks(NAMESPACE, STREAM)) == 2
 
 
+async def test_marks_are_made_up_for_when_the_disk_can_be_written_again(
+    folder: LogFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder.create(NAMESPACE, STREAM)
+    path.write_bytes(b"one\n")
+    marks = path.with_suffix(".marks")
+    marks.symlink_to("/dev/full")
+    tracker = LogTracker(folder, SystemClock(), interval_s=0.01)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tracker.run)
+        await tracker.observe([a_record(RunState.STARTED)])
+        await eventually(lambda: "No space left on device" in caplog.text)
+        marks.unlink()
+        await eventually(partial(shows, folder, b"one\n"))
+        tasks.cancel_scope.cancel()
+
+
 async def test_the_log_of_an_ended_run_is_complete_at_once(folder: LogFolder) -> None:
     folder.create(NAMESPACE, STREAM).write_bytes(b"all\n")
     tracker = LogTracker(folder, SystemClock())

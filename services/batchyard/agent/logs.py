@@ -31,6 +31,7 @@ class LogTracker:
         self._growing: dict[Fence, LogName] = {}
         self._sizes: dict[LogName, int] = {}
         self._has_growing = anyio.Event()
+        self._fails = False
 
     async def observe(self, records: Sequence[RunRecord]) -> None:
         """Take news of runs. When this returns, the logs of those that are over are complete."""
@@ -60,13 +61,21 @@ class LogTracker:
                 self._has_growing = anyio.Event()
 
     def _mark(self, names: Iterable[LogName]) -> None:
+        """Mark what has grown. Where the disk takes no marks, readers see the rest later; jobs do not suffer."""
         now_ms = self._clock.now_ms()
-        for name in names:
-            with suppress(FileNotFoundError):
-                size = self._folder.path(*name).stat().st_size
-                if size > self._sizes.get(name, 0):
-                    self._sizes[name] = size
-                    self._folder.mark(*name, size, now_ms)
+        try:
+            for name in names:
+                with suppress(FileNotFoundError):
+                    size = self._folder.path(*name).stat().st_size
+                    if size > self._sizes.get(name, 0):
+                        self._folder.mark(*name, size, now_ms)
+                        self._sizes[name] = size
+        except OSError as error:
+            if not self._fails:
+                _log.warning("what jobs print does not show before the disk can be written again: %s", error)
+            self._fails = True
+        else:
+            self._fails = False
 
     def _finish(self, names: Iterable[LogName]) -> None:
         for name in names:

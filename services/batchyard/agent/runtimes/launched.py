@@ -135,14 +135,19 @@ class ProcessRuntime:
         ]
 
     async def _prepare_log(self, offer: Offer) -> Path | None:
-        """Return where the job's output goes, in a folder that is there; None if its log can have no such name."""
+        """Return where the job's output goes, in a folder made for it; None if its log can have no such name."""
         try:
             path = self._logs.path(offer.spec.namespace, offer.log_stream_name)
         except ValueError:
             return None
         if path.parent not in self._log_folders:
-            await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
-            self._log_folders.add(path.parent)
+            try:
+                await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
+            except OSError as error:
+                # The offer goes on: the launcher cannot open the log, and says so of this job alone.
+                _log.warning("no log can be made in %s: %s", path.parent, error)
+            else:
+                self._log_folders.add(path.parent)
         return path
 
     async def _send(self, message: Mapping[str, Any]) -> None:
