@@ -29,7 +29,7 @@ class Client:
         for number in range(1, jobs + 1):
             kernel.after(kernel.rng.random() * within_s, self._life, lambda number=number: self._submit(number))  # type: ignore[misc]
         for _ in range(jobs // 4):
-            kernel.after(kernel.rng.random() * within_s * 1.1, self._life, self._stop)
+            kernel.after(kernel.rng.random() * within_s * 1.1, self._life, self._stop_any)
 
     def _submit(self, number: int) -> None:
         rng = self._kernel.rng
@@ -58,13 +58,17 @@ class Client:
         def answered() -> None:
             self._known.append(key)
             self._checker.acknowledged.add(key.job_id)
+            if rng.random() < 0.2:
+                # About when it is offered, so that the two race each other.
+                self._kernel.after(rng.random() * 0.05, self._life, lambda: self._stop(key))
 
         self._call(("submit", Submission(job, spec.SerializeToString(), depends_on)), answered)
 
-    def _stop(self) -> None:
-        if not self._known:
-            return
-        key = self._kernel.rng.choice(self._known)
+    def _stop_any(self) -> None:
+        if self._known:
+            self._stop(self._kernel.rng.choice(self._known))
+
+    def _stop(self, key: JobKey) -> None:
         kind = self._kernel.rng.choice(("cancel", "terminate"))
 
         def answered() -> None:

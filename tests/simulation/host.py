@@ -327,6 +327,7 @@ def simulated_machine() -> Iterator[None]:
         patch.object(wire, "boot_id", lambda: f"{_cpu[-1].name} boot {_cpu[-1].boots}"),
         patch.object(server, "spawn", _spawn),
         patch.object(server.tree, "children", set),
+        patch.object(server, "print", lambda *_, **__: None, create=True),
         patch.object(journal_module, "COMPACT_AFTER_BYTES", 4096),
     ):
         yield

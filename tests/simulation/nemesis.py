@@ -7,13 +7,14 @@ from typing import Final
 from simulation.agent import AgentActor
 from simulation.host import Host
 from simulation.kernel import Kernel, Life
-from simulation.network import Conditions, Network
+from simulation.network import Network
 from simulation.scheduler import SchedulerActor
 from simulation.store import Store
 
 KINDS: Final = (
     "store crash",
     "scheduler crash",
+    "second scheduler",
     "agent crash",
     "launcher death",
     "power failure",
@@ -48,6 +49,8 @@ class Scene:
 
     store: Store
     scheduler: SchedulerActor
+    rival: SchedulerActor
+    """A second scheduler, which is started by mistake, or while the first is cut off; dead most of the time."""
     machines: Sequence[Machine]
     lease_s: float
     kill_budget_s: float
@@ -71,7 +74,7 @@ class Nemesis:
         """Do no more harm, and repair what was done."""
         self._kernel.note("the faults are over")
         self._life.alive = False
-        self._net.conditions = Conditions()
+        self._net.heal()
         for repair in self._repairs:
             repair()
         self._repairs.clear()
@@ -80,7 +83,7 @@ class Nemesis:
 
     def _lives(self) -> list[Life]:
         scene = self._scene
-        lives = [scene.store.life, scene.scheduler.life]
+        lives = [scene.store.life, scene.scheduler.life, scene.rival.life]
         for machine in scene.machines:
             lives.append(machine.life)
             if machine.host.launcher is not None:
@@ -98,9 +101,7 @@ class Nemesis:
 
     def _a_while(self) -> float:
         """Return a time that is mostly short, and now and then longer than a lease."""
-        return self._kernel.rng.choice((0.5, 5.0, self._scene.lease_s, 2.5 * self._scene.lease_s)) * (
-            0.1 + self._kernel.rng.random()
-        )
+        return self._kernel.rng.choice((0.1, 0.3, 1.2, 2.5)) * (0.1 + self._kernel.rng.random()) * self._scene.lease_s
 
     def _later(self, delay_s: float, repair: Callable[[], None]) -> None:
         """Repair later, or when the faults are over."""
@@ -124,6 +125,14 @@ class Nemesis:
         if self._scene.scheduler.life.alive:
             self._scene.scheduler.crash()
             self._later(self._a_while(), self._scene.scheduler.start)
+
+    def _second_scheduler(self) -> None:
+        rival = self._scene.rival
+        if not rival.life.alive:
+            rival.start()
+            self._later(self._a_while(), rival.crash)
+            if self._kernel.chance(0.5):
+                self._cut(self._kernel.rng.choice(("scheduler", "rival")), "store")
 
     def _agent_crash(self) -> None:
         machine = self._kernel.rng.choice(self._scene.machines)
@@ -176,10 +185,15 @@ class Nemesis:
     # Network and disks
 
     def _partition(self) -> None:
+        rng = self._kernel.rng
+        hosts = [machine.host.name for machine in self._scene.machines]
+        schedulers = ["scheduler", "rival"]
+        self._cut(*rng.choice(((rng.choice(schedulers), "store"), (rng.choice(schedulers), rng.choice(hosts)))))
+
+    def _cut(self, one: str, other: str) -> None:
         rng, blocked = self._kernel.rng, self._net.conditions.blocked
-        sites = ["store", "scheduler", "client", *(machine.host.name for machine in self._scene.machines)]
-        one, other = rng.sample(sites, 2)
-        links = rng.choice(([(one, other)], [(one, other), (other, one)], self._all_links(one, sites)))
+        others = ["store", "client", "scheduler", "rival", *(machine.host.name for machine in self._scene.machines)]
+        links = rng.choice(([(one, other)], [(other, one)], [(one, other), (other, one)], self._all_links(one, others)))
         blocked.update(links)
         self._later(self._a_while(), lambda: blocked.difference_update(links))
 

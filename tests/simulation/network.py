@@ -22,8 +22,9 @@ class Conditions:
     loss: float = 0.0
     """Probability that a message, and its stream with it, is lost."""
     slow: float = 0.0
-    """Probability that a new stream is slow as long as it lives: then each message takes up to `slow_s`."""
+    """Probability that a new stream is slow as long as it lives."""
     slow_s: float = 30.0
+    """The longest that a message takes on it."""
     blocked: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of sites, from and to."""
 
@@ -31,7 +32,7 @@ class Conditions:
 class End:
     """One side of a stream. Whoever has it sets what is called."""
 
-    def __init__(self, net: "Network", life: Life, site: str, *, is_local: bool, slow: bool) -> None:
+    def __init__(self, net: "Network", life: Life, site: str, *, is_local: bool, slow_s: float) -> None:
         self._net = net
         self.life = life
         self.site = site
@@ -40,7 +41,8 @@ class End:
         self.received: Callable[[bytes], None] = lambda _: None
         self.closed: Callable[[Exception | None], None] = lambda _: None
         self._is_local = is_local
-        self._slow = slow
+        self.slow_s = slow_s
+        """How long a message to this end takes at least."""
         self._inbox: deque[tuple[float, bytes | None, Exception | None]] = deque()
         self._last_arrival = 0.0
         self._blocked_since: float | None = None
@@ -72,8 +74,8 @@ class End:
     def _put(self, data: bytes | None, error: Exception | None) -> None:
         kernel = self._net.kernel
         delay_s = 0.0002 if self._is_local else kernel.rng.expovariate(1 / self._net.conditions.delay_s)
-        if self._slow:
-            delay_s += kernel.rng.random() * self._net.conditions.slow_s
+        if self.slow_s:
+            delay_s += self.slow_s * (1 + 0.1 * kernel.rng.random())
         self._last_arrival = max(self._last_arrival, kernel.now + delay_s)
         self._inbox.append((self._last_arrival, data, error))
         kernel.after(self._last_arrival - kernel.now, self.life, self._deliver)
@@ -112,22 +114,27 @@ class Network:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.conditions = Conditions()
-        self._services: dict[str, tuple[Life, str, Accept]] = {}
+        self._services: dict[str, list[tuple[Life, str, Accept]]] = {}
         self._ends: dict[Life, list[End]] = {}
 
     def listen(self, service: str, life: Life, site: str, accept: Accept) -> None:
         """Serve new streams; `accept` gets each with its first message."""
-        self._services[service] = (life, site, accept)
+        others = [other for other in self._services.get(service, ()) if other[0].alive]
+        self._services[service] = [*others, (life, site, accept)]
 
     def connect(self, life: Life, site: str, service: str, *, local: bool = False) -> End:
-        """Open a stream; it may turn out that nobody is there."""
-        target, target_site, accept = self._services.get(service, (Life("nobody"), "nowhere", lambda *_: None))
-        slow = not local and self.kernel.chance(self.conditions.slow)
-        near = End(self, life, site, is_local=local, slow=slow)
-        far = End(self, target, target_site, is_local=local, slow=slow)
+        """Open a stream to one of those who serve it; it may turn out that nobody is there."""
+        nobody: tuple[Life, str, Accept] = (Life("nobody"), "nowhere", lambda *_: None)
+        known = [server for server in self._services.get(service, ()) if server[0].alive]
+        target, target_site, accept = self.kernel.rng.choice(known) if known else nobody
+        rng, slow_s = self.kernel.rng, 0.0
+        if not local and self.kernel.chance(self.conditions.slow):
+            slow_s = self.conditions.slow_s
+        near = End(self, life, site, is_local=local, slow_s=slow_s * rng.random())
+        far = End(self, target, target_site, is_local=local, slow_s=slow_s * rng.random())
         near.peer, far.peer = far, near
         far.received = lambda data: accept(far, data)
-        if not target.alive or service not in self._services:
+        if not known:
             self.kernel.after(0.05, life, near._lose)
         for end in (near, far):
             ends = self._ends.setdefault(end.life, [])
@@ -143,6 +150,13 @@ class Network:
                 end.open = False
                 notice_s = rng.uniform(10, 90) if silently else rng.random() * 0.05
                 end.peer.break_off(notice_s, keep=self.kernel.chance(0.5))
+
+    def heal(self) -> None:
+        """Be a good network from now on, for streams that are open too."""
+        self.conditions = Conditions()
+        for ends in self._ends.values():
+            for end in ends:
+                end.slow_s = 0.0
 
     def break_stream(self, end: End) -> None:
         """Lose the connection. Each end notices by itself."""

@@ -14,7 +14,6 @@ from batchyard.scheduler.session import Session
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network
 
-SITE = "scheduler"
 
 
 class SchedulerActor:
@@ -28,6 +27,7 @@ class SchedulerActor:
         clock: HostClock,
         environments: tuple[ComputeEnvironment, ...],
         queues: tuple[JobQueue, ...],
+        name: str = "scheduler",
     ) -> None:
         self._kernel = kernel
         self._net = net
@@ -35,13 +35,14 @@ class SchedulerActor:
         self._clock = clock
         self._environments = environments
         self._queues = queues
-        self.life = Life("scheduler")
+        self.name = name
+        self.life = Life(name)
         self._starts = 0
         self.start()
 
     def start(self) -> None:
         """Begin a new life."""
-        self.life = Life("scheduler")
+        self.life = Life(self.name)
         self._starts += 1
         self.core = Scheduler(self._config, self._clock)
         self._heartbeat = 0
@@ -54,20 +55,20 @@ class SchedulerActor:
         for queue in self._queues:
             self.core.planner.put_queue(queue)
         self.core.resources_changed(complete=True)
-        self._net.listen("sessions", self.life, SITE, self._accept_agent)
-        self._kernel.note("scheduler starts")
+        self._net.listen("sessions", self.life, self.name, self._accept_agent)
+        self._kernel.note(f"{self.name} starts")
         self._connect()
 
     def crash(self) -> None:
         """Die."""
-        self._kernel.note("scheduler dies")
+        self._kernel.note(f"{self.name} dies")
         self.life.alive = False
         self._net.died(self.life)
 
     # The stream with the job store
 
     def _connect(self) -> None:
-        end = self._net.connect(self.life, SITE, "dispatch")
+        end = self._net.connect(self.life, self.name, "dispatch")
         outbox = StoreOutbox()
         sent_at: dict[int, float] = {}
         lease_s = 0.0
@@ -92,12 +93,12 @@ class SchedulerActor:
             self._react()
 
         def closed(error: Exception | None) -> None:
-            self._kernel.note(f"scheduler loses the store: {error}")
+            self._kernel.note(f"{self.name} loses the store: {error}")
             self.core.store_closed(outbox)
             self._kernel.after(self._kernel.rng.uniform(0.02, 2), self.life, self._connect)
 
         end.received, end.closed = received, closed
-        hello = wire.SchedulerHello(scheduler_id=f"scheduler-{self._starts}")
+        hello = wire.SchedulerHello(scheduler_id=f"{self.name}-{self._starts}")
         end.send(wire.DispatchRequest(hello=hello).SerializeToString())
         self._store_end, self._store_outbox = end, outbox
         self.core.store_opened(outbox)
@@ -107,7 +108,7 @@ class SchedulerActor:
     def _accept_agent(self, end: End, data: bytes) -> None:
         first = session_pb2.ConnectRequest.FromString(data)
         session = Session(first.registration, self._clock.monotonic_s())
-        self._kernel.note(f"scheduler: session of {session.agent.agent_id} {session.agent.incarnation}")
+        self._kernel.note(f"{self.name}: session of {session.agent.agent_id} {session.agent.incarnation}")
         try:
             self.core.session_opened(session)
         except StaleIncarnationError as error:

@@ -19,6 +19,8 @@ from simulation.store import Store
 from support.jobs import NAMESPACE
 
 DRIFT = 0.01
+QUIET_S = 120.0
+"""After so long without a job that runs or waits a world counts as done."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -66,12 +68,15 @@ class World:
         self.checker.connection = self.store.connection
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
         self.scheduler = SchedulerActor(kernel, self.net, config, clock, environments, queues)
+        clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
+        self.rival = SchedulerActor(kernel, self.net, config, clock, environments, queues, name="rival")
+        self.rival.crash()
         self.machines = [self._machine(f"host{number}", disk) for number in range(1, rng.randint(2, 4) + 1)]
-        jobs = rng.randint(15, 45)
+        jobs = rng.randint(20, 60)
         self.client = Client(kernel, self.net, self.checker, names, jobs=jobs, within_s=self.faults_s * 0.9)
-        kinds = rng.sample(KINDS, rng.randint(2, len(KINDS))) if faults else ()
-        scene = Scene(self.store, self.scheduler, self.machines, config.lease_s, config.kill_budget_s)
-        every_s = self.faults_s / rng.choice((6, 15, 40))
+        kinds = rng.sample(KINDS, rng.choice((1, 2, 3, 5, len(KINDS)))) if faults else ()
+        scene = Scene(self.store, self.scheduler, self.rival, self.machines, config.lease_s, config.kill_budget_s)
+        every_s = self.faults_s / rng.choice((6, 15, 30))
         self.nemesis = Nemesis(kernel, self.net, scene, kinds=kinds, every_s=every_s)
         self._watch()
 
@@ -83,9 +88,7 @@ class World:
             self.kernel, self.net, self.checker, name, disk, rng.uniform(1 - DRIFT, 1 + DRIFT), capacity
         )
         host.kill_latency_s = self.config.kill_budget_s / 4
-        host.durations = lambda: rng.choice((0.1, 3.0, 3.0, 0.5 * self.config.lease_s, 2 * self.config.lease_s)) * (
-            0.1 + rng.random()
-        )
+        host.durations = lambda: rng.choice((0.002, 0.1, 0.5, 1.5, 3.0)) * (0.1 + rng.random()) * self.config.lease_s
         return Machine(host)
 
     def _watch(self) -> None:
@@ -94,8 +97,9 @@ class World:
 
         def look() -> None:
             self.checker.store_changed()
-            if self.scheduler.life.alive:
-                self.scheduler.core.planner.sanity_check()
+            for scheduler in (self.scheduler, self.rival):
+                if scheduler.life.alive:
+                    scheduler.core.planner.sanity_check()
             self.kernel.after(self.config.lease_s / 5, watcher, look)
 
         look()
@@ -105,9 +109,11 @@ class World:
         self.kernel.run(self.faults_s)
         self.nemesis.stop()
         bound_s = self.kernel.now + 30 * (self.config.lease_s + self.config.kill_budget_s) + 600
-        while self.kernel.now < bound_s and not self.checker.all_is_over():
-            self.kernel.run(min(bound_s, self.kernel.now + self.config.lease_s / 4))
-        self.kernel.run(self.kernel.now + 60)
+        quiet_s = 0.0
+        while self.kernel.now < bound_s and quiet_s < QUIET_S:
+            self.kernel.run(self.kernel.now + self.config.lease_s / 4)
+            # Calls may still be under way that are older than the healing.
+            quiet_s = quiet_s + self.config.lease_s / 4 if self.checker.all_is_over() else 0.0
         self.checker.check_end()
 
     def close(self) -> None:

@@ -1,0 +1,174 @@
+"""Guards of the protocol, each switched off by name: the simulator must notice, or it shows nothing.
+
+A mutant wraps or replaces one method of production code. Those in DEFENCE_IN_DEPTH are not noticed, for the reason
+given there.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+from unittest.mock import patch
+
+from batchyard.agent.host import Identity, IdentityKeeper
+from batchyard.agent.launcher.journal import History, Journal
+from batchyard.agent.launcher.ledger import Fence as LedgerFence
+from batchyard.agent.launcher.ledger import FenceHistory, Ledger, Run
+from batchyard.agent.launcher.server import Launcher
+from batchyard.agent.reconcile import Reconciler
+from batchyard.domain.jobs import AgentId, Fence, Job, JobKey, RunReport
+from batchyard.domain.lifecycle import JobState
+from batchyard.jobstore.group import Group, Proposal
+from batchyard.jobstore.leadership import Leadership
+from batchyard.scheduler.leases import Incarnation, Leases
+from batchyard.scheduler.loop import Scheduler
+from batchyard.storage.jobs import JobWriter
+from simulation.agent import AgentActor
+
+Mutation = tuple[type, str, Callable[..., Any]]
+
+_report, _why_not, _register, _cancel = Group.report, Group._why_not, Group.register, Group.cancel
+_offer, _startable, _take = Ledger.offer, Ledger.startable, Reconciler._take
+_leases_init, _journal_init = Leases.__init__, Journal.__init__
+
+
+def _report_under_any_fence(self: Group, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
+    job = self._job(report.key)
+    if job is not None and job.run is not None:
+        agent_id, incarnation = job.run.agent_id, job.run.incarnation
+        report = replace(report, fence=job.run.fence)
+    _report(self, agent_id, incarnation, report)
+
+
+def _report_of_any_incarnation(self: Group, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
+    job = self._job(report.key)
+    if job is not None and job.run is not None and job.run.agent_id == agent_id:
+        incarnation = job.run.incarnation
+    _report(self, agent_id, incarnation, report)
+
+
+def _offer_what_is_offered(self: Group, job: Job | None, proposal: Proposal) -> str:
+    if job is not None and job.state is JobState.RUNNABLE:
+        proposal = replace(proposal, version=job.version)
+        job = replace(job, run=None)
+    return _why_not(self, job, proposal)
+
+
+def _offer_to_any_incarnation(self: Group, job: Job | None, proposal: Proposal) -> str:
+    reason = _why_not(self, job, proposal)
+    return "" if "incarnation" in reason else reason
+
+
+def _register_any_incarnation(
+    self: Group, agent_id: AgentId, incarnation: int, known: Collection[Fence], claimed_before: Collection[Fence]
+) -> None:
+    before = self._agent(agent_id)
+    if before is not None and incarnation <= before.incarnation and not before.live:
+        self._agents[agent_id] = None
+    _register(self, agent_id, incarnation, known, claimed_before)
+
+
+def _register_without_what_was_claimed_before(
+    self: Group, agent_id: AgentId, incarnation: int, known: Collection[Fence], claimed_before: Collection[Fence]
+) -> None:
+    _register(self, agent_id, incarnation, known, ())
+
+
+def _register_and_lose_what_is_missing(
+    self: Group, agent_id: AgentId, incarnation: int, known: Collection[Fence], claimed_before: Collection[Fence]
+) -> None:
+    count = len(self._effects.demands)
+    _register(self, agent_id, incarnation, known, claimed_before)
+    asked = {demand.fence for demand in self._effects.demands[count:]}
+    for job in self._jobs_of_agent(agent_id):
+        if job.run is not None and job.run.fence in asked:
+            self._lose(job)
+
+
+def _cancel_without_asking(self: Group, key: JobKey, reason: str) -> bool:
+    _cancel(self, key, reason)
+    return False
+
+
+def _start_without_a_lease(self: Ledger, now: float) -> list[Run]:
+    return _startable(self, float("-inf"))
+
+
+def _offer_what_is_known(self: Ledger, run: Run) -> None:
+    held = self.runs.pop(run.fence, None)
+    if held is not None and held.state in (1, 2, 3):
+        self.runs[run.fence] = held
+    _offer(self, run)
+
+
+def _take_what_is_known(self: Reconciler, offer: Any) -> bool:
+    self._runs.pop(offer.fence, None)
+    return _take(self, offer)
+
+
+def _journal_without_history(self: Journal, path: str, boot_id: str, *, namespaced: bool = False) -> None:
+    _journal_init(self, path, boot_id, namespaced=namespaced)
+    self.history = History()
+
+
+def _lease_counted_from_receipt(self: AgentActor, deadline: float, start_margin_s: float) -> None:
+    assert self._session is not None
+    deadline = self.host.clock.monotonic_s() + self._session._lease_s
+    _renew_lease(self, deadline, start_margin_s)
+
+
+_renew_lease = AgentActor.renew_lease
+
+
+def _identity_in_memory(self: IdentityKeeper, identity: Identity) -> None:
+    self.identity = identity
+
+
+def _deadlines_as_if_they_were_over(self: Leases, live: Any, now: float) -> None:
+    self._leases.clear()
+    self._timers.clear()
+    for agent in live:
+        self.grant(agent, now - self._length_s)
+
+
+def _leases_without_margin(self: Leases, *, lease_s: float, kill_budget_s: float, suspicion_s: float) -> None:
+    _leases_init(self, lease_s=lease_s, kill_budget_s=kill_budget_s, suspicion_s=suspicion_s)
+    self._length_s = lease_s
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+MUTANTS: Final[Mapping[str, Mutation]] = {
+    "reports count under any fence": (Group, "report", _report_under_any_fence),
+    "reports count from any incarnation": (Group, "report", _report_of_any_incarnation),
+    "a job is offered that has an offer": (Group, "_why_not", _offer_what_is_offered),
+    "offers go to agents that are not live": (Group, "_why_not", _offer_to_any_incarnation),
+    "an incarnation that is over registers": (Group, "register", _register_any_incarnation),
+    "claims of earlier launchers are forgotten": (Group, "register", _register_without_what_was_claimed_before),
+    "what a registration lacks is lost at once": (Group, "register", _register_and_lose_what_is_missing),
+    "a cancel is answered before the agent": (Group, "cancel", _cancel_without_asking),
+    "nobody guards the lease": (Launcher, "_guard_lease", _nothing),
+    "runs start without a lease": (Ledger, "startable", _start_without_a_lease),
+    "forgotten offers start again": (FenceHistory, "__contains__", lambda self, fence: False),
+    "ended offers start again": (Ledger, "offer", _offer_what_is_known),
+    "the agent passes known offers on": (Reconciler, "_take", _take_what_is_known),
+    "the journal is not read": (Journal, "__init__", _journal_without_history),
+    "the lease counts from the receipt of the answer": (AgentActor, "renew_lease", _lease_counted_from_receipt),
+    "an incarnation is not on disk": (IdentityKeeper, "_save", _identity_in_memory),
+    "deadlines are not reset after a restart": (Leases, "begin", _deadlines_as_if_they_were_over),
+    "leases end without a margin": (Leases, "__init__", _leases_without_margin),
+    "a scheduler leads without waiting": (Leadership, "wait_s", lambda self, scheduler_id, now: 0),
+    "a scheduler grants without its own lease": (Scheduler, "_may_act", lambda self, now: self._leads),
+}
+
+DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {}
+
+
+@contextmanager
+def switched_off(name: str) -> Iterator[None]:
+    """Run with one guard switched off."""
+    owner, attribute, replacement = MUTANTS[name]
+    with patch.object(owner, attribute, replacement):
+        yield
