@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from batchyard.cli import job_client
+from batchyard.cli.main import main
 from support.installation import Installation, batchyard, free_ports, start_up
 
 
@@ -54,6 +57,20 @@ def test_without_a_running_installation_it_says_what_to_do(up: Installation, tmp
     done = run(up, "--data-dir", str(tmp_path), "true")
     assert done.returncode == 2
     assert "--endpoint" in done.stderr
+
+
+@pytest.mark.parametrize("endpoint", ["server", "http://127.0.0.1:8080", "grpc://127.0.0.1"])
+def test_an_endpoint_of_another_form_is_refused(endpoint: str) -> None:
+    told = CliRunner().invoke(main, ["run", "--endpoint", endpoint, "true"])
+    assert told.exit_code == 2
+    assert f"{endpoint!r} is not grpc://HOST:PORT" in told.output
+
+
+def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_client, "CONNECT_TIMEOUT_S", 0.05)
+    told = CliRunner().invoke(main, ["run", "--endpoint", "127.0.0.1:1", "true"])
+    assert told.exit_code == 1
+    assert told.output.startswith("Error: the server at grpc://127.0.0.1:1 does not answer: ")
 
 
 def test_a_refusal_of_the_server_is_told_in_one_line(up: Installation) -> None:

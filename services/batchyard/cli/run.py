@@ -15,11 +15,22 @@ from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import first_of
 from batchyard.domain.names import Caller
 
+_ENDPOINT = re.compile(r"(?:grpc://)?([^/\s]+:[0-9]{1,5})/?")
+
+
+def _endpoint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    match = _ENDPOINT.fullmatch(value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not grpc://HOST:PORT")
+    return match[1]
+
 
 def _target(endpoint: str | None, folder: DataFolder) -> str:
     """Return the gRPC target: the one that was named, or that of the `up` that runs on the data folder."""
     if endpoint is not None:
-        return endpoint.removeprefix("grpc://")
+        return endpoint
     running = Endpoint.read(folder.endpoint)
     if running is None:
         raise click.UsageError(
@@ -45,7 +56,12 @@ def job_name_for(program: str) -> str:
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@options.option("--endpoint", metavar="grpc://HOST:PORT", help="The server. Default: the `up` that runs on --data-dir.")
+@options.option(
+    "--endpoint",
+    metavar="grpc://HOST:PORT",
+    callback=_endpoint,
+    help="The server. Default: the `up` that runs on --data-dir.",
+)
 @options.data_dir()
 @options.option("--queue", default="default", help="Job queue.")
 @options.option("--name", default=None, help="Job name. Default: that of the program.")
@@ -82,5 +98,8 @@ def run(
         failure = first_of(error, grpc.aio.AioRpcError)
         if failure is None:
             raise
-        raise click.ClickException(failure.details() or failure.code().name) from None
+        text = failure.details() or failure.code().name
+        if failure.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            text = f"the server at grpc://{target} does not answer: {text}"
+        raise click.ClickException(text) from None
     sys.exit(exit_code)
