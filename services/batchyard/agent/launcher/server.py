@@ -140,6 +140,8 @@ class Launcher:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        # What the agent before has said counts, also what has not been read yet: above all what may be forgotten.
+        self._receive()
         self._drop_agent()
         connection.setblocking(False)
         self._agent = connection
