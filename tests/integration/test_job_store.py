@@ -399,6 +399,13 @@ async def test_a_watch_reaches_back_over_a_restart(tmp_path: Path) -> None:
         watch.cancel()
 
 
+async def test_a_watch_from_a_revision_that_the_store_never_reached_is_refused(plane: ControlPlane) -> None:
+    watch = plane.operations.WatchJobs(operations.WatchJobsRequest(after_revision=1_000_000))
+    with pytest.raises(grpc.aio.AioRpcError, match="is ahead of this job store") as refused:
+        await following(watch)
+    assert refused.value.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
 # Trouble
 
 

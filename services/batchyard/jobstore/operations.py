@@ -15,7 +15,7 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
     WatchJobsResponse,
 )
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceServicer
-from batchyard.domain.errors import BatchyardError, InvalidRequestError, UnavailableError
+from batchyard.domain.errors import BatchyardError, HistoryGoneError, InvalidRequestError, UnavailableError
 from batchyard.domain.jobs import JobChange, JobId, JobKey
 from batchyard.domain.names import Caller, ResourceKind
 from batchyard.jobstore.feed import Feed
@@ -62,11 +62,18 @@ class JobOperationsServicer(JobOperationsServiceServicer):
     async def WatchJobs(  # noqa: N802
         self, request: WatchJobsRequest, context: grpc.aio.ServicerContext[WatchJobsRequest, WatchJobsResponse]
     ) -> AsyncIterator[WatchJobsResponse]:
-        """Send changes until the client leaves."""
+        """Send changes until the client leaves.
+
+        Raises HistoryGoneError for a revision that this store has never reached, as one that was restored from a backup
+        may not have: waiting for it would pass over everything up to there.
+        """
         caller = caller_of(context)
         wanted = frozenset(JobKey(caller.namespace, JobId(job_id)) for job_id in request.job_ids)
         if request.HasField("after_revision"):
             revision = request.after_revision
+            newest = await self._reading.ask(lambda reader: reader.revision())
+            if revision > newest:
+                raise HistoryGoneError(f"revision {revision} is ahead of this job store, which is at {newest}")
         else:
             revision, jobs = await self._reading.ask(lambda reader: reader.jobs_at(wanted))
             yield _message(caller, revision, [change_of(job) for job in jobs])

@@ -61,8 +61,8 @@ class JobOperationsServiceServicer:
     def WatchJobs(self, request, context):
         """Sends every change of the caller's jobs after a revision, in order, without gap or repetition.
 
-        Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept: describe or list the jobs,
-        and watch again from the revision that the failure names.
+        Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
+        from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

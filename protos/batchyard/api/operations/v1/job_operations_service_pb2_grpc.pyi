@@ -38,8 +38,8 @@ class JobOperationsServiceStub:
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobsRequest, _job_operations_service_pb2.WatchJobsResponse]
     """Sends every change of the caller's jobs after a revision, in order, without gap or repetition.
 
-    Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept: describe or list the jobs,
-    and watch again from the revision that the failure names.
+    Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
+    from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
     """
 
 @_typing.type_check_only
@@ -52,8 +52,8 @@ class JobOperationsServiceAsyncStub(JobOperationsServiceStub):
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobsRequest, _job_operations_service_pb2.WatchJobsResponse]  # type: ignore[assignment]
     """Sends every change of the caller's jobs after a revision, in order, without gap or repetition.
 
-    Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept: describe or list the jobs,
-    and watch again from the revision that the failure names.
+    Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
+    from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
     """
 
 class JobOperationsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -75,8 +75,8 @@ class JobOperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_job_operations_service_pb2.WatchJobsResponse], _abc.AsyncIterator[_job_operations_service_pb2.WatchJobsResponse]]:
         """Sends every change of the caller's jobs after a revision, in order, without gap or repetition.
 
-        Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept: describe or list the jobs,
-        and watch again from the revision that the failure names.
+        Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
+        from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
         """
 
 def add_JobOperationsServiceServicer_to_server(servicer: JobOperationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
