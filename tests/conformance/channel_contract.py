@@ -12,10 +12,10 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from batchyard.rpc.channel import MESSAGE_BYTES_MAX
 from batchyard.rpc.interception import Behavior, CallInterceptor, Context, Method
 from support.rpc import Transport, failure_of, text
 
-FOUR_MIB = 4 * 1024 * 1024
 LONG = 30.0
 """A deadline that only a call that hangs reaches, in seconds."""
 
@@ -191,29 +191,29 @@ class ChannelContract(ABC):
             request.value = response.value = "changed"
         assert kept == [text("original")]
 
-    async def test_messages_up_to_4_mib_pass(self, serving: Transport) -> None:
-        fitting = text("x" * (FOUR_MIB - 5))  # its tag and length make it 4 MiB
-        assert fitting.ByteSize() == FOUR_MIB
+    async def test_messages_up_to_the_limit_pass(self, serving: Transport) -> None:
+        fitting = text("x" * (MESSAGE_BYTES_MAX - 5))  # its tag and length make it as large as may be
+        assert fitting.ByteSize() == MESSAGE_BYTES_MAX
         async with serving(unary_unary=echo) as stub:
             assert await stub.unary_unary(fitting) == fitting
 
     @pytest.mark.parametrize("shape", ["unary_unary", "stream_stream"])
-    async def test_a_request_over_4_mib_ends_the_call(self, serving: Transport, shape: str) -> None:
+    async def test_a_request_over_the_limit_ends_the_call(self, serving: Transport, shape: str) -> None:
         async with serving(unary_unary=echo, stream_stream=echo_each) as stub:
             if shape == "unary_unary":
-                error = await failure_of(stub.unary_unary(text("x" * FOUR_MIB)))
+                error = await failure_of(stub.unary_unary(text("x" * MESSAGE_BYTES_MAX)))
             else:
-                error = await failure_of(stub.stream_stream(iter([text("x" * FOUR_MIB)])).read())
+                error = await failure_of(stub.stream_stream(iter([text("x" * MESSAGE_BYTES_MAX)])).read())
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "larger than max" in (error.details() or "")
 
     @pytest.mark.parametrize("shape", ["unary_unary", "unary_stream"])
-    async def test_a_response_over_4_mib_ends_the_call(self, serving: Transport, shape: str) -> None:
+    async def test_a_response_over_the_limit_ends_the_call(self, serving: Transport, shape: str) -> None:
         async def unary(request: Any, context: Any) -> Any:
-            return text("x" * FOUR_MIB)
+            return text("x" * MESSAGE_BYTES_MAX)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            yield text("x" * FOUR_MIB)
+            yield text("x" * MESSAGE_BYTES_MAX)
 
         async with serving(unary_unary=unary, unary_stream=stream) as stub:
             call = stub.unary_unary(text("")) if shape == "unary_unary" else stub.unary_stream(text("")).read()

@@ -349,6 +349,14 @@ async def test_a_reason_that_is_too_long_is_refused(plane: ControlPlane) -> None
     assert await refusal(call) == "INVALID_ARGUMENT: reason must not exceed 1024 characters"
 
 
+async def test_a_hundred_jobs_can_be_described_at_once_however_large_they_are(plane: ControlPlane) -> None:
+    await plane.register("large", environment=[{"name": "A", "value": "x" * 23_000}])
+    overrides = {"environment": [{"name": "B", "value": "y" * 29_000}]}
+    ids = [await plane.submit(jobDefinition="large", containerOverrides=overrides) for _ in range(100)]
+    described = await plane.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=ids))
+    assert [job.job_id for job in described.jobs] == ids
+
+
 # Watches
 
 

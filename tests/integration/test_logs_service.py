@@ -17,7 +17,7 @@ from batchyard.domain.names import DEFAULT_NAMESPACE, Caller
 from batchyard.logs.app import open_logs
 from batchyard.logs.arrivals import Arrivals
 from batchyard.logs.service import LogsServicer
-from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
+from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
 from batchyard.rpc.server import InProcessEndpoint
@@ -27,6 +27,8 @@ from support.rpc import failure_of
 STREAM = "definition/default/0123456789abcdef"
 NAME = (DEFAULT_NAMESPACE, STREAM)
 NOW_MS = 1_800_000_000_000
+GRPC_DEFAULT_BYTES_MAX = 4 * 1024 * 1024
+"""What a client receives unless it is told otherwise."""
 
 
 class FixedClock:
@@ -125,7 +127,7 @@ async def test_a_page_of_garbage_fits_into_a_message(service: Service) -> None:
     service.files.finish(*NAME)
     answer = await service.page()
     assert answer.events
-    assert answer.ByteSize() < MESSAGE_BYTES_MAX
+    assert answer.ByteSize() < GRPC_DEFAULT_BYTES_MAX
 
 
 @pytest.mark.parametrize("stream", ["other", "../../etc/passwd", "a//b", "definition/default"])

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
-from batchyard.rpc.channel import InProcessChannel, InProcessServer
+from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
 
 SERVICE = "batchyard.test.Methods"
 
@@ -73,12 +73,13 @@ async def in_process(
 async def over_a_socket(
     *, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), **functions: Function
 ) -> AsyncIterator[Stub]:
-    server = grpc.aio.server(interceptors=interceptors)
+    options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)]
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     register(server, functions)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
             yield Stub(channel)
     finally:
         await server.stop(None)

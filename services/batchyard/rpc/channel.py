@@ -26,8 +26,9 @@ from batchyard.rpc.interception import Handler
 
 _LOG: Final = logging.getLogger(__name__)
 
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-"""The largest message that any server or client of ours receives; gRPC's own default."""
+MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""The largest message that any server or client of ours receives: a hundred jobs, however large, can be described at
+once. Clients made by others receive 4 MiB unless told otherwise; every stream's messages stay below that."""
 
 _Lookup: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
