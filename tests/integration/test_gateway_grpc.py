@@ -111,7 +111,8 @@ async def test_passes_a_status_and_its_details_back_as_they_are(
 
 async def test_a_callers_deadline_goes_along(jobs: "JobsServiceAsyncStub", services: FakeServices) -> None:
     await jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]), timeout=20)
-    assert (services.received[0].time_remaining_s or 0) <= 20
+    # gRPC rounds what is left up, by some milliseconds on each way.
+    assert (services.received[0].time_remaining_s or 0) < 21
 
 
 async def test_a_call_without_deadline_gets_the_configured_one(
