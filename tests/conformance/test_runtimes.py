@@ -14,7 +14,7 @@ from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.state import Orders
 from batchyard.storage.log_files import LogFolder
-from support.agent import NEEDS_NAMESPACES, an_offer, eventually, pids_with
+from support.agent import NEEDS_NAMESPACES, agent_id_of, an_offer, eventually, pids_with
 from support.docker import containers_of, docker_host, run_container
 
 pytest.register_assert_rewrite("conformance.runtime_contract")
@@ -35,7 +35,7 @@ class ProcessRuntimeContract(RuntimeContract):
 
         def opened() -> AbstractAsyncContextManager[Runtime]:
             return open_process_runtime(
-                tmp_path / "launcher", agent_id="tested", capacity=CAPACITY, logs=logs, settings=settings
+                tmp_path / "launcher", agent_id=agent_id_of(tmp_path), capacity=CAPACITY, logs=logs, settings=settings
             )
 
         return opened

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -191,9 +192,17 @@ def _connect(folder: Path) -> socket.socket | None:
     return connection
 
 
-def start_launcher(folder: Path, *, namespace: bool = False, agent_id: str = "tested", idle_s: float = 0.2) -> None:
+def agent_id_of(folder: Path) -> str:
+    """Return a name for the agent of a folder that no other test gives to its own.
+
+    By it a host tells what belongs to an agent: cgroups, and processes that have hidden.
+    """
+    return f"tested-{blake2b(bytes(folder), digest_size=8).hexdigest()}"
+
+
+def start_launcher(folder: Path, *, namespace: bool = False, idle_s: float = 0.2) -> None:
     """Start a launcher as an agent does."""
-    options = Options(folder=str(folder), agent_id=agent_id, idle_s=idle_s, namespace=namespace)
+    options = Options(folder=str(folder), agent_id=agent_id_of(folder), idle_s=idle_s, namespace=namespace)
     command = [sys.executable, "-I", "-S", str(LAUNCHER_PROGRAM), options.encode(), "detach"]
     subprocess.run(command, check=True)
 
@@ -233,7 +242,7 @@ def start_entry(*argv: str, fence: Fence = (1, 1), log: Path | str = os.devnull,
         "argv": list(argv),
         "env": {
             "PATH": os.environ["PATH"],
-            "BATCHYARD_AGENT_ID": "tested",
+            "BATCHYARD_AGENT_ID": f"tested-{os.getpid()}",
             "BATCHYARD_FENCE": f"{fence[0]}-{fence[1]}",
             **members.pop("env", {}),
         },
