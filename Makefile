@@ -11,7 +11,7 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format proto baseline bench clean
+.PHONY: help demo up test soak lint format proto baseline bench clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,12 @@ up: $(installed) ## Start Batchyard here, with its state in .batchyard
 
 test: $(installed) ## Run the tests (ARGS='-k name' for some of them)
 	@$(bin)/pytest $(ARGS)
+
+SEEDS ?= 1000
+FIRST_SEED ?= 1
+
+soak: $(installed) ## Simulate many seeds on all cores (SEEDS=N FIRST_SEED=M)
+	@PYTHONPATH=tests $(bin)/python -m simulation --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 
 lint: $(installed) ## Check format, style, types, import contracts, protos and generated stubs
 	$(bin)/ruff format --check .

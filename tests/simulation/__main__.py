@@ -1,12 +1,11 @@
 """Runs many seeds on all cores: `python -m simulation --seeds 1000 --first-seed 1`."""
 
 import argparse
-import logging
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from simulation.parallel import pool
 from simulation.world import simulate
 
 
@@ -17,14 +16,15 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--no-faults", action="store_true")
     arguments = parser.parse_args()
-    logging.disable(logging.CRITICAL)
     began = time.monotonic()
     failed: list[int] = []
     simulated_s, events, starts = 0.0, 0, 0
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    with ProcessPoolExecutor() as pool:
-        for outcome in pool.map(partial(simulate, faults=not arguments.no_faults), seeds, chunksize=4):
-            simulated_s, events, starts = simulated_s + outcome.simulated_s, events + outcome.events, starts + outcome.starts
+    with pool() as processes:
+        for outcome in processes.map(partial(simulate, faults=not arguments.no_faults), seeds, chunksize=4):
+            simulated_s += outcome.simulated_s
+            events += outcome.events
+            starts += outcome.starts
             if outcome.violation:
                 failed.append(outcome.seed)
                 print(outcome, flush=True)

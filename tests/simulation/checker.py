@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import astuple
 
 from batchyard.agent.launcher.ledger import Fence, Need
@@ -24,6 +24,8 @@ class Checker:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.connection: sqlite3.Connection
+        self.on_start: Callable[[], None] = lambda: None
+        """Called after each start of a process: a good moment for faults."""
         self.capacities: dict[str, Need] = {}
         self.ceilings: dict[str, int] = {}
         """Thousandths of a vCPU, by compute environment."""
@@ -53,9 +55,7 @@ class Checker:
         name = job.key.job_id
         self.require(fence not in self._fences, "I3", f"{fence} of {name} starts twice")
         self.require((name, attempt) not in self._attempts, "I3", f"attempt {attempt} of {name} starts twice")
-        self.require(
-            all(other.key != job.key for _, other in self.live.values()), "I4", f"{name} starts while it runs"
-        )
+        self.require(all(other.key != job.key for _, other in self.live.values()), "I4", f"{name} starts while it runs")
         self.require(
             job.run is not None and job.run.fence == fence, "I4", f"{name} starts under {fence}, the store: {job.run}"
         )
@@ -69,6 +69,7 @@ class Checker:
             self.require(state is JobState.SUCCEEDED, "I6", f"{name} starts while {dependency} is {state.name}")
         self.live[fence] = (host, job)
         self._check_room(host, job)
+        self.on_start()
 
     def ended(self, fence: Fence) -> None:
         """Take in that a process, with all that came of it, has ended."""
@@ -146,9 +147,7 @@ class Checker:
         for job_id in sorted(self.acknowledged):
             self.require(job_id in jobs, "I1", f"{job_id} was acknowledged and is not there")
         for job in jobs.values():
-            self.require(
-                job.state in TERMINAL, "I10", f"{job.key.job_id} is still {job.state.name}, run {job.run}"
-            )
+            self.require(job.state in TERMINAL, "I10", f"{job.key.job_id} is still {job.state.name}, run {job.run}")
             self.require(job.run is None, "I10", f"{job.key.job_id} is over and has a run")
             self.require(self._ends[job.key] == astuple(job), "I8", f"{job.key.job_id} has changed after its end")
             attempts = self._attempts_of(job)

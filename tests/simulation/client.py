@@ -38,9 +38,7 @@ class Client:
         key = JobKey(NAMESPACE, JobId(f"job-{number:04}"))
         queue = rng.choice(self._queues)
         vcpus_milli, memory_mib = rng.choice((500, 1000, 1000, 2000)), rng.choice((64, 128, 512))
-        spec = run_pb2.JobSpec(
-            namespace=NAMESPACE, job_id=key.job_id, vcpus_milli=vcpus_milli, memory_mib=memory_mib
-        )
+        spec = run_pb2.JobSpec(namespace=NAMESPACE, job_id=key.job_id, vcpus_milli=vcpus_milli, memory_mib=memory_mib)
         job = Job(
             key=key,
             sequence=0,

@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from batchyard.agent.launcher import journal as journal_module
-from batchyard.agent.launcher import server, wire
+from batchyard.agent.launcher import server, tree, wire
 from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import Journal
 from batchyard.agent.launcher.ledger import Fence, Need, RunEnd
@@ -326,8 +326,8 @@ def simulated_machine() -> Iterator[None]:
         patch.object(wire, "now", lambda: _cpu[-1].clock.monotonic_s()),
         patch.object(wire, "boot_id", lambda: f"{_cpu[-1].name} boot {_cpu[-1].boots}"),
         patch.object(server, "spawn", _spawn),
-        patch.object(server.tree, "children", set),
-        patch.object(server, "print", lambda *_, **__: None, create=True),
+        patch.object(tree, "children", set),
+        patch.object(server, "_log", lambda _: None),
         patch.object(journal_module, "COMPACT_AFTER_BYTES", 4096),
     ):
         yield

@@ -4,7 +4,7 @@ A mutant wraps or replaces one method of production code. Those in DEFENCE_IN_DE
 given there.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 from batchyard.agent.host import Identity, IdentityKeeper
 from batchyard.agent.launcher.journal import History, Journal
-from batchyard.agent.launcher.ledger import Fence as LedgerFence
 from batchyard.agent.launcher.ledger import FenceHistory, Ledger, Run
 from batchyard.agent.launcher.server import Launcher
 from batchyard.agent.reconcile import Reconciler
@@ -20,10 +19,10 @@ from batchyard.domain.jobs import AgentId, Fence, Job, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState
 from batchyard.jobstore.group import Group, Proposal
 from batchyard.jobstore.leadership import Leadership
-from batchyard.scheduler.leases import Incarnation, Leases
+from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
-from batchyard.storage.jobs import JobWriter
 from simulation.agent import AgentActor
+from simulation.world import simulate
 
 Mutation = tuple[type, str, Callable[..., Any]]
 
@@ -164,6 +163,12 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
 }
 
 DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {}
+
+
+def noticed_by(seeds: Iterable[int], name: str) -> int | None:
+    """Return the first of the seeds that notices that a guard is switched off."""
+    with switched_off(name):
+        return next((seed for seed in seeds if simulate(seed).violation), None)
 
 
 @contextmanager

@@ -70,6 +70,11 @@ class Nemesis:
         if kinds:
             self._next()
 
+    def aim(self) -> None:
+        """Now and then strike about when something important happens."""
+        if self._kinds and self._kernel.chance(0.1):
+            self._kernel.after(self._kernel.rng.random() * 20 * self._net.conditions.delay_s, self._life, self._hit)
+
     def stop(self) -> None:
         """Do no more harm, and repair what was done."""
         self._kernel.note("the faults are over")
@@ -94,10 +99,13 @@ class Nemesis:
         self._kernel.after(self._kernel.rng.expovariate(1 / self._every_s), self._life, self._strike)
 
     def _strike(self) -> None:
+        self._hit()
+        self._next()
+
+    def _hit(self) -> None:
         kind = self._kernel.rng.choice(self._kinds)
         self._kernel.note(f"nemesis: {kind}")
         getattr(self, "_" + kind.replace(" ", "_"))()
-        self._next()
 
     def _a_while(self) -> float:
         """Return a time that is mostly short, and now and then longer than a lease."""
@@ -208,7 +216,7 @@ class Nemesis:
 
     def _slow_network(self) -> None:
         conditions = self._net.conditions
-        conditions.slow, conditions.slow_s = 0.4, self._kernel.rng.choice((1.0, 10.0, self._scene.lease_s))
+        conditions.slow, conditions.slow_s = 0.4, self._kernel.rng.choice((2.0, 10.0, 25.0))
         self._later(self._a_while(), lambda: setattr(conditions, "slow", 0.0))
 
     def _store_disk(self) -> None:

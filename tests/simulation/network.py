@@ -65,7 +65,7 @@ class End:
                 self.peer._put(None, error)
 
     def break_off(self, notice_s: float, *, keep: bool) -> None:
-        """Nothing more comes; what is under way still does if `keep`. It goes on as if nothing were, until it notices."""
+        """Let nothing more come but what is under way, if `keep`; it goes on as if nothing were, until it notices."""
         self._broken = True
         if not keep:
             self._inbox.clear()
@@ -153,7 +153,7 @@ class Network:
 
     def heal(self) -> None:
         """Be a good network from now on, for streams that are open too."""
-        self.conditions = Conditions()
+        self.conditions = Conditions(delay_s=self.conditions.delay_s)
         for ends in self._ends.values():
             for end in ends:
                 end.slow_s = 0.0

@@ -15,7 +15,6 @@ from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network
 
 
-
 class SchedulerActor:
     """The actor. It keeps nothing over a crash."""
 

@@ -6,6 +6,7 @@ The database survives the actor, as a disk does. What is here in place of produc
 import pickle
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,9 +82,7 @@ class Store:
         self._open()
         assert self.core is not None
         leader = self.core.counters.leader
-        self.leadership = Leadership(
-            self._leader_lease_s, holder=leader.scheduler_id, now=self.clock.monotonic_s()
-        )
+        self.leadership = Leadership(self._leader_lease_s, holder=leader.scheduler_id, now=self.clock.monotonic_s())
 
     def crash(self) -> None:
         """Die."""
@@ -175,10 +174,10 @@ class Store:
         act = Group.cancel if kind == "cancel" else Group.terminate
 
         def asked(value: object) -> None:
-            if value is True:
-                return
-            self._stops[key].remove(answer)
-            answer(value)
+            waiting = self._stops.get(key, [])
+            if value is not True and answer in waiting:
+                waiting.remove(answer)
+                answer(value)
 
         self._stops.setdefault(key, []).append(answer)
         self.do(lambda group: act(group, key, f"{kind} of the client"), key, answer=asked)
@@ -235,7 +234,11 @@ class _DispatchStream:
             self.end.close(epoch)
             return
         assert isinstance(epoch, int)
-        self._send(wire.DispatchResponse(welcome=wire.SchedulerWelcome(leader_epoch=epoch, lease_ms=self._store.leadership.lease_ms)))
+        self._send(
+            wire.DispatchResponse(
+                welcome=wire.SchedulerWelcome(leader_epoch=epoch, lease_ms=self._store.leadership.lease_ms)
+            )
+        )
         self._kernel.after(self._kernel.rng.random() * 0.1, self._store.life, self._snapshot)
 
     def _snapshot(self) -> None:
@@ -255,9 +258,7 @@ class _DispatchStream:
             self._early.append(data)
         else:
             request = wire.DispatchRequest.FromString(data)
-            if request.heartbeat and self._store.leadership.renew(
-                self._scheduler_id, self._store.clock.monotonic_s()
-            ):
+            if request.heartbeat and self._store.leadership.renew(self._scheduler_id, self._store.clock.monotonic_s()):
                 self._subscription.answer(request.heartbeat)
                 self.pump_soon()
             self._servicer._take(request)
@@ -273,7 +274,9 @@ class _DispatchStream:
         try:
             effects, heartbeat = self._subscription.take_now()
         except BatchyardError as error:
-            self.end.close(error)
+            # A generator that is stuck in a write, as its peer reads nothing, learns of its end when that gives way.
+            stuck_s = 20 * self._kernel.rng.random() if self._kernel.chance(0.2) else 0.0
+            self._kernel.after(stuck_s, self._store.life, partial(self.end.close, error))
             return
         if effects or heartbeat:
             for message in effect_messages(effects, heartbeat):

@@ -49,6 +49,7 @@ class World:
         self.kernel = kernel = Kernel(seed)
         rng = kernel.rng
         self.net = Network(kernel)
+        self.net.conditions.delay_s = rng.choice((0.002, 0.02, 0.3))
         self.checker = Checker(kernel)
         self.config = config = _config(kernel)
         self.faults_s = rng.uniform(4, 10) * config.lease_s
@@ -78,15 +79,14 @@ class World:
         scene = Scene(self.store, self.scheduler, self.rival, self.machines, config.lease_s, config.kill_budget_s)
         every_s = self.faults_s / rng.choice((6, 15, 30))
         self.nemesis = Nemesis(kernel, self.net, scene, kinds=kinds, every_s=every_s)
+        self.checker.on_start = self.nemesis.aim
         self._watch()
 
     def _machine(self, name: str, disk: Path) -> Machine:
         rng = self.kernel.rng
         capacity = (rng.choice((2000, 3000, 4000)), 2048, 0)
         self.checker.capacities[name] = capacity
-        host = Host(
-            self.kernel, self.net, self.checker, name, disk, rng.uniform(1 - DRIFT, 1 + DRIFT), capacity
-        )
+        host = Host(self.kernel, self.net, self.checker, name, disk, rng.uniform(1 - DRIFT, 1 + DRIFT), capacity)
         host.kill_latency_s = self.config.kill_budget_s / 4
         host.durations = lambda: rng.choice((0.002, 0.1, 0.5, 1.5, 3.0)) * (0.1 + rng.random()) * self.config.lease_s
         return Machine(host)
