@@ -30,6 +30,7 @@ def run(up: Installation, *arguments: str) -> "subprocess.CompletedProcess[str]"
 def test_prints_what_the_job_prints_and_exits_with_its_code(up: Installation) -> None:
     done = run(up, "--", "sh", "-c", "echo hi; exit 3")
     assert (done.stdout, done.returncode) == ("hi\n", 3)
+    assert done.stderr.endswith("failed: Essential container in task exited, exit code 3\n")
 
 
 def test_exits_with_0_when_the_job_succeeds(up: Installation) -> None:
@@ -40,6 +41,24 @@ def test_exits_with_0_when_the_job_succeeds(up: Installation) -> None:
 def test_prints_all_attempts_lines_of_a_long_output_in_order(up: Installation) -> None:
     done = run(up, "seq", "20000")
     assert done.stdout.split() == [str(number) for number in range(1, 20001)]
+
+
+def test_ends_quietly_when_its_output_is_read_no_more(up: Installation) -> None:
+    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder), "seq", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "1\n"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert said.endswith("nobody reads the output any more; the job goes on\n")
+    assert "Traceback" not in said
+
+
+def test_prints_what_the_terminal_has_no_characters_for(up: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert run(up, "echo", "h\N{CHECK MARK}").stdout == "h\\u2713\n"
 
 
 def test_an_endpoint_can_be_named(up: Installation, tmp_path: Path) -> None:

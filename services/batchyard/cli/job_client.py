@@ -165,12 +165,15 @@ class Patience:
     def renew(self) -> None:
         """Begin anew: the stream has brought something."""
         self._give_up_at = anyio.current_time() + RECONNECT_TIMEOUT_S
+        self._is_told = False
 
     async def wait_or_raise(self, error: grpc.aio.AioRpcError) -> None:
         """Pause before the next attempt; raise the error if it is of another kind, or has lasted too long."""
         if error.code() is not grpc.StatusCode.UNAVAILABLE or anyio.current_time() > self._give_up_at:
             raise error
-        _log.info("the connection broke, trying again", extra={"detail": error.details()})
+        if not self._is_told:
+            _log.info("the connection broke, trying again", extra={"detail": error.details()})
+        self._is_told = True
         await anyio.sleep(RECONNECT_PAUSE_S)
 
 
@@ -225,7 +228,8 @@ async def run_job(target: str, caller: Caller, request: JobRequest) -> int:
         return EXIT_INTERRUPTED
     if end.status == JOB_STATUS_FAILED:
         detail = f" ({end.reason})" if end.reason else ""
-        click.echo(f"batchyard: job {job_id} failed: {end.status_reason}{detail}", err=True)
+        code = f", exit code {end.exit_code}" if end.HasField("exit_code") else ""
+        click.echo(f"batchyard: job {job_id} failed: {end.status_reason}{detail}{code}", err=True)
     return exit_code_of(end)
 
 

@@ -1,8 +1,12 @@
 """`batchyard run -- CMD`: the command."""
 
+import io
+import os
 import re
+import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 import anyio
 import click
@@ -14,6 +18,9 @@ from batchyard.cli.job_client import JobRequest, run_job
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import first_of
 from batchyard.domain.names import Caller
+
+EXIT_UNREAD: Final = 128 + signal.SIGPIPE
+"""Of a run whose output nobody reads any more, as a local command's."""
 
 _ENDPOINT = re.compile(r"(?:grpc://)?([^/\s]+:[0-9]{1,5})/?")
 
@@ -92,9 +99,17 @@ def run(
     configure_logging(log_format, log_level)
     request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env)
     target = _target(endpoint, DataFolder(data_dir))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a job prints may be more than the terminal's encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         exit_code = anyio.run(run_job, target, Caller(account, region), request)
     except Exception as error:
+        if first_of(error, BrokenPipeError) is not None:
+            # What is buffered has nowhere to go either, at the end of the interpreter.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo("batchyard: nobody reads the output any more; the job goes on", err=True)
+            sys.exit(EXIT_UNREAD)
         failure = first_of(error, grpc.aio.AioRpcError)
         if failure is None:
             raise
