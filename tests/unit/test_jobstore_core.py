@@ -423,6 +423,15 @@ def test_a_claim_that_the_same_incarnation_does_not_speak_of_is_asked_for(store:
     assert store.job(key).state is JobState.FAILED
 
 
+def test_an_offer_that_its_agent_never_saw_is_given_back_by_its_fence_alone(store: Store) -> None:
+    key = store.submit()
+    run = store.offer(key)
+    store.do(lambda group: group.cancel(key, "not wanted"))
+    report = RunReport(run.fence, a_key("", namespace=""), RunState.REVOKED)
+    store.do(lambda group: group.report(AGENT, 1, report))
+    assert (store.job(key).state, store.job(key).status_reason) == (JobState.FAILED, "not wanted")
+
+
 def test_registering_again_with_all_runs_changes_nothing(store: Store) -> None:
     key = store.submit()
     run = store.offer(key)

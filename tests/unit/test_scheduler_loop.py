@@ -12,7 +12,7 @@ from batchyard.scheduler.loop import OFFERS_A_TURN, Scheduler
 from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.session import Session
 from support.scheduler import a_queue, an_environment
-from support.scheduler_world import VirtualClock, a_queued_job, a_registration
+from support.scheduler_world import VirtualClock, a_fence, a_held_run, a_queued_job, a_registration
 
 
 @pytest.fixture
@@ -78,6 +78,23 @@ async def test_nothing_is_planned_while_a_snapshot_comes_in(scheduler: Scheduler
     )
     scheduler.turn()
     assert scheduler.planner.use_of("agent").runs == 1
+
+
+async def test_what_a_snapshot_demands_is_sent_together_with_the_offer_that_it_is_about(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    lead(scheduler)
+    session = await join(scheduler, clock)
+    scheduler.store_opened(StoreOutbox())
+    scheduler.leadership_renewed(math.inf)
+    demand = wire.RunDemand(agent_id="agent", incarnation=1, fence=a_fence())
+    scheduler.store_said(wire.DispatchResponse(held=[a_held_run()], demands=[demand]))
+    assert session.outbox.take_now() is None
+    scheduler.store_said(
+        wire.DispatchResponse(agents=[wire.LiveAgent(agent_id="agent", incarnation=1)], snapshot_complete=True)
+    )
+    message = await session.outbox.take()
+    assert [offer.fence for offer in message.offers] == list(message.revocations) == [a_fence()]
 
 
 async def test_the_end_of_an_older_stream_does_not_end_the_lead_of_a_newer_one(

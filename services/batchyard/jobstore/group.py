@@ -257,8 +257,11 @@ class Group:
         self._offered.append(job)
 
     def report(self, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
-        """Take in what an agent says of a run, if the run is the job's current one."""
-        job = self._job(report.key)
+        """Take in what an agent says of a run, if the run is the job's current one.
+
+        Of a run that it was asked for and has never seen it knows the fence alone, and gives that back.
+        """
+        job = self._job(report.key) if report.key.job_id else self._job_of_run(agent_id, report.fence)
         run = job.run if job is not None else None
         current = (
             run is not None
@@ -492,6 +495,10 @@ class Group:
         jobs = {job.key: self._adopt(job) for job in self._storage.jobs_of_agent(agent_id)}
         jobs.update((job.key, job) for job in self._offered)
         return [job for job in jobs.values() if job.run is not None and job.run.agent_id == agent_id]
+
+    def _job_of_run(self, agent_id: AgentId, fence: Fence) -> Job | None:
+        jobs = self._jobs_of_agent(agent_id)
+        return next((job for job in jobs if job.run is not None and job.run.fence == fence), None)
 
     def _queue(self, key: QueueKey) -> QueueCopy | None:
         if key not in self._queues:

@@ -191,7 +191,9 @@ class Scheduler:
             return  # it has ended since
         record = self.roster.record(demand.agent_id)
         record.demands[fence] = demand.kill or record.demands.get(fence, False)
-        if record.session is not None and record.session.accepted:
+        # What a snapshot demands is sent when it is complete, with the offers: an agent must not be asked to give back
+        # what it has not seen.
+        if self._leads and record.session is not None and record.session.accepted:
             record.session.outbox.demand(fence, kill=demand.kill, kill_grace_ms=KILL_GRACE_MS)
 
     def _registration_answered(self, outcome: wire.AgentRegistered) -> None:
