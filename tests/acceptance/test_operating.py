@@ -110,7 +110,8 @@ def test_a_port_that_is_taken_is_told_in_one_line(up: Installation, tmp_path: Pa
     arguments = ["up", "--data-dir", str(tmp_path / "other"), "--port", port, "--grpc-port", "0", *HOST_OPTIONS]
     with batchyard(arguments, log=log) as second:
         assert second.wait() == 2, log.read_text()
-    assert port in log.read_text().splitlines()[-1]
+    told = log.read_text().splitlines()[-1]
+    assert told == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
 def test_a_folder_of_a_newer_version_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:

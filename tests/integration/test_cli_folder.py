@@ -49,6 +49,13 @@ def test_a_folder_that_cannot_be_made_is_told_by_name(tmp_path: Path) -> None:
         DataFolder(tmp_path / "file" / "data").create()
 
 
+def test_a_folder_that_cannot_be_written_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "registry.lock").mkdir()
+    expected = f"cannot write to the data folder {tmp_path}: Is a directory"
+    with pytest.raises(CannotStartError, match=expected), DataFolder(tmp_path).locked("registry"):
+        pytest.fail("held")
+
+
 def test_an_endpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = DataFolder(tmp_path).endpoint
     assert Endpoint.read(path) is None

@@ -1,5 +1,6 @@
 """uvicorn inside a task group of ours: no signal handlers, no set-up of logging, no exit of the process."""
 
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -9,6 +10,7 @@ import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 
+from batchyard.gateway import hosts
 from batchyard.gateway.asgi import Receive, Scope, Send
 
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -74,4 +76,8 @@ async def _listen(host: str, port: int) -> socket.socket:
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # `localhost` has addresses of both families; all clients try the older one.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    try:
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        problem = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot listen on {hosts.authority(host, port)}: {problem}") from error

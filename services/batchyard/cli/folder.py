@@ -67,7 +67,10 @@ class DataFolder:
 
 def _lock(root: Path, service: str) -> int:
     """Return a file descriptor that holds a service's part of the folder for as long as it is open."""
-    descriptor = os.open(root / f"{service}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(root / f"{service}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotStartError(f"cannot write to the data folder {root}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -50,8 +50,15 @@ async def or_cannot_start(opening: AbstractAsyncContextManager[T]) -> AsyncItera
             cause = first_of(error, (OSError, sqlite3.Error, MigrationError))
             if cause is None:
                 raise
-            raise CannotStartError(str(cause)) from error
+            raise CannotStartError(_text_of(cause)) from error
         yield opened
+
+
+def _text_of(error: Exception) -> str:
+    """Return an error's text without the number that an OSError begins with."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 async def _serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
