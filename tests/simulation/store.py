@@ -137,8 +137,8 @@ class Store:
             self._checker.store_changed()
             return
         self._checker.committed(result.committed)
-        for _, answer in zip(group, result.answers, strict=True):
-            assert not isinstance(answer, Exception) or isinstance(answer, BatchyardError), answer
+        for value in result.answers:
+            assert not isinstance(value, Exception) or isinstance(value, BatchyardError), value
         # The commit is on disk; a crash from here on leaves everybody in the dark.
         self._kernel.after(self._kernel.rng.random() * 0.005, self.life, lambda: self._tell(group, result))
 
