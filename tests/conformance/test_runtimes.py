@@ -132,6 +132,19 @@ class TestDocker(RuntimeContract):
             await followed.offer()
             assert (await followed.done(FIRST)).exit_code == 0
 
+    async def test_output_is_copied_as_soon_as_its_log_can_be_made(self, opened: Open, logs: LogFolder) -> None:
+        offer = an_offer("echo", "hello")
+        path = logs.path(offer.spec.namespace, offer.log_stream_name)
+        path.parent.parent.mkdir(parents=True)
+        path.parent.touch()
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await runtime.carry_out(Orders(offers=[offer]))
+            await followed.until(FIRST, RunState.STARTED)
+            path.parent.unlink()
+            assert (await followed.done(FIRST)).exit_code == 0
+        assert path.read_bytes() == b"hello\n"
+
     async def test_an_ended_container_is_removed(self, opened: Open, docker_host: str, agent_id: str) -> None:
         async with opened() as runtime:
             followed = await self.with_lease(runtime)

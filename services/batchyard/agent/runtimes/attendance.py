@@ -1,6 +1,7 @@
 """Looks after one container from its start to its end: its output, its time, and demands to end it."""
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from anyio import to_thread
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.ledger import Run, RunEnd
 from batchyard.agent.runtimes import engine
+
+MakeLog = Callable[[], Path]
+"""Makes a run's log, if there is none, and returns where it is."""
 
 
 class Attendance:
@@ -33,8 +37,13 @@ class Attendance:
         self.stopped = self.stopped or end
         self._changed.set()
 
-    async def attend(self, docker: aiodocker.Docker, container: DockerContainer, log: Path) -> engine.Outcome | None:
-        """Wait until a started container has ended and its output is copied; None if it is gone without a trace."""
+    async def attend(
+        self, docker: aiodocker.Docker, container: DockerContainer, make_log: MakeLog
+    ) -> engine.Outcome | None:
+        """Wait until a started container has ended and its output is copied; None if it is gone without a trace.
+
+        While the log cannot be written, or the engine is away, the copying is tried again.
+        """
         if self._timeout_s is not None and self.stopped is None:
             assert self.run.started is not None
             self._deadline = self.run.started + self._timeout_s
@@ -42,7 +51,7 @@ class Attendance:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._enforce, container)
             with suppress(engine.GoneError):
-                outcome = await _follow(docker, container, log)
+                outcome = await _follow(docker, container, make_log)
             tasks.cancel_scope.cancel()
         return outcome
 
@@ -64,11 +73,11 @@ class Attendance:
                 await engine.signal(container, "SIGTERM")
 
 
-async def _follow(docker: aiodocker.Docker, container: DockerContainer, log: Path) -> engine.Outcome:
+async def _follow(docker: aiodocker.Docker, container: DockerContainer, make_log: MakeLog) -> engine.Outcome:
     while True:
         # Looked at before its output is copied: once it has ended, a copy that succeeds is complete.
         outcome = await engine.outcome_of(container)
-        is_copied = await _copy_output(docker, container, log)
+        is_copied = await _copy_output(docker, container, make_log)
         if outcome is not None and is_copied:
             return outcome
         if outcome is None and is_copied:
@@ -78,9 +87,12 @@ async def _follow(docker: aiodocker.Docker, container: DockerContainer, log: Pat
             await anyio.sleep(engine.RETRY_S)
 
 
-async def _copy_output(docker: aiodocker.Docker, container: DockerContainer, log: Path) -> bool:
-    """Append what the container prints after what the log holds; return False if the engine went away."""
-    file = await to_thread.run_sync(lambda: log.open("ab", buffering=0))
+async def _copy_output(docker: aiodocker.Docker, container: DockerContainer, make_log: MakeLog) -> bool:
+    """Append what the container prints after what the log holds; return False if engine or disk failed."""
+    try:
+        file = await to_thread.run_sync(lambda: make_log().open("ab", buffering=0))
+    except OSError:
+        return False
     try:
         skip = file.tell()
         async for data in engine.output_of(docker, container):

@@ -243,8 +243,8 @@ class DockerRuntime:
 
     async def _attend(self, attendance: Attendance, container: DockerContainer) -> None:
         about = attendance.run.about
-        log = await to_thread.run_sync(self._logs.create, about["namespace"], about["log_stream_name"])
-        outcome = await attendance.attend(self._docker, container, log)
+        make_log = partial(self._logs.create, about["namespace"], about["log_stream_name"])
+        outcome = await attendance.attend(self._docker, container, make_log)
         end = attendance.stopped or RunEnd.EXITED
         if outcome is None:
             await self._end(attendance, RunEnd.LOST, reason="The container is gone")
