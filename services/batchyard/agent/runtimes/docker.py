@@ -119,7 +119,11 @@ class DockerRuntime:
         """Allow runs up to the deadline, also across a restart of the agent."""
         self._ledger.renew_lease(deadline, start_margin_s)
         lease = {"boot_id": self._boot_id, "deadline": self._ledger.lease_deadline}
-        await to_thread.run_sync(_replace_file, self._lease_file, json.dumps(lease))
+        try:
+            await to_thread.run_sync(_replace_file, self._lease_file, json.dumps(lease))
+        except OSError as error:
+            # An agent that comes back then finds an earlier deadline: containers may end too soon, and never too late.
+            _log.warning("the lease can't be written down: %s", error)
         self._may_start.set()
 
     async def changes(self) -> Sequence[RunRecord]:
