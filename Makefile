@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+MINUTES ?= 2
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
@@ -11,7 +12,7 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak lint format proto baseline bench clean
+.PHONY: help demo up test soak lint format proto baseline bench chaos clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -58,6 +59,9 @@ proto: $(installed) ## Generate the stubs beside the .proto files
 
 baseline: $(installed) ## Renew the image that public protos must stay compatible with (at releases)
 	$(bin)/buf build --exclude-source-info --output protos/baseline.binpb
+
+chaos: $(installed) ## Kill real processes under load for MINUTES (default 2), then check that nothing was lost or ran twice
+	@CHAOS_MINUTES=$(MINUTES) $(bin)/pytest -q -s -m chaos tests/chaos $(ARGS)
 
 bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
 	@PYTHONPATH=tests $(bin)/python -m benchmarks $(ARGS)
