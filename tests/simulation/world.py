@@ -88,7 +88,7 @@ class World:
         self.checker.capacities[name] = capacity
         host = Host(self.kernel, self.net, self.checker, name, disk, rng.uniform(1 - DRIFT, 1 + DRIFT), capacity)
         host.kill_latency_s = self.config.kill_budget_s / 4
-        host.durations = lambda: rng.choice((0.002, 0.1, 0.5, 1.5, 3.0)) * (0.1 + rng.random()) * self.config.lease_s
+        host.durations = lambda: rng.choice((0.002, 0.1, 0.5, 2.0, 5.0)) * (0.1 + rng.random()) * self.config.lease_s
         return Machine(host)
 
     def _watch(self) -> None:
@@ -108,7 +108,7 @@ class World:
         """Let it happen: faults, then healing; raise ViolationError as soon as something is wrong."""
         self.kernel.run(self.faults_s)
         self.nemesis.stop()
-        bound_s = self.kernel.now + 30 * (self.config.lease_s + self.config.kill_budget_s) + 600
+        bound_s = self.kernel.now + 100 * (self.config.lease_s + self.config.kill_budget_s) + 600
         quiet_s = 0.0
         while self.kernel.now < bound_s and quiet_s < QUIET_S:
             self.kernel.run(self.kernel.now + self.config.lease_s / 4)
