@@ -63,6 +63,8 @@ def spec_of(request: SubmitJobRequest, definition: JobDefinition, compat: Compat
             "Cannot use both ECS containerProperties vcpus and resourceRequirement VCPU.",
         ),
         ({"arrayProperties": {"size": 2}}, "Array jobs are not supported by this server yet."),
+        ({"shareIdentifier": "a"}, "can only be submitted to job queue with fair share scheduling policy."),
+        ({"schedulingPriorityOverride": 0}, "can only be submitted to job queue with fair share scheduling policy."),
         ({"retryStrategy": {"attempts": 11}}, "RetryAttempts must be between 1 and 10."),
         ({"retryStrategy": {}}, "RetryAttempts must be provided with retry strategy."),
         ({"timeout": {"attemptDurationSeconds": 59}}, "must be at least 60 seconds."),

@@ -75,7 +75,9 @@ def http_port() -> Decorator:
 
 def peer(service: str, port: int) -> Decorator:
     """Declare the flag that says where another service is."""
-    return option(f"--{service}", metavar="HOST:PORT", default=f"127.0.0.1:{port}", help=f"Where the {service} is.")
+    return option(
+        f"--{service}", metavar="HOST:PORT", default=f"127.0.0.1:{port}", help=f"Where the {service} service is."
+    )
 
 
 def seconds(flag: str, default: float, help_text: str) -> Decorator:

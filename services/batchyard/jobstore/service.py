@@ -145,6 +145,9 @@ class JobsServicer(JobsServiceServicer):
     ) -> ListJobsResponse:
         """List a page of a queue's jobs in one state."""
         caller = caller_of(context)
+        if request.filters:
+            # Not ignored: the answer would be another one than was asked for.
+            raise InvalidRequestError("filters are not supported by this server yet.", field="filters")
         state = _listed_state(request)
         limit = page_size(request.max_results if request.HasField("max_results") else None, maximum=LISTED_JOBS_MAX)
         try:

@@ -52,6 +52,12 @@ def check_request(request: SubmitJobRequest) -> None:
     _check_overrides(request.container_overrides)
     if request.HasField("array_properties"):
         raise InvalidRequestError("Array jobs are not supported by this server yet.", field="arrayProperties")
+    if request.HasField("share_identifier") or request.HasField("scheduling_priority_override"):
+        raise InvalidRequestError(
+            "Job with shareIdentifier or schedulingPriority can only be submitted to job queue with fair share "
+            "scheduling policy.",
+            field="shareIdentifier",
+        )
     if request.HasField("retry_strategy"):
         strategy = request.retry_strategy
         check_retry_attempts(strategy.attempts if strategy.HasField("attempts") else None)

@@ -27,7 +27,7 @@ from batchyard.api.common.v1 import container_pb2 as batchyard_dot_api_dot_commo
 from batchyard.api.jobs.v1 import jobs_pb2 as batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(batchyard/api/jobs/v1/jobs_service.proto\x12\x15\x62\x61tchyard.api.jobs.v1\x1a)batchyard/api/common/v1/annotations.proto\x1a\'batchyard/api/common/v1/container.proto\x1a batchyard/api/jobs/v1/jobs.proto\"\xcc\x05\n\x10SubmitJobRequest\x12\x1d\n\x08job_name\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1e\n\tjob_queue\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x38\n\ndepends_on\x18\x03 \x03(\x0b\x32$.batchyard.api.jobs.v1.JobDependency\x12#\n\x0ejob_definition\x18\x04 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x12K\n\nparameters\x18\x05 \x03(\x0b\x32\x37.batchyard.api.jobs.v1.SubmitJobRequest.ParametersEntry\x12\x46\n\x13\x63ontainer_overrides\x18\x06 \x01(\x0b\x32).batchyard.api.jobs.v1.ContainerOverrides\x12>\n\x0eretry_strategy\x18\x07 \x01(\x0b\x32&.batchyard.api.common.v1.RetryStrategy\x12\x34\n\x07timeout\x18\x08 \x01(\x0b\x32#.batchyard.api.common.v1.JobTimeout\x12?\n\x04tags\x18\t \x03(\x0b\x32\x31.batchyard.api.jobs.v1.SubmitJobRequest.TagsEntry\x12@\n\x10\x61rray_properties\x18\n \x01(\x0b\x32&.batchyard.api.jobs.v1.ArrayProperties\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_job_nameB\x0c\n\n_job_queueB\x11\n\x0f_job_definition\"y\n\x11SubmitJobResponse\x12\x14\n\x07job_arn\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08job_name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06job_id\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\n\n\x08_job_arnB\x0b\n\t_job_nameB\t\n\x07_job_id\"#\n\x13\x44\x65scribeJobsRequest\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"N\n\x14\x44\x65scribeJobsResponse\x12\x36\n\x04jobs\x18\x01 \x03(\x0b\x32 .batchyard.api.jobs.v1.JobDetailB\x06\xea\xc7\x18\x02\x10\x01\"\xdb\x01\n\x0fListJobsRequest\x12\x1e\n\tjob_queue\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x39\n\njob_status\x18\x02 \x01(\x0e\x32 .batchyard.api.jobs.v1.JobStatusH\x01\x88\x01\x01\x12\x18\n\x0bmax_results\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nnext_token\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x0c\n\n_job_queueB\r\n\x0b_job_statusB\x0e\n\x0c_max_resultsB\r\n\x0b_next_token\"\x7f\n\x10ListJobsResponse\x12\x43\n\x10job_summary_list\x18\x01 \x03(\x0b\x32!.batchyard.api.jobs.v1.JobSummaryB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\nnext_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_next_token\"b\n\x10\x43\x61ncelJobRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x06reason\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\t\n\x07_job_idB\t\n\x07_reason\"\x13\n\x11\x43\x61ncelJobResponse\"e\n\x13TerminateJobRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x06reason\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\t\n\x07_job_idB\t\n\x07_reason\"\x16\n\x14TerminateJobResponse2\x8a\x05\n\x0bJobsService\x12y\n\tSubmitJob\x12\'.batchyard.api.jobs.v1.SubmitJobRequest\x1a(.batchyard.api.jobs.v1.SubmitJobResponse\"\x19\xf2\xc7\x18\x15\n\x04POST\x12\r/v1/submitjob\x12\x85\x01\n\x0c\x44\x65scribeJobs\x12*.batchyard.api.jobs.v1.DescribeJobsRequest\x1a+.batchyard.api.jobs.v1.DescribeJobsResponse\"\x1c\xf2\xc7\x18\x18\n\x04POST\x12\x10/v1/describejobs\x12u\n\x08ListJobs\x12&.batchyard.api.jobs.v1.ListJobsRequest\x1a\'.batchyard.api.jobs.v1.ListJobsResponse\"\x18\xf2\xc7\x18\x14\n\x04POST\x12\x0c/v1/listjobs\x12y\n\tCancelJob\x12\'.batchyard.api.jobs.v1.CancelJobRequest\x1a(.batchyard.api.jobs.v1.CancelJobResponse\"\x19\xf2\xc7\x18\x15\n\x04POST\x12\r/v1/canceljob\x12\x85\x01\n\x0cTerminateJob\x12*.batchyard.api.jobs.v1.TerminateJobRequest\x1a+.batchyard.api.jobs.v1.TerminateJobResponse\"\x1c\xf2\xc7\x18\x18\n\x04POST\x12\x10/v1/terminatejobb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(batchyard/api/jobs/v1/jobs_service.proto\x12\x15\x62\x61tchyard.api.jobs.v1\x1a)batchyard/api/common/v1/annotations.proto\x1a\'batchyard/api/common/v1/container.proto\x1a batchyard/api/jobs/v1/jobs.proto\"\xcc\x06\n\x10SubmitJobRequest\x12\x1d\n\x08job_name\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1e\n\tjob_queue\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x38\n\ndepends_on\x18\x03 \x03(\x0b\x32$.batchyard.api.jobs.v1.JobDependency\x12#\n\x0ejob_definition\x18\x04 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x12K\n\nparameters\x18\x05 \x03(\x0b\x32\x37.batchyard.api.jobs.v1.SubmitJobRequest.ParametersEntry\x12\x46\n\x13\x63ontainer_overrides\x18\x06 \x01(\x0b\x32).batchyard.api.jobs.v1.ContainerOverrides\x12>\n\x0eretry_strategy\x18\x07 \x01(\x0b\x32&.batchyard.api.common.v1.RetryStrategy\x12\x34\n\x07timeout\x18\x08 \x01(\x0b\x32#.batchyard.api.common.v1.JobTimeout\x12?\n\x04tags\x18\t \x03(\x0b\x32\x31.batchyard.api.jobs.v1.SubmitJobRequest.TagsEntry\x12@\n\x10\x61rray_properties\x18\n \x01(\x0b\x32&.batchyard.api.jobs.v1.ArrayProperties\x12\x1d\n\x10share_identifier\x18\x0b \x01(\tH\x03\x88\x01\x01\x12)\n\x1cscheduling_priority_override\x18\x0c \x01(\x05H\x04\x88\x01\x01\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_job_nameB\x0c\n\n_job_queueB\x11\n\x0f_job_definitionB\x13\n\x11_share_identifierB\x1f\n\x1d_scheduling_priority_override\"y\n\x11SubmitJobResponse\x12\x14\n\x07job_arn\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08job_name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06job_id\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\n\n\x08_job_arnB\x0b\n\t_job_nameB\t\n\x07_job_id\"#\n\x13\x44\x65scribeJobsRequest\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"N\n\x14\x44\x65scribeJobsResponse\x12\x36\n\x04jobs\x18\x01 \x03(\x0b\x32 .batchyard.api.jobs.v1.JobDetailB\x06\xea\xc7\x18\x02\x10\x01\";\n\rKeyValuesPair\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06values\x18\x02 \x03(\tB\x07\n\x05_name\"\x92\x02\n\x0fListJobsRequest\x12\x1e\n\tjob_queue\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x39\n\njob_status\x18\x02 \x01(\x0e\x32 .batchyard.api.jobs.v1.JobStatusH\x01\x88\x01\x01\x12\x18\n\x0bmax_results\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nnext_token\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x35\n\x07\x66ilters\x18\x05 \x03(\x0b\x32$.batchyard.api.jobs.v1.KeyValuesPairB\x0c\n\n_job_queueB\r\n\x0b_job_statusB\x0e\n\x0c_max_resultsB\r\n\x0b_next_token\"\x7f\n\x10ListJobsResponse\x12\x43\n\x10job_summary_list\x18\x01 \x03(\x0b\x32!.batchyard.api.jobs.v1.JobSummaryB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\nnext_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_next_token\"b\n\x10\x43\x61ncelJobRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x06reason\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\t\n\x07_job_idB\t\n\x07_reason\"\x13\n\x11\x43\x61ncelJobResponse\"e\n\x13TerminateJobRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x06reason\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\t\n\x07_job_idB\t\n\x07_reason\"\x16\n\x14TerminateJobResponse2\x8a\x05\n\x0bJobsService\x12y\n\tSubmitJob\x12\'.batchyard.api.jobs.v1.SubmitJobRequest\x1a(.batchyard.api.jobs.v1.SubmitJobResponse\"\x19\xf2\xc7\x18\x15\n\x04POST\x12\r/v1/submitjob\x12\x85\x01\n\x0c\x44\x65scribeJobs\x12*.batchyard.api.jobs.v1.DescribeJobsRequest\x1a+.batchyard.api.jobs.v1.DescribeJobsResponse\"\x1c\xf2\xc7\x18\x18\n\x04POST\x12\x10/v1/describejobs\x12u\n\x08ListJobs\x12&.batchyard.api.jobs.v1.ListJobsRequest\x1a\'.batchyard.api.jobs.v1.ListJobsResponse\"\x18\xf2\xc7\x18\x14\n\x04POST\x12\x0c/v1/listjobs\x12y\n\tCancelJob\x12\'.batchyard.api.jobs.v1.CancelJobRequest\x1a(.batchyard.api.jobs.v1.CancelJobResponse\"\x19\xf2\xc7\x18\x15\n\x04POST\x12\r/v1/canceljob\x12\x85\x01\n\x0cTerminateJob\x12*.batchyard.api.jobs.v1.TerminateJobRequest\x1a+.batchyard.api.jobs.v1.TerminateJobResponse\"\x1c\xf2\xc7\x18\x18\n\x04POST\x12\x10/v1/terminatejobb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,29 +69,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSSERVICE'].methods_by_name['TerminateJob']._loaded_options = None
   _globals['_JOBSSERVICE'].methods_by_name['TerminateJob']._serialized_options = b'\362\307\030\030\n\004POST\022\020/v1/terminatejob'
   _globals['_SUBMITJOBREQUEST']._serialized_start=186
-  _globals['_SUBMITJOBREQUEST']._serialized_end=902
-  _globals['_SUBMITJOBREQUEST_PARAMETERSENTRY']._serialized_start=762
-  _globals['_SUBMITJOBREQUEST_PARAMETERSENTRY']._serialized_end=811
-  _globals['_SUBMITJOBREQUEST_TAGSENTRY']._serialized_start=813
-  _globals['_SUBMITJOBREQUEST_TAGSENTRY']._serialized_end=856
-  _globals['_SUBMITJOBRESPONSE']._serialized_start=904
-  _globals['_SUBMITJOBRESPONSE']._serialized_end=1025
-  _globals['_DESCRIBEJOBSREQUEST']._serialized_start=1027
-  _globals['_DESCRIBEJOBSREQUEST']._serialized_end=1062
-  _globals['_DESCRIBEJOBSRESPONSE']._serialized_start=1064
-  _globals['_DESCRIBEJOBSRESPONSE']._serialized_end=1142
-  _globals['_LISTJOBSREQUEST']._serialized_start=1145
-  _globals['_LISTJOBSREQUEST']._serialized_end=1364
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1366
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1493
-  _globals['_CANCELJOBREQUEST']._serialized_start=1495
-  _globals['_CANCELJOBREQUEST']._serialized_end=1593
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1595
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1614
-  _globals['_TERMINATEJOBREQUEST']._serialized_start=1616
-  _globals['_TERMINATEJOBREQUEST']._serialized_end=1717
-  _globals['_TERMINATEJOBRESPONSE']._serialized_start=1719
-  _globals['_TERMINATEJOBRESPONSE']._serialized_end=1741
-  _globals['_JOBSSERVICE']._serialized_start=1744
-  _globals['_JOBSSERVICE']._serialized_end=2394
+  _globals['_SUBMITJOBREQUEST']._serialized_end=1030
+  _globals['_SUBMITJOBREQUEST_PARAMETERSENTRY']._serialized_start=836
+  _globals['_SUBMITJOBREQUEST_PARAMETERSENTRY']._serialized_end=885
+  _globals['_SUBMITJOBREQUEST_TAGSENTRY']._serialized_start=887
+  _globals['_SUBMITJOBREQUEST_TAGSENTRY']._serialized_end=930
+  _globals['_SUBMITJOBRESPONSE']._serialized_start=1032
+  _globals['_SUBMITJOBRESPONSE']._serialized_end=1153
+  _globals['_DESCRIBEJOBSREQUEST']._serialized_start=1155
+  _globals['_DESCRIBEJOBSREQUEST']._serialized_end=1190
+  _globals['_DESCRIBEJOBSRESPONSE']._serialized_start=1192
+  _globals['_DESCRIBEJOBSRESPONSE']._serialized_end=1270
+  _globals['_KEYVALUESPAIR']._serialized_start=1272
+  _globals['_KEYVALUESPAIR']._serialized_end=1331
+  _globals['_LISTJOBSREQUEST']._serialized_start=1334
+  _globals['_LISTJOBSREQUEST']._serialized_end=1608
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1610
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1737
+  _globals['_CANCELJOBREQUEST']._serialized_start=1739
+  _globals['_CANCELJOBREQUEST']._serialized_end=1837
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1839
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1858
+  _globals['_TERMINATEJOBREQUEST']._serialized_start=1860
+  _globals['_TERMINATEJOBREQUEST']._serialized_end=1961
+  _globals['_TERMINATEJOBRESPONSE']._serialized_start=1963
+  _globals['_TERMINATEJOBRESPONSE']._serialized_end=1985
+  _globals['_JOBSSERVICE']._serialized_start=1988
+  _globals['_JOBSSERVICE']._serialized_end=2638
 # @@protoc_insertion_point(module_scope)

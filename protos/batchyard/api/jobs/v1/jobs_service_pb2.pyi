@@ -74,12 +74,18 @@ class SubmitJobRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     ARRAY_PROPERTIES_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_OVERRIDE_FIELD_NUMBER: _builtins.int
     job_name: _builtins.str
     """A letter or digit, then up to 127 letters, digits, hyphens and underscores."""
     job_queue: _builtins.str
     """Name or ARN of an ENABLED queue."""
     job_definition: _builtins.str
     """name, name:revision, or an ARN with or without revision. Without one: the newest ACTIVE revision."""
+    share_identifier: _builtins.str
+    """Refused: all queues are first in, first out."""
+    scheduling_priority_override: _builtins.int
+    """Refused: all queues are first in, first out."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.JobDependency]:
         """Up to 100."""
@@ -117,10 +123,12 @@ class SubmitJobRequest(_message.Message):
         timeout: _container_pb2.JobTimeout | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         array_properties: _jobs_pb2.ArrayProperties | None = ...,
+        share_identifier: _builtins.str | None = ...,
+        scheduling_priority_override: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "retry_strategy", b"retry_strategy", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "depends_on", b"depends_on", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "depends_on", b"depends_on", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_definition: _TypeAlias = _typing.Literal["job_definition"]  # noqa: Y015
     _WhichOneofArgType__job_definition: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition"]  # noqa: Y015
@@ -128,12 +136,20 @@ class SubmitJobRequest(_message.Message):
     _WhichOneofArgType__job_name: _TypeAlias = _typing.Literal["_job_name", b"_job_name"]  # noqa: Y015
     _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
     _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_priority_override: _TypeAlias = _typing.Literal["scheduling_priority_override"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_priority_override: _TypeAlias = _typing.Literal["_scheduling_priority_override", b"_scheduling_priority_override"]  # noqa: Y015
+    _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
+    _WhichOneofArgType__share_identifier: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_definition) -> _WhichOneofReturnType__job_definition | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_name) -> _WhichOneofReturnType__job_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue) -> _WhichOneofReturnType__job_queue | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority_override) -> _WhichOneofReturnType__scheduling_priority_override | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_identifier) -> _WhichOneofReturnType__share_identifier | None: ...
 
 Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 
@@ -216,6 +232,33 @@ class DescribeJobsResponse(_message.Message):
 Global___DescribeJobsResponse: _TypeAlias = DescribeJobsResponse  # noqa: Y015
 
 @_typing.final
+class KeyValuesPair(_message.Message):
+    """A filter of a listing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str | None = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+
+Global___KeyValuesPair: _TypeAlias = KeyValuesPair  # noqa: Y015
+
+@_typing.final
 class ListJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,6 +266,7 @@ class ListJobsRequest(_message.Message):
     JOB_STATUS_FIELD_NUMBER: _builtins.int
     MAX_RESULTS_FIELD_NUMBER: _builtins.int
     NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
     job_queue: _builtins.str
     """Name or ARN."""
     job_status: _jobs_pb2.JobStatus.ValueType
@@ -230,6 +274,10 @@ class ListJobsRequest(_message.Message):
     max_results: _builtins.int
     """1 to 1000; a page never holds more than 100."""
     next_token: _builtins.str
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValuesPair]:
+        """Refused until filters are built."""
+
     def __init__(
         self,
         *,
@@ -237,10 +285,11 @@ class ListJobsRequest(_message.Message):
         job_status: _jobs_pb2.JobStatus.ValueType | None = ...,
         max_results: _builtins.int | None = ...,
         next_token: _builtins.str | None = ...,
+        filters: _abc.Iterable[Global___KeyValuesPair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "filters", b"filters", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
     _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
