@@ -211,7 +211,8 @@ async def _submit_when_it_serves(plane: ControlPlane) -> str:
 def forked(folder: Path) -> tuple[ForkServerProcess, Connection]:
     """Return a child that waits for its parent's word, and the pipe to it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # What takes long to import, and can be imported without pytest's path.
+    context.set_forkserver_preload(["batchyard.jobstore.app", "batchyard.registry.app", "google.protobuf.json_format"])
     ours, theirs = context.Pipe()
     process = context.Process(target=child, args=(folder, theirs))
     process.start()
