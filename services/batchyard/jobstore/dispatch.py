@@ -123,6 +123,8 @@ class DispatchServicer(DispatchServiceServicer):
         with scope:
             try:
                 async for request in requests:
+                    if not subscription.is_open:
+                        return
                     if request.heartbeat and self._leadership.renew(scheduler_id, self._clock.monotonic_s()):
                         subscription.answer(request.heartbeat)
                     self._take(request)

@@ -42,6 +42,11 @@ class Subscription:
         self._closed = self._closed or error
         self._wake.set()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its scheduler still leads: what comes from another one must have no effect."""
+        return self._closed is None
+
     async def take(self) -> tuple[Effects, int]:
         """Wait for something to say; return all effects that there are, in order, and the heartbeat to be answered."""
         while True:

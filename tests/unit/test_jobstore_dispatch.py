@@ -1,0 +1,50 @@
+"""The reading end of the dispatch stream."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.errors import SupersededError
+from batchyard.jobstore.dispatch import DispatchServicer
+from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.writer import Writer
+from support.scheduler_world import VirtualClock
+
+
+class Told:
+    """A writer that only counts what it is told."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def tell(self, act: Callable[[Any], object], *keys: object) -> None:
+        self.count += 1
+
+
+async def losses(count: int) -> AsyncIterator[wire.DispatchRequest]:
+    for _ in range(count):
+        yield wire.DispatchRequest(lost_agents=[wire.LiveAgent(agent_id="agent", incarnation=1)])
+
+
+@pytest.mark.parametrize(("superseded", "told"), [(False, 3), (True, 0)])
+async def test_what_a_scheduler_says_counts_only_while_it_leads(superseded: bool, told: int) -> None:
+    writer, subscription = Told(), Subscription()
+    async with anyio.create_task_group() as tasks:
+        servicer = DispatchServicer(
+            writer=cast("Writer", writer),
+            feed=Feed(),
+            database=Path("unused"),
+            epoch=lambda: 1,
+            leadership=Leadership(None, holder="", now=0),
+            clock=VirtualClock(),
+            tasks=tasks,
+        )
+        if superseded:
+            subscription.close(SupersededError("another one leads"))
+        await servicer._read(losses(3), "scheduler", subscription, anyio.CancelScope())
+    assert writer.count == told
