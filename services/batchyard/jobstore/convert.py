@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from google.protobuf.message import Message
+
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, RunReport
 from batchyard.domain.lifecycle import RunEnd, RunState
-from batchyard.jobstore.effects import Effects, OfferOutcome, QueuedJob, RunDemand, demand_on, queued
+from batchyard.jobstore.effects import Effects, OfferOutcome, QueuedJob, ReportOutcome, RunDemand, demand_on, queued
 from batchyard.jobstore.group import Proposal
 from batchyard.storage.jobs import AgentRecord
 
@@ -73,42 +75,51 @@ def snapshot_message(jobs: Iterable[tuple[Job, bytes | None]]) -> wire.DispatchR
 
 def effect_messages(effects: Effects, heartbeat: int) -> Iterator[wire.DispatchResponse]:
     """Return what commits mean, in messages of bounded size; the first answers a heartbeat."""
-    message = wire.DispatchResponse(
-        heartbeat=heartbeat,
-        registered=[
-            wire.AgentRegistered(agent_id=done.agent_id, incarnation=done.incarnation, accepted=done.accepted)
-            for done in effects.registered
-        ],
-        reports=[
-            wire.ReportOutcome(
-                agent_id=done.agent_id,
-                incarnation=done.incarnation,
-                fence=_fence_message(done.fence),
-                state=_RUN_STATE[done.state],
-                stale=done.stale,
-            )
-            for done in effects.reports
-        ],
-        ended=[
-            wire.EndedRun(agent_id=run.agent_id, fence=_fence_message(run.fence), ran_for_ms=run.ran_for_ms)
-            for run in effects.ended
-        ],
-        withdrawn=[_ref(key) for key in effects.withdrawn],
-    )
-    size = 0
-    for outcome in effects.offers:
-        message.offers.append(_outcome_message(outcome))
-        size += len(outcome.spec)
-        if size > OFFERED_BYTES_A_MESSAGE:
+    message = wire.DispatchResponse(heartbeat=heartbeat)
+    entries = size = 0
+    for name, entry in _entries(effects):
+        getattr(message, name).append(entry)
+        entries += 1
+        if name == "offers":
+            size += entry.ByteSize()
+        if entries >= ENTRIES_A_MESSAGE or size > OFFERED_BYTES_A_MESSAGE:
             yield message
-            message, size = wire.DispatchResponse(), 0
-    message.demands.extend(_demand_message(demand) for demand in effects.demands)
-    for job in effects.runnable.values():
-        message.runnable.append(_queued_message(job))
-        if len(message.runnable) >= ENTRIES_A_MESSAGE:
-            yield message
-            message = wire.DispatchResponse()
+            message, entries, size = wire.DispatchResponse(), 0, 0
     yield message
+
+
+def _entries(effects: Effects) -> Iterator[tuple[str, Message]]:
+    """Return the entries of all lists, in the order in which a scheduler applies those of one message."""
+    for outcome in effects.offers:
+        yield "offers", _outcome_message(outcome)
+    for demand in effects.demands:
+        yield "demands", _demand_message(demand)
+    for run in effects.ended:
+        yield (
+            "ended",
+            wire.EndedRun(agent_id=run.agent_id, fence=_fence_message(run.fence), ran_for_ms=run.ran_for_ms),
+        )
+    for job in effects.runnable.values():
+        yield "runnable", _queued_message(job)
+    for key in effects.withdrawn:
+        yield "withdrawn", _ref(key)
+    for agent in effects.registered:
+        yield (
+            "registered",
+            wire.AgentRegistered(agent_id=agent.agent_id, incarnation=agent.incarnation, accepted=agent.accepted),
+        )
+    for report in effects.reports:
+        yield "reports", _report_message(report)
+
+
+def _report_message(outcome: ReportOutcome) -> wire.ReportOutcome:
+    return wire.ReportOutcome(
+        agent_id=outcome.agent_id,
+        incarnation=outcome.incarnation,
+        fence=_fence_message(outcome.fence),
+        state=_RUN_STATE[outcome.state],
+        stale=outcome.stale,
+    )
 
 
 def _outcome_message(outcome: OfferOutcome) -> wire.OfferOutcome:
