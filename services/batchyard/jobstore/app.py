@@ -91,29 +91,39 @@ async def open_job_store(
             )
             settlement = SettlementServicer(copies)
             tasks.start_soon(_follow, copies)
-            yield [
-                Service(
-                    jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
-                    lambda server: add_JobsServiceServicer_to_server(jobs, server),
-                    health,
-                ),
-                Service(
-                    job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
-                    lambda server: add_JobOperationsServiceServicer_to_server(operations, server),
-                    health,
-                ),
-                Service(
-                    dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
-                    lambda server: add_DispatchServiceServicer_to_server(dispatch, server),
-                    health,
-                ),
-                Service(
-                    resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
-                    lambda server: add_ResourceSettlementServiceServicer_to_server(settlement, server),
-                    health,
-                ),
-            ]
+            yield _served(jobs, operations, dispatch, settlement, health)
             tasks.cancel_scope.cancel()
+
+
+def _served(
+    jobs: JobsServicer,
+    operations: JobOperationsServicer,
+    dispatch: DispatchServicer,
+    settlement: SettlementServicer,
+    health: Health,
+) -> Sequence[Service]:
+    return [
+        Service(
+            jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
+            lambda server: add_JobsServiceServicer_to_server(jobs, server),
+            health,
+        ),
+        Service(
+            job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
+            lambda server: add_JobOperationsServiceServicer_to_server(operations, server),
+            health,
+        ),
+        Service(
+            dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
+            lambda server: add_DispatchServiceServicer_to_server(dispatch, server),
+            health,
+        ),
+        Service(
+            resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
+            lambda server: add_ResourceSettlementServiceServicer_to_server(settlement, server),
+            health,
+        ),
+    ]
 
 
 async def _follow(copies: ResourceCopies) -> None:
