@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
+from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.loop import OFFERS_A_TURN, Scheduler
@@ -158,3 +159,36 @@ async def test_a_snapshot_alone_does_not_make_a_leader(scheduler: Scheduler, clo
     scheduler.leadership_renewed(clock.monotonic_s() + 10)
     await join(scheduler, clock)
     assert scheduler.turn() is not None
+
+
+async def test_what_a_snapshot_tells_of_an_agent_outlives_a_session_that_ends_before_the_lead(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    fence = run_pb2.Fence(epoch=1, number=1)
+    held = wire.HeldRun(
+        fence=fence,
+        job=wire.JobRef(namespace="123456789012", job_id="job"),
+        agent_id="agent",
+        incarnation=1,
+        state=run_pb2.RUN_STATE_OFFERED,
+        compute_environment="default",
+        vcpus_milli=1000,
+        memory_mib=64,
+        offer=run_pb2.RunOffer(fence=fence),
+    )
+    scheduler.store_opened(StoreOutbox())
+    scheduler.store_said(
+        wire.DispatchResponse(
+            agents=[wire.LiveAgent(agent_id="agent", incarnation=1)], held=[held], snapshot_complete=True
+        )
+    )
+    early = Session(a_registration(vcpus=2, memory_mib=1_000_000), clock.monotonic_s())
+    scheduler.session_opened(early)
+    scheduler.session_closed(early)
+    scheduler.leadership_renewed(math.inf)
+    session = Session(a_registration(vcpus=2, memory_mib=1_000_000), clock.monotonic_s())
+    scheduler.session_opened(session)
+    scheduler.store_said(
+        wire.DispatchResponse(registered=[wire.AgentRegistered(agent_id="agent", incarnation=1, accepted=True)])
+    )
+    assert [offer.fence for offer in (await session.outbox.take()).offers] == [fence]

@@ -245,7 +245,8 @@ class Scheduler:
             _log.info("agent %s has left", record.agent_id)
             record.session = None
             self.planner.agent_suspended(record.agent_id)
-            if not self._leases.has(record.agent_id):
+            # Before it leads it knows of no leases, and the snapshot may have told of what is held for this agent.
+            if self._leads and not self._leases.has(record.agent_id):
                 self._forget(record)
 
     def agent_said(self, session: Session, request: session_pb2.ConnectRequest) -> None:
