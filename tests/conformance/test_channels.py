@@ -8,6 +8,7 @@ import pytest
 
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from support import rpc
+from support.contexts import stopped
 from support.rpc import Transport, failure_of, text
 
 pytest.register_assert_rewrite("conformance.channel_contract")
@@ -23,7 +24,7 @@ class TestInProcessChannel(ChannelContract):
         server, stub = self._server_and_stub()
         assert (await failure_of(stub.unary_unary(text("")))).code() is grpc.StatusCode.UNAVAILABLE
         assert stub.channel.get_state() is grpc.ChannelConnectivity.CONNECTING
-        await server.stop(None)
+        await stopped(server)
 
     async def test_calls_may_wait_for_the_server_to_start(self) -> None:
         server, stub = self._server_and_stub()
@@ -32,7 +33,7 @@ class TestInProcessChannel(ChannelContract):
         await server.start()
         assert (await call).value == "patient"
         await ready
-        await server.stop(None)
+        await stopped(server)
 
     async def test_stopping_ends_calls_with_unavailable_after_the_grace(self) -> None:
         hanging = Hanging()

@@ -20,6 +20,7 @@ from batchyard.api.agent.v1 import log_ingest_service_pb2_grpc as ingest_grpc
 from batchyard.rpc.clock import SystemClock
 from batchyard.storage.log_files import LogFolder
 from support.agent import NAMESPACE, eventually
+from support.contexts import stopped
 
 STREAM = "definition/default/1"
 
@@ -168,7 +169,7 @@ async def shipping(folder: LogFolder, logs: FakeLogs) -> AsyncIterator[None]:
         tasks.start_soon(lambda: ship_logs(stub, folder, interval_s=0.01))
         yield
         tasks.cancel_scope.cancel()
-    await server.stop(None)
+    await stopped(server)
 
 
 async def test_a_log_is_shipped_whole_and_then_deleted_here(folder: LogFolder) -> None:

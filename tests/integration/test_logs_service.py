@@ -22,6 +22,7 @@ from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
 from batchyard.rpc.server import InProcessEndpoint
 from batchyard.storage.log_files import LogFolder
+from support.contexts import stopped
 from support.rpc import failure_of
 
 STREAM = "definition/default/0123456789abcdef"
@@ -202,7 +203,7 @@ async def test_what_is_shipped_wakes_its_followers(tmp_path: Path) -> None:
     arrivals.announce(NAME)
     assert messages(await reading) == ["two"]
     call.cancel()
-    await server.stop(None)
+    await stopped(server)
 
 
 # ShipLogs

@@ -30,6 +30,7 @@ from batchyard.api.common.v1.container_pb2 import KeyValuePair, MountPoint, Ulim
 from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail
 from batchyard.domain.errors import StaleIncarnationError
 from batchyard.rpc.errors import status_of
+from support.contexts import stopped
 
 NAMESPACE = "123456789012"
 PATIENCE_S = 20.0
@@ -366,4 +367,4 @@ async def serving(scheduler: FakeScheduler, *, port: int = 0) -> AsyncIterator[i
         yield bound
     finally:
         scheduler.break_stream()
-        await server.stop(None)
+        await stopped(server)

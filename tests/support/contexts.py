@@ -3,9 +3,27 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import anyio
 
 T = TypeVar("T")
+
+
+class Stoppable(Protocol):
+    """A server, of a socket or in this process."""
+
+    async def stop(self, grace: float | None) -> None:
+        """Refuse new calls and end those that run."""
+
+
+async def stopped(server: Stoppable) -> None:
+    """Stop a server at once, also in a scope that is cancelled.
+
+    A cancellation that reaches the task of a gRPC server comes back as one that no scope knows as its own.
+    """
+    with anyio.CancelScope(shield=True):
+        await server.stop(None)
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.server import Service, serve_grpc
-from support.contexts import held_open
+from support.contexts import held_open, stopped
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Behavior: TypeAlias = Callable[[Any, Context], Any]
@@ -104,7 +104,7 @@ async def in_process(services: FakeServices) -> AsyncIterator[Upstreams]:
         yield Upstreams(registry=channel, jobs=channel, scheduler=channel, logs=channel)
     finally:
         await channel.close()
-        await server.stop(None)
+        await stopped(server)
 
 
 @asynccontextmanager

@@ -36,6 +36,7 @@ from batchyard.registry.app import open_registry
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.server import default_interceptors
+from support.contexts import stopped
 
 if TYPE_CHECKING:
     from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
@@ -170,7 +171,7 @@ async def serving(server: InProcessServer) -> AsyncIterator[InProcessChannel]:
         yield channel
     finally:
         await channel.close()
-        await server.stop(None)
+        await stopped(server)
 
 
 @asynccontextmanager

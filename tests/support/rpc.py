@@ -10,6 +10,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
+from support.contexts import stopped
 
 SERVICE = "batchyard.test.Methods"
 
@@ -66,7 +67,7 @@ async def in_process(
         async with InProcessChannel(server) as channel:
             yield Stub(channel)
     finally:
-        await server.stop(None)
+        await stopped(server)
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def over_a_socket(
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
             yield Stub(channel)
     finally:
-        await server.stop(None)
+        await stopped(server)
 
 
 def text(value: str) -> StringValue:

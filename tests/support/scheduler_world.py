@@ -35,6 +35,7 @@ from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.server import ServerOptions, Service, default_interceptors, serve_grpc
 from batchyard.scheduler.app import SchedulerConfig, open_scheduler
+from support.contexts import stopped
 from support.scheduler import NAMESPACE
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ async def in_process(services: Sequence[Service]) -> AsyncIterator[grpc.aio.Chan
         async with InProcessChannel(server) as channel:
             yield channel
     finally:
-        await server.stop(None)
+        await stopped(server)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from batchyard.domain.errors import InvalidRequestError
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.errors import ErrorMapping, error_from
 from batchyard.rpc.validation import RequiredMembers, check_for, check_required
+from support.contexts import stopped
 from support.rpc import failure_of
 
 MODULES = (jobs, operations, logs, registry)
@@ -151,4 +152,4 @@ async def test_the_interceptor_refuses_before_the_service_sees_the_request() -> 
         assert (type(error), error.field) == (InvalidRequestError, "logStreamName")
     answer = await stub.GetLogEvents(logs.GetLogEventsRequest(log_stream_name="s"))
     assert answer.next_forward_token == "reached"
-    await server.stop(None)
+    await stopped(server)

@@ -147,19 +147,28 @@ class Welcome(_message.Message):
 
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    STORE_EPOCH_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     heartbeat_interval_ms: _builtins.int
     """How often the agent must send a heartbeat."""
     lease_ms: _builtins.int
     """How long the agent may run jobs after it sent a heartbeat that was answered."""
+    store_epoch: _builtins.int
+    """Whose grants and offers these are: the store's epoch and, within it, that of the scheduler that leads. An agent
+    refuses a scheduler whose pair is lower than one that it has seen, and leaves the stream.
+    """
+    leader_epoch: _builtins.int
     def __init__(
         self,
         *,
         heartbeat_interval_ms: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
+        store_epoch: _builtins.int = ...,
+        leader_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ms", b"lease_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_ms", b"heartbeat_interval_ms", "leader_epoch", b"leader_epoch", "lease_ms", b"lease_ms", "store_epoch", b"store_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
