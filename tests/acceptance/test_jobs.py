@@ -50,7 +50,7 @@ def test_a_job_runs_and_every_member_of_its_description_is_right(account: Accoun
         "statusReason": "Essential container in task exited",
         "dependsOn": [],
         "parameters": {},
-        "retryStrategy": {"attempts": 1},
+        "retryStrategy": {"attempts": 1, "evaluateOnExit": []},
         "tags": {},
         "isCancelled": False,
         "isTerminated": False,
@@ -91,6 +91,22 @@ def test_a_failed_attempt_is_tried_again_in_a_new_log_stream(account: Account) -
     assert [attempt["container"]["exitCode"] for attempt in job["attempts"]] == [1, 1, 0]
     streams = [attempt["container"]["logStreamName"] for attempt in job["attempts"]]
     assert [account.lines_of(stream) for stream in streams] == [["attempt 1"], ["attempt 2"], ["attempt 3"]]
+
+
+def test_a_rule_of_the_retry_strategy_ends_a_job_that_has_attempts_left(account: Account) -> None:
+    account.define(retryStrategy={"attempts": 5})
+    rules = [
+        {"onExitCode": "4*", "action": "retry"},
+        {"onStatusReason": "Essential container*", "onExitCode": "3", "action": "EXIT"},
+    ]
+    job_id = account.submit(
+        ["sh", "-c", "exit $((44 - 41 * ($AWS_BATCH_JOB_ATTEMPT - 1)))"],
+        retryStrategy={"attempts": 4, "evaluateOnExit": rules},
+    )
+    job = account.wait(job_id)
+    assert job["status"] == "FAILED"
+    assert [attempt["container"]["exitCode"] for attempt in job["attempts"]] == [44, 3]
+    assert job["retryStrategy"] == {"attempts": 4, "evaluateOnExit": rules}
 
 
 def test_the_environment_says_which_job_this_is(account: Account) -> None:

@@ -9,6 +9,7 @@ import pytest
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId
 from batchyard.domain.lifecycle import JobState, RunState
+from batchyard.domain.retries import ExitRule, RetryAction
 from batchyard.storage.jobs import (
     AgentRecord,
     Changes,
@@ -89,6 +90,7 @@ class JobStorageContract(abc.ABC):
             agent_id=AGENT,
             task_id="task",
             log_stream_name="stream",
+            exit_rules=(ExitRule(RetryAction.EXIT, on_reason="a*"), ExitRule(RetryAction.RETRY, on_exit_code="1")),
         )
         writer.apply(epoch, new(full, stored("bare", 2)))
         assert writer.jobs([full.key]) == [full]

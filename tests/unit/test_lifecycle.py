@@ -16,6 +16,7 @@ from batchyard.domain.lifecycle import (
     judge,
     move,
 )
+from batchyard.domain.retries import ExitRule, RetryAction
 
 LEGAL = {(state, event): step.target for state, moves in TRANSITIONS.items() for event, step in moves.items()}
 
@@ -79,22 +80,57 @@ def test_the_numbers_are_those_of_the_protos() -> None:
 def test_a_failed_attempt_is_retried_while_attempts_are_left(
     end: RunEnd, exit_code: int | None, status_reason: str, attempts_left: int
 ) -> None:
-    verdict = judge(end, exit_code, "agent-1", stop_reason=None, attempts_left=attempts_left)
+    verdict = judge(end, exit_code, None, "agent-1", stop_reason=None, attempts_left=attempts_left)
     assert verdict.status_reason == status_reason
     assert verdict.event is (JobEvent.ATTEMPT_FAILED if attempts_left else JobEvent.GAVE_UP)
 
 
 def test_a_timeout_is_never_retried() -> None:
-    verdict = judge(RunEnd.TIMED_OUT, 137, "agent-1", stop_reason=None, attempts_left=5)
+    verdict = judge(RunEnd.TIMED_OUT, 137, None, "agent-1", stop_reason=None, attempts_left=5)
     assert verdict.event is JobEvent.GAVE_UP
     assert verdict.status_reason == "Job attempt duration exceeded timeout"
 
 
 def test_a_terminated_job_fails_even_if_its_process_exits_0() -> None:
-    verdict = judge(RunEnd.EXITED, 0, "agent-1", stop_reason="enough", attempts_left=5)
+    verdict = judge(RunEnd.EXITED, 0, None, "agent-1", stop_reason="enough", attempts_left=5)
     assert (verdict.event, verdict.status_reason) == (JobEvent.GAVE_UP, "enough")
 
 
 def test_exit_code_0_is_success() -> None:
-    verdict = judge(RunEnd.EXITED, 0, "agent-1", stop_reason=None, attempts_left=0)
+    verdict = judge(RunEnd.EXITED, 0, None, "agent-1", stop_reason=None, attempts_left=0)
     assert verdict.event is JobEvent.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code", "reason", "rule"),
+    [
+        (RunEnd.EXITED, 3, None, ExitRule(RetryAction.EXIT, on_exit_code="3")),
+        (RunEnd.EXITED, 137, "OutOfMemoryError: killed", ExitRule(RetryAction.EXIT, on_reason="OutOfMemoryError*")),
+        (RunEnd.START_FAILED, None, "no image", ExitRule(RetryAction.EXIT, on_status_reason="Task failed to start")),
+        (RunEnd.LOST, None, None, ExitRule(RetryAction.EXIT, on_status_reason="Host EC2*")),
+    ],
+)
+def test_rules_of_the_job_decide_whether_a_failed_attempt_is_retried(
+    end: RunEnd, exit_code: int | None, reason: str | None, rule: ExitRule
+) -> None:
+    def event(action: RetryAction, attempts_left: int = 1) -> JobEvent:
+        rules = [rule._replace(action=action), ExitRule(RetryAction.RETRY, on_status_reason="*")]
+        return judge(
+            end, exit_code, reason, "agent-1", stop_reason=None, attempts_left=attempts_left, exit_rules=rules
+        ).event
+
+    assert event(RetryAction.EXIT) is JobEvent.GAVE_UP
+    assert event(RetryAction.RETRY) is JobEvent.ATTEMPT_FAILED
+    assert event(RetryAction.RETRY, attempts_left=0) is JobEvent.GAVE_UP
+
+
+def test_no_rule_retries_a_timeout_a_terminated_job_or_a_success() -> None:
+    rules = [ExitRule(RetryAction.RETRY, on_status_reason="*")]
+    timeout = judge(RunEnd.TIMED_OUT, 137, None, "a", stop_reason=None, attempts_left=5, exit_rules=rules)
+    terminated = judge(RunEnd.STOPPED, 143, None, "a", stop_reason="enough", attempts_left=5, exit_rules=rules)
+    success = judge(RunEnd.EXITED, 0, None, "a", stop_reason=None, attempts_left=5, exit_rules=rules)
+    assert [verdict.event for verdict in (timeout, terminated, success)] == [
+        JobEvent.GAVE_UP,
+        JobEvent.GAVE_UP,
+        JobEvent.SUCCEEDED,
+    ]

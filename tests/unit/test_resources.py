@@ -8,7 +8,6 @@ from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.resources import (
     Resources,
     check_environment,
-    check_retry_attempts,
     check_tags,
     check_timeout,
     reserved_resources,
@@ -115,22 +114,6 @@ def test_anything_with_the_members_of_a_container_will_do() -> None:
 def test_reserved_and_missing_environment_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         check_environment([KeyValuePair(name="FINE", value="1"), KeyValuePair(name=name, value="1")])
-    assert caught.value.message == message
-
-
-@pytest.mark.parametrize(
-    ("attempts", "message"),
-    [
-        (None, "RetryAttempts must be provided with retry strategy."),
-        (0, "RetryAttempts must be between 1 and 10."),
-        (11, "RetryAttempts must be between 1 and 10."),
-    ],
-)
-def test_attempts_outside_1_to_10_are_refused(attempts: int | None, message: str) -> None:
-    check_retry_attempts(1)
-    check_retry_attempts(10)
-    with pytest.raises(InvalidRequestError) as caught:
-        check_retry_attempts(attempts)
     assert caught.value.message == message
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 from batchyard.domain.lifecycle import JobState, RunEnd, RunState
+from batchyard.domain.retries import ExitRule
 
 JobId = NewType("JobId", str)
 AgentId = NewType("AgentId", str)
@@ -84,6 +85,8 @@ class Job:
     agent_id: AgentId | None = None
     task_id: str | None = None
     log_stream_name: str | None = None
+    exit_rules: tuple[ExitRule, ...] = ()
+    """Which failed attempts are tried again; fixed at submission."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ A run (one offer of a job to one agent) has a life of its own, `RunState`, which
 stays RUNNABLE; it is the agent's claim that makes it STARTING.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, IntEnum, StrEnum, auto
 from types import MappingProxyType
 from typing import Final
+
+from batchyard.domain.retries import ExitRule, is_retried
 
 
 class JobState(IntEnum):
@@ -178,11 +180,20 @@ class Verdict:
     status_reason: str
 
 
-def judge(end: RunEnd, exit_code: int | None, agent_id: str, *, stop_reason: str | None, attempts_left: int) -> Verdict:
+def judge(
+    end: RunEnd,
+    exit_code: int | None,
+    reason: str | None,
+    agent_id: str,
+    *,
+    stop_reason: str | None,
+    attempts_left: int,
+    exit_rules: Sequence[ExitRule] = (),
+) -> Verdict:
     """Judge an attempt that has ended.
 
-    `stop_reason` is the reason of a TerminateJob, which outweighs whatever the process returned; it and a timeout are
-    never retried.
+    `reason` is the container's. `stop_reason` is that of a TerminateJob, which outweighs whatever the process returned;
+    it and a timeout are never retried.
     """
     if stop_reason is not None:
         return Verdict(JobEvent.GAVE_UP, stop_reason)
@@ -190,11 +201,12 @@ def judge(end: RunEnd, exit_code: int | None, agent_id: str, *, stop_reason: str
         return Verdict(JobEvent.SUCCEEDED, REASON_EXITED)
     if end is RunEnd.TIMED_OUT:
         return Verdict(JobEvent.GAVE_UP, REASON_TIMED_OUT)
-    event = JobEvent.ATTEMPT_FAILED if attempts_left > 0 else JobEvent.GAVE_UP
     match end:
         case RunEnd.START_FAILED:
-            return Verdict(event, REASON_START_FAILED)
+            status_reason = REASON_START_FAILED
         case RunEnd.LOST:
-            return Verdict(event, reason_host_lost(agent_id))
+            status_reason = reason_host_lost(agent_id)
         case _:
-            return Verdict(event, REASON_EXITED)
+            status_reason = REASON_EXITED
+    again = attempts_left > 0 and is_retried(exit_rules, status_reason, reason, exit_code)
+    return Verdict(JobEvent.ATTEMPT_FAILED if again else JobEvent.GAVE_UP, status_reason)

@@ -11,7 +11,6 @@ from typing import Final, Protocol
 from batchyard.domain.errors import InvalidRequestError
 
 MEMORY_MIB_MIN: Final = 4
-RETRY_ATTEMPTS_MAX: Final = 10
 TIMEOUT_S_MIN: Final = 60
 TAGS_MAX: Final = 50
 TAG_KEY_LENGTH_MAX: Final = 128
@@ -146,14 +145,6 @@ def check_environment(variables: Iterable[EnvironmentVariable]) -> None:
             raise InvalidRequestError(
                 f"Environment variable cannot start with {RESERVED_ENVIRONMENT_PREFIX}", field="environment"
             )
-
-
-def check_retry_attempts(attempts: int | None) -> None:
-    """Check the member `attempts` of a retry strategy that was sent; None: the strategy lacks it."""
-    if attempts is None:
-        raise InvalidRequestError("RetryAttempts must be provided with retry strategy.", field="attempts")
-    if not 1 <= attempts <= RETRY_ATTEMPTS_MAX:
-        raise InvalidRequestError(f"RetryAttempts must be between 1 and {RETRY_ATTEMPTS_MAX}.", field="attempts")
 
 
 def check_timeout(attempt_duration_s: int) -> None:

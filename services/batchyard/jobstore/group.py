@@ -379,13 +379,19 @@ class Group:
         stopped_at = max(started_at or job.created_at, self._now - max(report.ended_ago_ms or 0, 0))
         attempts_left = job.attempts_allowed - job.attempts_made - 1
         stop_reason = job.stop_reason if self._is_asked_for(job) else None
+        job.exit_code = report.exit_code
+        job.reason = report.reason[:CONTAINER_REASON_LENGTH_MAX] if report.reason else None
         verdict = judge(
-            report.end, report.exit_code, run.agent_id, stop_reason=stop_reason, attempts_left=attempts_left
+            report.end,
+            job.exit_code,
+            job.reason,
+            run.agent_id,
+            stop_reason=stop_reason,
+            attempts_left=attempts_left,
+            exit_rules=job.exit_rules,
         )
         job.attempts_made += 1
         job.agent_id, job.task_id = run.agent_id, run.task_id
-        job.exit_code = report.exit_code
-        job.reason = report.reason[:CONTAINER_REASON_LENGTH_MAX] if report.reason else None
         attempt = Attempt(
             number=job.attempts_made,
             agent_id=run.agent_id,

@@ -19,12 +19,12 @@ from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.names import JOB_NAME, Caller, ResourceKind
 from batchyard.domain.resources import (
     check_environment,
-    check_retry_attempts,
     check_tags,
     check_timeout,
     requirement_amounts,
     reserved_resources,
 )
+from batchyard.domain.retries import check_retry_strategy, exit_rules
 from batchyard.jobstore.group import Submission
 
 DEPENDENCIES_MAX: Final = 100
@@ -60,7 +60,8 @@ def check_request(request: SubmitJobRequest) -> None:
         )
     if request.HasField("retry_strategy"):
         strategy = request.retry_strategy
-        check_retry_attempts(strategy.attempts if strategy.HasField("attempts") else None)
+        attempts = strategy.attempts if strategy.HasField("attempts") else None
+        check_retry_strategy(attempts, strategy.evaluate_on_exit)
     if request.HasField("timeout"):
         check_timeout(request.timeout.attempt_duration_seconds)
     check_tags(request.tags)
@@ -131,6 +132,7 @@ def build_submission(
         memory_mib=reserved.memory_mib,
         gpus=reserved.gpus,
     )
+    spec.retry_strategy.CopyFrom(retry)
     spec.retry_strategy.attempts = retry.attempts or 1
     timeout = request.timeout if request.HasField("timeout") else definition.timeout
     if timeout.attempt_duration_seconds:
@@ -149,6 +151,7 @@ def build_submission(
         gpus=reserved.gpus,
         attempts_allowed=spec.retry_strategy.attempts,
         created_at=0,
+        exit_rules=exit_rules(retry.evaluate_on_exit),
     )
     return Submission(job, serialized, tuple(depends_on))
 

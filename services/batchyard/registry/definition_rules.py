@@ -9,11 +9,11 @@ from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.names import RESOURCE_NAME, Caller, ResourceKind
 from batchyard.domain.resources import (
     check_environment,
-    check_retry_attempts,
     check_tags,
     check_timeout,
     reserved_resources,
 )
+from batchyard.domain.retries import check_retry_strategy
 
 ACTIVE: Final = "ACTIVE"
 INACTIVE: Final = "INACTIVE"
@@ -45,7 +45,8 @@ def check_definition(request: RegisterJobDefinitionRequest) -> None:
     _check_container(request.container_properties)
     if request.HasField("retry_strategy"):
         strategy = request.retry_strategy
-        check_retry_attempts(strategy.attempts if strategy.HasField("attempts") else None)
+        attempts = strategy.attempts if strategy.HasField("attempts") else None
+        check_retry_strategy(attempts, strategy.evaluate_on_exit)
     if request.timeout.HasField("attempt_duration_seconds"):
         check_timeout(request.timeout.attempt_duration_seconds)
     check_tags(request.tags)

@@ -11,6 +11,7 @@ import msgspec
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobId, JobKey, Run
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
+from batchyard.domain.retries import ExitRule
 from batchyard.storage.jobs import (
     AgentRecord,
     Changes,
@@ -39,7 +40,7 @@ def _names(*lines: str) -> list[str]:
 
 _FIXED = _names(
     "sequence namespace job_id job_name job_queue job_definition vcpus_milli memory_mib gpus",
-    "attempts_allowed created_at",
+    "attempts_allowed created_at exit_rules",
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
@@ -55,6 +56,8 @@ _UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE
 _TERMINAL = ", ".join(str(int(state)) for state in sorted(TERMINAL))
 
 _encode_events = msgspec.msgpack.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+_decode_exit_rules = msgspec.json.Decoder(tuple[ExitRule, ...]).decode
 _decode_events = msgspec.msgpack.Decoder(list[JobChange]).decode
 
 
@@ -341,6 +344,7 @@ def _fixed(job: Job) -> tuple[Any, ...]:
         job.gpus,
         job.attempts_allowed,
         job.created_at,
+        _encode(job.exit_rules).decode() if job.exit_rules else None,
     )
 
 
@@ -383,9 +387,10 @@ def _run_row(run: Run | None) -> tuple[Any, ...]:
 def _job(row: Any) -> Job:
     (
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, state, version, status_reason, dependencies_left, attempts_made, stop_reason,
-        cancelled, terminated, started_at, stopped_at, exit_code, reason, agent_id, task_id, log_stream_name,
-        run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task, run_stream,
+        attempts_allowed, created_at, exit_rules, state, version, status_reason, dependencies_left, attempts_made,
+        stop_reason, cancelled, terminated, started_at, stopped_at, exit_code, reason, agent_id, task_id,
+        log_stream_name, run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task,
+        run_stream,
     ) = row[: len(_COLUMNS)]  # fmt: skip
     run = None
     if run_state is not None:
@@ -397,7 +402,7 @@ def _job(row: Any) -> Job:
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
         attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made, run,
         stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, exit_code, reason, agent_id, task_id,
-        log_stream_name,
+        log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (),
     )  # fmt: skip
 
 

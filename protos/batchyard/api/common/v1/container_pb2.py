@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from batchyard.api.common.v1 import annotations_pb2 as batchyard_dot_api_dot_common_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'batchyard/api/common/v1/container.proto\x12\x17\x62\x61tchyard.api.common.v1\x1a)batchyard/api/common/v1/annotations.proto\"H\n\x0cKeyValuePair\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x08\n\x06_value\"0\n\x04Host\x12\x18\n\x0bsource_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_source_path\"Q\n\x06Volume\x12+\n\x04host\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.common.v1.Host\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"\x90\x01\n\nMountPoint\x12\x1b\n\x0e\x63ontainer_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tread_only\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\rsource_volume\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x11\n\x0f_container_pathB\x0c\n\n_read_onlyB\x10\n\x0e_source_volume\"\x8c\x01\n\x06Ulimit\x12\x1f\n\nhard_limit\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04name\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x1f\n\nsoft_limit\x18\x03 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x42\r\n\x0b_hard_limitB\x07\n\x05_nameB\r\n\x0b_soft_limit\"_\n\x13ResourceRequirement\x12\x1a\n\x05value\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04type\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_type\"3\n\rRetryStrategy\x12\x15\n\x08\x61ttempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0b\n\t_attempts\"P\n\nJobTimeout\x12%\n\x18\x61ttempt_duration_seconds\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x1b\n\x19_attempt_duration_secondsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'batchyard/api/common/v1/container.proto\x12\x17\x62\x61tchyard.api.common.v1\x1a)batchyard/api/common/v1/annotations.proto\"H\n\x0cKeyValuePair\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x08\n\x06_value\"0\n\x04Host\x12\x18\n\x0bsource_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_source_path\"Q\n\x06Volume\x12+\n\x04host\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.common.v1.Host\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"\x90\x01\n\nMountPoint\x12\x1b\n\x0e\x63ontainer_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tread_only\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\rsource_volume\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x11\n\x0f_container_pathB\x0c\n\n_read_onlyB\x10\n\x0e_source_volume\"\x8c\x01\n\x06Ulimit\x12\x1f\n\nhard_limit\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04name\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x1f\n\nsoft_limit\x18\x03 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x42\r\n\x0b_hard_limitB\x07\n\x05_nameB\r\n\x0b_soft_limit\"_\n\x13ResourceRequirement\x12\x1a\n\x05value\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04type\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_type\"\xbe\x01\n\x0e\x45valuateOnExit\x12\x1d\n\x10on_status_reason\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ton_reason\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x19\n\x0con_exit_code\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1b\n\x06\x61\x63tion\x18\x04 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x03\x88\x01\x01\x42\x13\n\x11_on_status_reasonB\x0c\n\n_on_reasonB\x0f\n\r_on_exit_codeB\t\n\x07_action\"~\n\rRetryStrategy\x12\x15\n\x08\x61ttempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12I\n\x10\x65valuate_on_exit\x18\x02 \x03(\x0b\x32\'.batchyard.api.common.v1.EvaluateOnExitB\x06\xea\xc7\x18\x02\x10\x01\x42\x0b\n\t_attempts\"P\n\nJobTimeout\x12%\n\x18\x61ttempt_duration_seconds\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x1b\n\x19_attempt_duration_secondsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCEREQUIREMENT'].fields_by_name['value']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_RESOURCEREQUIREMENT'].fields_by_name['type']._loaded_options = None
   _globals['_RESOURCEREQUIREMENT'].fields_by_name['type']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_EVALUATEONEXIT'].fields_by_name['action']._loaded_options = None
+  _globals['_EVALUATEONEXIT'].fields_by_name['action']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_RETRYSTRATEGY'].fields_by_name['evaluate_on_exit']._loaded_options = None
+  _globals['_RETRYSTRATEGY'].fields_by_name['evaluate_on_exit']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_KEYVALUEPAIR']._serialized_start=111
   _globals['_KEYVALUEPAIR']._serialized_end=183
   _globals['_HOST']._serialized_start=185
@@ -54,8 +58,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ULIMIT']._serialized_end=606
   _globals['_RESOURCEREQUIREMENT']._serialized_start=608
   _globals['_RESOURCEREQUIREMENT']._serialized_end=703
-  _globals['_RETRYSTRATEGY']._serialized_start=705
-  _globals['_RETRYSTRATEGY']._serialized_end=756
-  _globals['_JOBTIMEOUT']._serialized_start=758
-  _globals['_JOBTIMEOUT']._serialized_end=838
+  _globals['_EVALUATEONEXIT']._serialized_start=706
+  _globals['_EVALUATEONEXIT']._serialized_end=896
+  _globals['_RETRYSTRATEGY']._serialized_start=898
+  _globals['_RETRYSTRATEGY']._serialized_end=1024
+  _globals['_JOBTIMEOUT']._serialized_start=1026
+  _globals['_JOBTIMEOUT']._serialized_end=1106
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -213,22 +215,79 @@ class ResourceRequirement(_message.Message):
 Global___ResourceRequirement: _TypeAlias = ResourceRequirement  # noqa: Y015
 
 @_typing.final
+class EvaluateOnExit(_message.Message):
+    """Which failed attempts are tried again. Every condition that is given must match; at least one is needed. A pattern is
+    the whole text, or a beginning followed by `*`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ON_STATUS_REASON_FIELD_NUMBER: _builtins.int
+    ON_REASON_FIELD_NUMBER: _builtins.int
+    ON_EXIT_CODE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    on_status_reason: _builtins.str
+    """Matched against the attempt's status reason, such as "Host EC2*"."""
+    on_reason: _builtins.str
+    """Matched against the container's reason, such as "CannotPullContainerError*"."""
+    on_exit_code: _builtins.str
+    """Matched against the exit code in decimal; digits and a final `*`."""
+    action: _builtins.str
+    """"RETRY": a next attempt, if any are left. "EXIT": none. In any case."""
+    def __init__(
+        self,
+        *,
+        on_status_reason: _builtins.str | None = ...,
+        on_reason: _builtins.str | None = ...,
+        on_exit_code: _builtins.str | None = ...,
+        action: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_on_exit_code", b"_on_exit_code", "_on_reason", b"_on_reason", "_on_status_reason", b"_on_status_reason", "action", b"action", "on_exit_code", b"on_exit_code", "on_reason", b"on_reason", "on_status_reason", b"on_status_reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_on_exit_code", b"_on_exit_code", "_on_reason", b"_on_reason", "_on_status_reason", b"_on_status_reason", "action", b"action", "on_exit_code", b"on_exit_code", "on_reason", b"on_reason", "on_status_reason", b"on_status_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
+    _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
+    _WhichOneofReturnType__on_exit_code: _TypeAlias = _typing.Literal["on_exit_code"]  # noqa: Y015
+    _WhichOneofArgType__on_exit_code: _TypeAlias = _typing.Literal["_on_exit_code", b"_on_exit_code"]  # noqa: Y015
+    _WhichOneofReturnType__on_reason: _TypeAlias = _typing.Literal["on_reason"]  # noqa: Y015
+    _WhichOneofArgType__on_reason: _TypeAlias = _typing.Literal["_on_reason", b"_on_reason"]  # noqa: Y015
+    _WhichOneofReturnType__on_status_reason: _TypeAlias = _typing.Literal["on_status_reason"]  # noqa: Y015
+    _WhichOneofArgType__on_status_reason: _TypeAlias = _typing.Literal["_on_status_reason", b"_on_status_reason"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__action) -> _WhichOneofReturnType__action | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_exit_code) -> _WhichOneofReturnType__on_exit_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_reason) -> _WhichOneofReturnType__on_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_status_reason) -> _WhichOneofReturnType__on_status_reason | None: ...
+
+Global___EvaluateOnExit: _TypeAlias = EvaluateOnExit  # noqa: Y015
+
+@_typing.final
 class RetryStrategy(_message.Message):
     """How often a failed attempt is tried again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    EVALUATE_ON_EXIT_FIELD_NUMBER: _builtins.int
     attempts: _builtins.int
     """1 to 10 runs in all; 1 means no retry."""
+    @_builtins.property
+    def evaluate_on_exit(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluateOnExit]:
+        """Up to 5 entries; the first that matches a failed attempt decides. Where none does, it is tried again."""
+
     def __init__(
         self,
         *,
         attempts: _builtins.int | None = ...,
+        evaluate_on_exit: _abc.Iterable[Global___EvaluateOnExit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "attempts", b"attempts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "attempts", b"attempts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "attempts", b"attempts", "evaluate_on_exit", b"evaluate_on_exit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attempts: _TypeAlias = _typing.Literal["attempts"]  # noqa: Y015
     _WhichOneofArgType__attempts: _TypeAlias = _typing.Literal["_attempts", b"_attempts"]  # noqa: Y015
