@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 from simulation.parallel import pool
+from simulation.profiles import PROFILES
 from simulation.world import simulate
 
 
@@ -14,14 +15,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--no-faults", action="store_true")
+    parser.add_argument("--profile", choices=["peace", *sorted(PROFILES)])
     arguments = parser.parse_args()
     began = time.monotonic()
     failed: list[int] = []
     simulated_s, events, starts = 0.0, 0, 0
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     with pool() as processes:
-        for outcome in processes.map(partial(simulate, faults=not arguments.no_faults), seeds, chunksize=4):
+        for outcome in processes.map(partial(simulate, profile=arguments.profile), seeds, chunksize=4):
             simulated_s += outcome.simulated_s
             events += outcome.events
             starts += outcome.starts

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import astuple
 
 from batchyard.agent.launcher.ledger import Fence, Need
-from batchyard.domain.jobs import Job, JobId, JobKey
+from batchyard.domain.jobs import AgentId, Job, JobId, JobKey
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
 from batchyard.jobstore.effects import Committed
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter
@@ -26,6 +26,7 @@ class Checker:
         self.connection: sqlite3.Connection
         self.on_start: Callable[[], None] = lambda: None
         """Called after each start of a process: a good moment for faults."""
+        self.on_offer: Callable[[AgentId], None] = lambda _: None
         self.capacities: dict[str, Need] = {}
         self.ceilings: dict[str, int] = {}
         """Thousandths of a vCPU, by compute environment."""
@@ -98,6 +99,9 @@ class Checker:
             self._moved(change.key, change.state)
         for ended in committed.effects.ended:
             self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
+        for offer in committed.effects.offers:
+            if not offer.refused:
+                self.on_offer(offer.agent_id)
         if committed.changes:
             self._kernel.note(
                 "commit " + ", ".join(f"{change.key.job_id} {change.state.name}" for change in committed.changes)

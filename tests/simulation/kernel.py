@@ -33,7 +33,7 @@ class Kernel:
         self.events = 0
         self.tail: deque[str] = deque(maxlen=TAIL)
         self._digest = blake2b(digest_size=16)
-        self._queue: list[tuple[float, int, Life, Callable[[], None]]] = []
+        self._queue: list[tuple[float, float, Life, Callable[[], None]]] = []
         self._scheduled = 0
 
     def after(self, delay_s: float, life: Life, action: Callable[[], None]) -> None:
@@ -44,11 +44,12 @@ class Kernel:
     def run(self, until: float, *, stop: Callable[[], bool] = lambda: False) -> None:
         """Let things happen until a moment, or until `stop` says so."""
         while self._queue and self._queue[0][0] <= until and not stop():
-            at, number, life, action = heapq.heappop(self._queue)
+            at, _, life, action = heapq.heappop(self._queue)
             if not life.alive:
                 continue
             if life.paused_until > at:
-                heapq.heappush(self._queue, (life.paused_until, number, life, action))
+                # What has piled up comes in any order when it wakes: messages, timers and ends of streams.
+                heapq.heappush(self._queue, (life.paused_until, self.rng.random(), life, action))
                 continue
             self.now = at
             self.events += 1

@@ -2,32 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from batchyard.domain.jobs import AgentId
+from batchyard.scheduler.config import SchedulerConfig
 from simulation.agent import AgentActor
 from simulation.host import Host
 from simulation.kernel import Kernel, Life
 from simulation.network import Network
+from simulation.profiles import Profile
 from simulation.scheduler import SchedulerActor
 from simulation.store import Store
-
-KINDS: Final = (
-    "store crash",
-    "scheduler crash",
-    "second scheduler",
-    "agent crash",
-    "launcher death",
-    "power failure",
-    "store pause",
-    "scheduler pause",
-    "agent pause",
-    "launcher pause",
-    "partition",
-    "loss",
-    "slow network",
-    "store disk",
-    "journal disk",
-)
 
 
 class Machine:
@@ -52,19 +36,18 @@ class Scene:
     rival: SchedulerActor
     """A second scheduler, which is started by mistake, or while the first is cut off; dead most of the time."""
     machines: Sequence[Machine]
-    lease_s: float
-    kill_budget_s: float
+    config: SchedulerConfig
 
 
 class Nemesis:
     """Does harm until told to stop, then repairs it all."""
 
-    def __init__(self, kernel: Kernel, net: Network, scene: Scene, *, kinds: Sequence[str], every_s: float) -> None:
+    def __init__(self, kernel: Kernel, net: Network, scene: Scene, profile: Profile, *, within_s: float) -> None:
         self._kernel = kernel
         self._net = net
         self._scene = scene
-        self._kinds = kinds
-        self._every_s = every_s
+        self._kinds = kinds = profile.kinds
+        self._every_s = within_s / kernel.rng.choice(profile.strikes)
         self._life = Life("nemesis")
         self._repairs: list[Callable[[], None]] = []
         if kinds:
@@ -74,6 +57,14 @@ class Nemesis:
         """Now and then strike about when something important happens."""
         if self._kinds and self._kernel.chance(0.1):
             self._kernel.after(self._kernel.rng.random() * 20 * self._net.conditions.delay_s, self._life, self._hit)
+
+    def offered(self, agent_id: AgentId) -> None:
+        """Now and then stop an agent about when it gets an offer, until that has become somebody else's."""
+        machine = next((one for one in self._scene.machines if one.host.agent_id == agent_id), None)
+        if machine is not None and "pause at an offer" in self._kinds and self._kernel.chance(0.2):
+            delay_s = self._kernel.rng.random() * (0.03 + 2 * self._net.conditions.delay_s)
+            pause_s = self._longer_than_a_lease()
+            self._kernel.after(delay_s, self._life, lambda: self._pause(machine.life, pause_s))
 
     def stop(self) -> None:
         """Do no more harm, and repair what was done."""
@@ -109,7 +100,16 @@ class Nemesis:
 
     def _a_while(self) -> float:
         """Return a time that is mostly short, and now and then longer than a lease."""
-        return self._kernel.rng.choice((0.1, 0.3, 1.2, 2.5)) * (0.1 + self._kernel.rng.random()) * self._scene.lease_s
+        return (
+            self._kernel.rng.choice((0.1, 0.3, 1.2, 2.5))
+            * (0.1 + self._kernel.rng.random())
+            * self._scene.config.lease_s
+        )
+
+    def _longer_than_a_lease(self) -> float:
+        """Return a time after which an agent that was not heard has been given up, and a while more."""
+        config = self._scene.config
+        return (config.lease_s + config.kill_budget_s) * self._kernel.rng.uniform(1.05, 1.6)
 
     def _later(self, delay_s: float, repair: Callable[[], None]) -> None:
         """Repair later, or when the faults are over."""
@@ -142,6 +142,22 @@ class Nemesis:
             if self._kernel.chance(0.5):
                 self._cut(self._kernel.rng.choice(("scheduler", "rival")), "store")
 
+    def _usurper(self) -> None:
+        """Start a second scheduler while the store does not reach the first; each has agents that hear it alone."""
+        rival, rng = self._scene.rival, self._kernel.rng
+        if rival.life.alive:
+            return
+        hosts = [machine.host.name for machine in self._scene.machines]
+        rng.shuffle(hosts)
+        count = rng.randint(1, len(hosts) - 1)
+        pairs = [("scheduler", "store"), *(("rival", host) for host in hosts[:count])]
+        pairs += [("scheduler", host) for host in hosts[count:]]
+        rival.start()
+        self._block(
+            [link for one, other in pairs for link in ((one, other), (other, one))], 1.3 * self._longer_than_a_lease()
+        )
+        self._later(self._longer_than_a_lease(), rival.crash)
+
     def _agent_crash(self) -> None:
         machine = self._kernel.rng.choice(self._scene.machines)
         if machine.life.alive:
@@ -171,6 +187,9 @@ class Nemesis:
 
     # Pauses
 
+    def _pause_at_an_offer(self) -> None:
+        """Do nothing: it is done when there is an offer."""
+
     def _store_pause(self) -> None:
         self._pause(self._scene.store.life, self._a_while())
 
@@ -184,7 +203,7 @@ class Nemesis:
         """Pause a guard, for less than the kill budget: that it is scheduled within it is assumed."""
         launcher = self._kernel.rng.choice(self._scene.machines).host.launcher
         if launcher is not None:
-            self._pause(launcher.life, self._kernel.rng.random() * self._scene.kill_budget_s / 3)
+            self._pause(launcher.life, self._kernel.rng.random() * self._scene.config.kill_budget_s / 3)
 
     def _pause(self, life: Life, seconds: float) -> None:
         if life.paused_until <= self._kernel.now:
@@ -199,11 +218,15 @@ class Nemesis:
         self._cut(*rng.choice(((rng.choice(schedulers), "store"), (rng.choice(schedulers), rng.choice(hosts)))))
 
     def _cut(self, one: str, other: str) -> None:
-        rng, blocked = self._kernel.rng, self._net.conditions.blocked
+        rng = self._kernel.rng
         others = ["store", "client", "scheduler", "rival", *(machine.host.name for machine in self._scene.machines)]
         links = rng.choice(([(one, other)], [(other, one)], [(one, other), (other, one)], self._all_links(one, others)))
+        self._block(links, self._a_while())
+
+    def _block(self, links: Sequence[tuple[str, str]], seconds: float) -> None:
+        blocked = self._net.conditions.blocked
         blocked.update(links)
-        self._later(self._a_while(), lambda: blocked.difference_update(links))
+        self._later(seconds, lambda: blocked.difference_update(links))
 
     @staticmethod
     def _all_links(site: str, sites: Sequence[str]) -> list[tuple[str, str]]:
@@ -218,6 +241,34 @@ class Nemesis:
         conditions = self._net.conditions
         conditions.slow, conditions.slow_s = 0.4, self._kernel.rng.choice((2.0, 10.0, 25.0))
         self._later(self._a_while(), lambda: setattr(conditions, "slow", 0.0))
+
+    def _late_answers(self) -> None:
+        """Let what the schedulers say to a host come later and later, and then nothing from the host to them."""
+        rng, config = self._kernel.rng, self._scene.config
+        host = rng.choice(self._scene.machines).host.name
+        target_s, step_s = config.kill_budget_s * rng.uniform(1.2, 3), config.heartbeat_interval_s
+        steps = int(target_s / step_s) + 1
+        sites = ("scheduler", "rival")
+
+        def delay() -> None:
+            # Slowly, so that the agent is never without a word for so long that it gives the stream up.
+            for end in [end for site in sites for end in self._net.between(host, site)]:
+                end.slow_s = min(target_s, end.slow_s + step_s)
+
+        for step in range(steps):
+            self._kernel.after(step * step_s, self._life, delay)
+        cut_s = self._longer_than_a_lease()
+        links = [(host, site) for site in sites]
+        self._kernel.after((steps + 3) * step_s, self._life, lambda: self._block(links, cut_s))
+
+    def _abandoned_streams(self) -> None:
+        """Let agents and clients open streams that they give up at once, and what they said on them come late."""
+        conditions = self._net.conditions
+        conditions.abandoned, conditions.slow_s = 0.6, self._kernel.rng.choice((2.0, 10.0, 25.0))
+        for machine in self._scene.machines:
+            for end in self._net.between(machine.host.name, "scheduler"):
+                self._net.break_stream(end)
+        self._later(self._a_while(), lambda: setattr(conditions, "abandoned", 0.0))
 
     def _store_disk(self) -> None:
         writer = self._scene.store.writer

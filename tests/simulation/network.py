@@ -7,8 +7,13 @@ still arrive: so there are half-open streams, and words from the past.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from simulation.kernel import Kernel, Life
+
+LOCAL_DELAY_S: Final = 0.0002
+HANDLING_S: Final = 0.001
+"""How long an actor takes at most for one of several messages."""
 
 Accept = Callable[["End", bytes], None]
 
@@ -25,6 +30,8 @@ class Conditions:
     """Probability that a new stream is slow as long as it lives."""
     slow_s: float = 30.0
     """The longest that a message takes on it."""
+    abandoned: float = 0.0
+    """Probability that a client gives a new stream up at once, while what it has said on it is still on its way."""
     blocked: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of sites, from and to."""
 
@@ -44,7 +51,7 @@ class End:
         self.slow_s = slow_s
         """How long a message to this end takes at least."""
         self._inbox: deque[tuple[float, bytes | None, Exception | None]] = deque()
-        self._last_arrival = 0.0
+        self._last_arrival = self._busy_until = 0.0
         self._blocked_since: float | None = None
         self._broken = False
 
@@ -73,7 +80,7 @@ class End:
 
     def _put(self, data: bytes | None, error: Exception | None) -> None:
         kernel = self._net.kernel
-        delay_s = 0.0002 if self._is_local else kernel.rng.expovariate(1 / self._net.conditions.delay_s)
+        delay_s = kernel.rng.expovariate(1 / (LOCAL_DELAY_S if self._is_local else self._net.conditions.delay_s))
         if self.slow_s:
             delay_s += self.slow_s * (1 + 0.1 * kernel.rng.random())
         self._last_arrival = max(self._last_arrival, kernel.now + delay_s)
@@ -81,17 +88,25 @@ class End:
         kernel.after(self._last_arrival - kernel.now, self.life, self._deliver)
 
     def _deliver(self) -> None:
+        """Deliver a message that has arrived. Of several each takes its time, so that others act between them."""
         kernel = self._net.kernel
-        while self._inbox and self._inbox[0][0] <= kernel.now + 1e-9:
-            if not self._is_local and (self.peer.site, self.site) in self._net.conditions.blocked:
-                self._wait_for_the_link()
-                return
-            self._blocked_since = None
-            _, data, error = self._inbox.popleft()
-            if data is None:
-                self._lose(error)
-            elif self.open:
-                self.received(data)
+        if not self._inbox or self._inbox[0][0] > kernel.now + 1e-9:
+            return
+        if not self._is_local and (self.peer.site, self.site) in self._net.conditions.blocked:
+            self._wait_for_the_link()
+            return
+        if self._busy_until > kernel.now:
+            kernel.after(self._busy_until - kernel.now, self.life, self._deliver)
+            return
+        self._blocked_since = None
+        _, data, error = self._inbox.popleft()
+        if self._inbox and self._inbox[0][0] <= kernel.now + 1e-9:
+            self._busy_until = kernel.now + kernel.rng.random() * HANDLING_S
+            kernel.after(self._busy_until - kernel.now, self.life, self._deliver)
+        if data is None:
+            self._lose(error)
+        elif self.open:
+            self.received(data)
 
     def _wait_for_the_link(self) -> None:
         kernel = self._net.kernel
@@ -140,7 +155,25 @@ class Network:
             ends = self._ends.setdefault(end.life, [])
             ends[:] = [other for other in ends if other.open]
             ends.append(end)
+        if not local and rng.random() < self.conditions.abandoned:
+            far.slow_s = self.conditions.slow_s * rng.random()
+            self.kernel.after(rng.random(), life, lambda: self._abandon(near, far))
         return near
+
+    def _abandon(self, near: End, far: End) -> None:
+        """Have the client know at once that the stream is broken, and the server a while after the last word on it."""
+        if near.open:
+            near.break_off(0, keep=False)
+            far.break_off(2 * self.conditions.slow_s, keep=True)
+
+    def between(self, site: str, other: str) -> list[End]:
+        """Return the open ends at a site whose streams lead to the other."""
+        return [
+            end
+            for ends in self._ends.values()
+            for end in ends
+            if end.open and (end.site, end.peer.site) == (site, other)
+        ]
 
     def died(self, life: Life, *, silently: bool = False) -> None:
         """Break every stream of a life that has ended; nobody is told if its whole host is gone."""

@@ -12,8 +12,9 @@ from simulation.checker import Checker, ViolationError
 from simulation.client import Client
 from simulation.host import Host, simulated_machine
 from simulation.kernel import HostClock, Kernel, Life
-from simulation.nemesis import KINDS, Machine, Nemesis, Scene
+from simulation.nemesis import Machine, Nemesis, Scene
 from simulation.network import Network
+from simulation.profiles import PEACE, PROFILES, Profile, draw
 from simulation.scheduler import SchedulerActor
 from simulation.store import Store
 from support.jobs import NAMESPACE
@@ -45,7 +46,7 @@ class Outcome:
 class World:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, disk: Path, *, faults: bool = True) -> None:
+    def __init__(self, seed: int, disk: Path, profile: Profile | None = None) -> None:
         self.kernel = kernel = Kernel(seed)
         rng = kernel.rng
         self.net = Network(kernel)
@@ -65,7 +66,7 @@ class World:
         self.checker.ceilings = {
             environment.key.name: environment.max_vcpus_milli or 1 << 40 for environment in environments
         }
-        self.store = Store(kernel, self.net, self.checker, names, leader_lease_s=rng.uniform(3, 12))
+        self.store = Store(kernel, self.net, self.checker, names, leader_lease_s=rng.uniform(3, 25))
         self.checker.connection = self.store.connection
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
         self.scheduler = SchedulerActor(kernel, self.net, config, clock, environments, queues)
@@ -75,10 +76,10 @@ class World:
         self.machines = [self._machine(f"host{number}", disk) for number in range(1, rng.randint(2, 4) + 1)]
         jobs = rng.randint(20, 60)
         self.client = Client(kernel, self.net, self.checker, names, jobs=jobs, within_s=self.faults_s * 0.9)
-        kinds = rng.sample(KINDS, rng.choice((1, 2, 3, 5, len(KINDS)))) if faults else ()
-        scene = Scene(self.store, self.scheduler, self.rival, self.machines, config.lease_s, config.kill_budget_s)
-        every_s = self.faults_s / rng.choice((6, 15, 30))
-        self.nemesis = Nemesis(kernel, self.net, scene, kinds=kinds, every_s=every_s)
+        drawn = draw(rng)
+        scene = Scene(self.store, self.scheduler, self.rival, self.machines, config)
+        self.nemesis = Nemesis(kernel, self.net, scene, profile or drawn, within_s=self.faults_s)
+        self.checker.on_offer = self.nemesis.offered
         self.checker.on_start = self.nemesis.aim
         self._watch()
 
@@ -123,11 +124,11 @@ class World:
             machine.host.launcher_dies()
 
 
-def simulate(seed: int, *, faults: bool = True) -> Outcome:
-    """Run a seed to its end, or to its first violation."""
+def simulate(seed: int, *, profile: str | None = None) -> Outcome:
+    """Run a seed to its end, or to its first violation; in the storm of this name, or in `peace`, if one is given."""
     folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=folder) as disk, simulated_machine():
-        world = World(seed, Path(disk), faults=faults)
+        world = World(seed, Path(disk), PEACE if profile == "peace" else PROFILES[profile] if profile else None)
         violation: str | None = None
         try:
             world.run()
