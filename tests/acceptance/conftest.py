@@ -18,8 +18,10 @@ _account_numbers: Final = count(100_000_000_001)
 @pytest.fixture(scope="session", params=["one process", "six processes"])
 def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Batchyard in one process, and again as six that talk gRPC over sockets: users must see no difference."""
-    start = start_up if request.param == "one process" else start_six
-    running = start(tmp_path_factory.mktemp("installation") / "data")
+    folder = tmp_path_factory.mktemp("installation") / "data"
+    running = (
+        start_up(folder, "--faults") if request.param == "one process" else start_six(folder, jobstore=["--faults"])
+    )
     yield running
     running.close()
 

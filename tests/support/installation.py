@@ -141,15 +141,15 @@ def start_up(folder: Path, *arguments: str) -> Installation:
     return Installation(folder, match[1], match[2], {"up": process})
 
 
-def start_six(folder: Path) -> Installation:
-    """Start the six services as processes of their own, each told where the others are."""
+def start_six(folder: Path, *, jobstore: Sequence[str] = ()) -> Installation:
+    """Start the six services as processes of their own, each told where the others are; one with further flags."""
     folder.mkdir()
     log = folder / "services.log"
     ports = dict(zip(("registry", "jobstore", "scheduler", "logs"), free_ports(4), strict=True))
     where = {name: ["--" + name, f"127.0.0.1:{port}"] for name, port in ports.items()}
     commands = {
         "registry": [*where["jobstore"], "--data-dir", str(folder)],
-        "jobstore": [*where["registry"], "--data-dir", str(folder)],
+        "jobstore": [*where["registry"], "--data-dir", str(folder), *jobstore],
         "scheduler": [*where["jobstore"], *where["registry"]],
         "logs": ["--data-dir", str(folder)],
         "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *HOST_OPTIONS],

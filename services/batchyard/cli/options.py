@@ -110,6 +110,15 @@ def durability() -> Decorator:
     )
 
 
+def faults() -> Decorator:
+    """Declare --faults."""
+    return option(
+        "--faults",
+        is_flag=True,
+        help="For testing: let jobs ask, by the tag batchyard:fault, for attempts that fail without running.",
+    )
+
+
 def compat() -> Decorator:
     """Declare --compat."""
     return option(

@@ -69,6 +69,7 @@ def registry(
 )
 @options.durability()
 @options.compat()
+@options.faults()
 @options.logging()
 def jobstore(
     *,
@@ -80,6 +81,7 @@ def jobstore(
     leader_lease: float,
     durability: str,
     compat: Compat,
+    faults: bool,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -100,6 +102,7 @@ def jobstore(
                 durable=durability == "full",
                 compat=compat,
                 leader_lease_s=leader_lease,
+                faults=faults,
             ) as services,
         ):
             yield services

@@ -49,6 +49,7 @@ class UpConfig:
     gateway: GatewayConfig
     compat: Compat
     durable: bool
+    faults: bool
     bare: bool
     """Create no default resources."""
     agent_arguments: Sequence[str] | None
@@ -95,6 +96,7 @@ async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: A
             durable=config.durable,
             compat=config.compat,
             leader_lease_s=None,
+            faults=config.faults,
         ),
         open_logs(folder=config.folder.logs, clock=clock),
         open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
@@ -136,6 +138,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.agent_host()
 @options.compat()
 @options.durability()
+@options.faults()
 @options.option("--no-agent", is_flag=True, help="Start no local agent.")
 @options.option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
 @options.logging()
@@ -154,6 +157,7 @@ def up(
     stop_jobs: bool,
     compat: Compat,
     durability: str,
+    faults: bool,
     no_agent: bool,
     bare: bool,
     log_format: str,
@@ -175,6 +179,7 @@ def up(
         gateway=gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure),
         compat=compat,
         durable=durability == "full",
+        faults=faults,
         bare=bare,
         agent_arguments=None if no_agent else agent_arguments,
     )

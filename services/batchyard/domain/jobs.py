@@ -87,6 +87,8 @@ class Job:
     log_stream_name: str | None = None
     exit_rules: tuple[ExitRule, ...] = ()
     """Which failed attempts are tried again; fixed at submission."""
+    faults: str | None = None
+    """The attempts that are made to end without running, as `batchyard:fault` has them. Never changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,12 +50,14 @@ async def open_job_store(
     durable: bool = True,
     compat: Compat = Compat.SEED,
     leader_lease_s: float | None = LEADER_LEASE_S,
+    faults: bool = False,
 ) -> AsyncIterator[Sequence[Service]]:
     """Open the job store on a SQLite file for the length of the context; yield what it serves.
 
     With `durable` false an acknowledged job may be lost at a power cut (never at a mere crash). `leader_lease_s` is how
     long a scheduler may lead without hearing from the store; None if the only scheduler is in this very process.
-    While it cannot write, the health of its services says so.
+    With `faults`, jobs may ask for attempts that fail without running. While it cannot write, the health of its
+    services says so.
     """
     feed, numbers, health = Feed(), _Numbers(), Health()
 
@@ -75,6 +77,7 @@ async def open_job_store(
                 reading=reading,
                 next_job_id=job_ids(numbers.counters.job_id, clock.now_ms, random.SystemRandom().getrandbits),
                 compat=compat,
+                faults=faults,
             )
             jobs = JobsServicer(writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter)
             operations = JobOperationsServicer(writer=writer, feed=feed, reading=reading, submitter=submitter)

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Final
 
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
+from batchyard.domain.faults import FAULT_TAG, Fault, parse_faults
 from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport
 from batchyard.domain.lifecycle import (
     CONTAINER_REASON_LENGTH_MAX,
@@ -253,6 +254,9 @@ class Group:
             log_stream_name=log_stream_name(_definition_name(job.job_definition), task_id),
         )
         self._effects.runnable.pop(job.key, None)
+        if job.faults and (fault := parse_faults(job.faults).get(job.attempts_made + 1)) is not None:
+            self._fail_by_request(job, run, fault)
+            return
         self._set_run(job, run)
         self._offered.append(job)
 
@@ -358,7 +362,7 @@ class Group:
         assert run is not None
         job.run = replace(run, state=RunState.STARTED)
         job.started_at = max(job.created_at, self._now - max(ago_ms, 0))
-        job.log_stream_name = run.log_stream_name
+        job.log_stream_name = run.log_stream_name or None
         self._move(job, JobEvent.STARTED)
 
     def _return(self, job: Job) -> None:
@@ -396,7 +400,7 @@ class Group:
             number=job.attempts_made,
             agent_id=run.agent_id,
             task_id=run.task_id,
-            log_stream_name=run.log_stream_name if started_at is not None else None,
+            log_stream_name=(run.log_stream_name or None) if started_at is not None else None,
             status_reason=verdict.status_reason,
             started_at=started_at,
             stopped_at=stopped_at,
@@ -405,6 +409,22 @@ class Group:
         )
         self._release(job, stopped_at - started_at if started_at is not None else None)
         self._move(job, verdict.event, status_reason=verdict.status_reason, attempt=attempt)
+
+    def _fail_by_request(self, job: Job, run: Run, fault: Fault) -> None:
+        """Take the job through an attempt of which nothing runs. There is nothing to read of it either."""
+        self._effects.offers.append(
+            OfferOutcome(job.key, run.agent_id, run.incarnation, refused=f"its tags ask for a {FAULT_TAG}")
+        )
+        job.run = replace(run, log_stream_name="")
+        self._claimed(job)
+        if fault.runs:
+            self._started(job, 0)
+        report = RunReport(
+            run.fence, job.key, RunState.DONE, end=fault.end, exit_code=fault.exit_code, reason=fault.reason
+        )
+        self._ended(job, report)
+        # No scheduler has heard of this run.
+        self._effects.ended.pop()
 
     def _release(self, job: Job, ran_for_ms: int | None) -> None:
         run = job.run

@@ -24,6 +24,7 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import (
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer
 from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, UnavailableError
+from batchyard.domain.faults import faults_of
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
@@ -69,22 +70,31 @@ class Submitter:
     """Prepares submissions: finds what they name, and gives them their ids."""
 
     def __init__(
-        self, *, copies: ResourceCopies, reading: Reading, next_job_id: Callable[[], JobId], compat: Compat
+        self,
+        *,
+        copies: ResourceCopies,
+        reading: Reading,
+        next_job_id: Callable[[], JobId],
+        compat: Compat,
+        faults: bool = False,
     ) -> None:
+        """With `faults`, jobs may ask for attempts that fail; see `domain.faults`."""
         self._copies = copies
         self._reading = reading
         self._next_job_id = next_job_id
         self._compat = compat
+        self._faults = faults
 
     async def prepare(self, caller: Caller, request: SubmitJobRequest) -> Submission:
         """Return what is to be stored; raise the error that the caller is to see."""
         check_request(request)
+        faults = faults_of(request.tags, enabled=self._faults)
         queue = await self._copies.queue(caller, request.job_queue)
         definition = await self._copies.definition(caller, request.job_definition)
         depends_on = [
             await self._dependency(caller, dependency.job_id, queue.key.name) for dependency in request.depends_on
         ]
-        return build_submission(
+        submission = build_submission(
             request,
             caller=caller,
             job_id=self._next_job_id(),
@@ -93,6 +103,8 @@ class Submitter:
             depends_on=depends_on,
             compat=self._compat,
         )
+        submission.job.faults = faults
+        return submission
 
     async def _dependency(self, caller: Caller, reference: str, job_queue: str) -> JobKey:
         """Return the job with this id or, if there is none, the newest one with this name."""

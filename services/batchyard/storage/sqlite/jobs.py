@@ -40,7 +40,7 @@ def _names(*lines: str) -> list[str]:
 
 _FIXED = _names(
     "sequence namespace job_id job_name job_queue job_definition vcpus_milli memory_mib gpus",
-    "attempts_allowed created_at exit_rules",
+    "attempts_allowed created_at exit_rules faults",
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
@@ -345,6 +345,7 @@ def _fixed(job: Job) -> tuple[Any, ...]:
         job.attempts_allowed,
         job.created_at,
         _encode(job.exit_rules).decode() if job.exit_rules else None,
+        job.faults,
     )
 
 
@@ -387,8 +388,8 @@ def _run_row(run: Run | None) -> tuple[Any, ...]:
 def _job(row: Any) -> Job:
     (
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, exit_rules, state, version, status_reason, dependencies_left, attempts_made,
-        stop_reason, cancelled, terminated, started_at, stopped_at, exit_code, reason, agent_id, task_id,
+        attempts_allowed, created_at, exit_rules, faults, state, version, status_reason, dependencies_left,
+        attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, exit_code, reason, agent_id, task_id,
         log_stream_name, run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task,
         run_stream,
     ) = row[: len(_COLUMNS)]  # fmt: skip
@@ -402,7 +403,7 @@ def _job(row: Any) -> Job:
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
         attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made, run,
         stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, exit_code, reason, agent_id, task_id,
-        log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (),
+        log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (), faults,
     )  # fmt: skip
 
 

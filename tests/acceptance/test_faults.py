@@ -1,0 +1,47 @@
+"""Attempts that fail because the job's tags ask for it, as one tests retry rules with boto3."""
+
+import pytest
+
+from support.aws import Account, refused
+
+pytestmark = pytest.mark.usefixtures("queue")
+
+
+def test_attempts_end_as_the_tag_asks_until_one_runs(account: Account) -> None:
+    account.define(command=["sh", "-c", "echo ran"])
+    job_id = account.submit(
+        retryStrategy={"attempts": 6},
+        tags={"batchyard:fault": "1:host-terminated 2:oom 3:pull-error 4:exit=143"},
+    )
+    job = account.wait(job_id)
+    assert job["status"] == "SUCCEEDED"
+    assert account.log_lines(job) == ["ran"]
+    seen = [
+        (attempt.get("statusReason"), attempt["container"].get("exitCode"), attempt["container"].get("reason"))
+        for attempt in job["attempts"]
+    ]
+    instance = job["attempts"][0]["container"]["containerInstanceArn"].rpartition("/")[2]
+    assert seen == [
+        (f"Host EC2 (instance {instance}) terminated.", None, None),
+        ("Essential container in task exited", 137, "OutOfMemoryError: Container killed due to memory usage"),
+        ("Task failed to start", None, "CannotPullContainerError: asked for by the tag batchyard:fault"),
+        ("Essential container in task exited", 143, None),
+        ("Essential container in task exited", 0, None),
+    ]
+    assert ["logStreamName" in attempt["container"] for attempt in job["attempts"]] == [False] * 4 + [True]
+    assert ["startedAt" in attempt for attempt in job["attempts"]] == [True, True, False, True, True]
+    assert job["tags"] == {"batchyard:fault": "1:host-terminated 2:oom 3:pull-error 4:exit=143"}
+
+
+def test_a_fault_that_uses_up_the_attempts_fails_the_job_and_those_that_depend_on_it(account: Account) -> None:
+    account.define()
+    job_id = account.submit(tags={"batchyard:fault": "1:exit=3"})
+    dependent = account.submit(dependsOn=[{"jobId": job_id}])
+    assert account.wait(job_id)["container"]["exitCode"] == 3
+    assert account.wait(dependent)["statusReason"] == "Dependent Job failed"
+
+
+def test_a_tag_that_cannot_be_read_is_refused(account: Account) -> None:
+    account.define()
+    with refused("The value of the tag batchyard:fault is not valid: '1:fire' asks for an unknown end"):
+        account.submit(tags={"batchyard:fault": "1:fire"})
