@@ -81,6 +81,22 @@ async def test_an_agent_presents_its_host(tmp_path: Path) -> None:
     assert not registration.claimed_before
 
 
+async def test_a_scheduler_older_than_one_that_was_followed_is_left_and_its_offers_are_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler = FakeScheduler()
+    scheduler.epochs = (2, 5)
+    async with serving(scheduler) as port, an_agent(tmp_path, port):
+        scheduler.epochs = (2, 4)
+        scheduler.held[(2, 1)] = an_offer("true", fence=(2, 1))
+        scheduler.break_stream()
+        await eventually(lambda: len(scheduler.registrations) > 3, "the agent tries again and again")
+        assert not scheduler.reports
+        scheduler.epochs = (2, 6)
+        assert end_of(await scheduler.done((2, 1))) == (RunEnd.EXITED, 0)
+    assert f"remove {tmp_path} and start it again" in caplog.text
+
+
 async def test_reports_that_were_not_acknowledged_come_again_on_the_next_stream(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     async with serving(scheduler) as port, an_agent(tmp_path, port):

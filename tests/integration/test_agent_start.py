@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchyard.agent.app import AgentConfig, run_agent
-from batchyard.agent.host import AgentStartError, IdentityKeeper
+from batchyard.agent.host import AgentStartError, IdentityKeeper, OutdatedSchedulerError
 from batchyard.agent.launcher import wire
 from batchyard.agent.runtimes import engine
 from batchyard.agent.runtimes.launched import open_process_runtime
@@ -60,6 +60,29 @@ def test_an_incarnation_is_on_disk_before_anybody_hears_of_it(tmp_path: Path) ->
     again = IdentityKeeper(tmp_path).identity
     assert again == keeper.identity
     assert (again.agent_id, again.incarnation, again.instance) == (agent_id, 2, "second")
+
+
+def test_a_scheduler_that_was_followed_is_remembered_and_an_older_one_is_refused(tmp_path: Path) -> None:
+    keeper = IdentityKeeper(tmp_path)
+    for epochs in ((1, 7), (1, 7), (2, 3)):
+        keeper.follow(epochs)
+    for kept in (keeper, IdentityKeeper(tmp_path)):
+        for epochs in ((2, 2), (1, 9), (0, 0)):
+            with pytest.raises(OutdatedSchedulerError, match=f"remove {tmp_path} and start it again"):
+                kept.follow(epochs)
+        kept.follow((2, 3))
+
+
+def test_a_scheduler_is_followed_though_the_disk_takes_no_note_of_it(tmp_path: Path) -> None:
+    keeper = IdentityKeeper(tmp_path)
+    in_the_way = tmp_path / "agent.json.new"
+    in_the_way.mkdir()
+    keeper.follow((2, 3))
+    with pytest.raises(OutdatedSchedulerError):
+        keeper.follow((2, 2))
+    in_the_way.rmdir()
+    keeper.follow((2, 3))
+    assert IdentityKeeper(tmp_path).identity.store_epoch == 2
 
 
 def test_a_damaged_identity_is_not_replaced(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ What is here in place of production code is the async shell alone: when it conne
 import json
 
 from batchyard.agent.convert import demands_of, fence_message, report_of
-from batchyard.agent.host import Identity, IdentityKeeper
+from batchyard.agent.host import Identity, IdentityKeeper, OutdatedSchedulerError
 from batchyard.agent.launcher import wire
 from batchyard.agent.lease import Heartbeats
 from batchyard.agent.reconcile import Reconciler
@@ -95,6 +95,11 @@ class AgentActor:
         """Begin the next incarnation."""
         self.identity.begin_incarnation("process", self._instance)
         self._kernel.note(f"{self.host.name}: incarnation {self.identity.identity.incarnation}")
+
+    def follow(self, welcome: session_pb2.Welcome) -> None:
+        """Follow the scheduler that welcomes; raise OutdatedSchedulerError."""
+        self.identity.follow((welcome.store_epoch, welcome.leader_epoch))
+        self.reconciler.follow(welcome.store_epoch)
 
     def carry_out(self, orders: Orders) -> None:
         """Pass orders on to the launcher."""
@@ -195,6 +200,13 @@ class _Session:
     def _received(self, data: bytes) -> None:
         response = session_pb2.ConnectResponse.FromString(data)
         if response.HasField("welcome"):
+            try:
+                self._agent.follow(response.welcome)
+            except OutdatedSchedulerError as error:
+                self._kernel.note(f"{self._agent.host.name}: agent refuses a scheduler")
+                self.end.close()
+                self._ended(error)
+                return
             self._interval_s = response.welcome.heartbeat_interval_ms / 1000
             self._lease_s = response.welcome.lease_ms / 1000
             self._next_heartbeat = self._kernel.now

@@ -261,6 +261,8 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
         self.registrations: list[session_pb2.Registration] = []
         self.reports: list[run_pb2.RunReport] = []
         self.refused_incarnations: set[int] = set()
+        self.epochs = (1, 1)
+        """Of its store and of itself."""
         self.acknowledges = True
         self.answers_heartbeats = True
         self.held: dict[Fence, Offer] = {}
@@ -308,7 +310,12 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
         self.registrations.append(first.registration)
         if first.registration.incarnation in self.refused_incarnations:
             await abort_stale(context)
-        welcome = session_pb2.Welcome(heartbeat_interval_ms=self.heartbeat_ms, lease_ms=self.lease_ms)
+        welcome = session_pb2.Welcome(
+            heartbeat_interval_ms=self.heartbeat_ms,
+            lease_ms=self.lease_ms,
+            store_epoch=self.epochs[0],
+            leader_epoch=self.epochs[1],
+        )
         held = [offer_message(offer) for offer in self.held.values()]
         first_answer = session_pb2.ConnectResponse(welcome=welcome, offers=held)
         self._take(first.registration.runs, first_answer)

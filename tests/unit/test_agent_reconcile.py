@@ -38,6 +38,20 @@ def test_an_offer_of_a_run_that_was_claimed_is_answered_by_its_state() -> None:
     assert reported(reconciler) == [(FENCE, RunState.CLAIMED)]
 
 
+def test_an_offer_of_an_earlier_store_epoch_is_given_back_and_one_that_is_held_is_not() -> None:
+    reconciler = Reconciler()
+    held, late = an_offer("true", fence=(1, 1)), an_offer("true", fence=(1, 2))
+    reconciler.demand(Demands(offers=[held]))
+    reconciler.follow(2)
+    reconciler.follow(1)
+    current = an_offer("true", fence=(2, 1))
+    assert reconciler.demand(Demands(offers=[held, late, current])) == Orders(offers=(current,))
+    assert reported(reconciler) == [((1, 2), RunState.REVOKED)]
+    assert reconciler.demand(Demands(acknowledged=[(1, 2)])) == Orders(forgotten=((1, 2),))
+    reconciler.observe([a_record(RunState.CLAIMED, (1, 1))])
+    assert reported(reconciler) == [((1, 1), RunState.CLAIMED)]
+
+
 def test_an_unclaimed_run_is_not_reported() -> None:
     reconciler = Reconciler()
     reconciler.observe([a_record(RunState.OFFERED)])

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import anyio
 from anyio import to_thread
 
 from batchyard.agent.launcher.ledger import Need
+from batchyard.domain.errors import UnavailableError
 
 LOCK_PATIENCE_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.1
@@ -24,8 +26,18 @@ _LOCK_POLL_S: Final = 0.1
 _MIB_OF: Final = {"": 1, "MiB": 1, "GiB": 1024, "TiB": 1024 * 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 
 
+_log = logging.getLogger(__name__)
+
+Epochs = tuple[int, int]
+"""Of the job store and, within it, of the scheduler that leads: whose word counts, the higher one's."""
+
+
 class AgentStartError(Exception):
     """The agent can't start; the text tells the user why."""
+
+
+class OutdatedSchedulerError(UnavailableError):
+    """A scheduler that another one has replaced; the text tells the user what else it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,9 @@ class Identity:
     """Name of the runtime of this incarnation."""
     instance: str = ""
     """The runtime's instance of this incarnation; see `Runtime.instance`."""
+    store_epoch: int = 0
+    leader_epoch: int = 0
+    """With the store's: those of the newest scheduler that was followed."""
 
 
 class IdentityKeeper:
@@ -46,6 +61,7 @@ class IdentityKeeper:
     def __init__(self, folder: Path) -> None:
         """Read it; a new folder gets a new agent id. Raises AgentStartError if it is damaged."""
         self._folder = folder
+        self._newest: Epochs = (0, 0)
         path = folder / "agent.json"
         try:
             self.identity = Identity(**json.loads(path.read_bytes()))
@@ -53,12 +69,30 @@ class IdentityKeeper:
             self._save(Identity(agent_id=uuid4().hex))
         except (ValueError, TypeError) as error:
             raise AgentStartError(f"{path} is damaged ({error}): nobody knows what this agent runs") from error
+        self._newest = (self.identity.store_epoch, self.identity.leader_epoch)
 
     def begin_incarnation(self, runtime: str, instance: str) -> None:
         """Begin the next incarnation; it is on disk when this returns. Everything of the earlier ones must be dead."""
         self._save(
             replace(self.identity, incarnation=self.identity.incarnation + 1, runtime=runtime, instance=instance)
         )
+
+    def follow(self, epochs: Epochs) -> None:
+        """Follow a scheduler from now on; raise OutdatedSchedulerError if a newer one was followed before."""
+        if epochs < self._newest:
+            raise OutdatedSchedulerError(
+                f"the scheduler has epochs {epochs[0]}/{epochs[1]} of store and leader, and one with"
+                f" {self._newest[0]}/{self._newest[1]} was followed before: it is outdated, or the installation was set"
+                f" up anew. In the latter case stop the agent, remove {self._folder} and start it again"
+            )
+        self._newest = epochs
+        if epochs == (self.identity.store_epoch, self.identity.leader_epoch):
+            return
+        try:
+            self._save(replace(self.identity, store_epoch=epochs[0], leader_epoch=epochs[1]))
+        except OSError as error:
+            # Jobs that run are worth more than a guard behind another: no scheduler grants leases that it may not.
+            _log.warning("the epoch of the scheduler can't be written down: %s", error)
 
     def _save(self, identity: Identity) -> None:
         fresh = self._folder / "agent.json.new"

@@ -24,6 +24,11 @@ class Reconciler:
         self._unanswered: dict[Fence, int] = {}
         self._round = 0
         self._closed = False
+        self._store_epoch = 0
+
+    def follow(self, store_epoch: int) -> None:
+        """Take no offers of an earlier epoch of the store from now on; they are given back."""
+        self._store_epoch = max(self._store_epoch, store_epoch)
 
     def close(self) -> None:
         """Take no offers any more; the store goes on holding them."""
@@ -114,10 +119,14 @@ class Reconciler:
         if self._closed:
             return False
         about = offer.about
+        is_outdated = offer.fence[0] < self._store_epoch
+        state = RunState.REVOKED if is_outdated else RunState.OFFERED
         self._runs[offer.fence] = RunRecord(
-            offer.fence, RunState.OFFERED, about["namespace"], about["job_id"], about["log_stream_name"]
+            offer.fence, state, about["namespace"], about["job_id"], about["log_stream_name"]
         )
-        return True
+        if is_outdated:
+            self._answer(offer.fence)
+        return not is_outdated
 
     def _answer(self, fence: Fence) -> bool:
         """Report a run that is beyond being given back; return whether it is."""

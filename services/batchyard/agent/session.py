@@ -5,6 +5,7 @@ was sent: so the agent's deadline is always the earlier one, however long the an
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -12,6 +13,7 @@ import anyio
 import grpc.aio
 
 from batchyard.agent.convert import demands_of, report_of
+from batchyard.agent.host import Epochs, OutdatedSchedulerError
 from batchyard.agent.lease import Heartbeats
 from batchyard.agent.reconcile import Reconciler
 from batchyard.agent.runtimes import Runtime
@@ -30,6 +32,9 @@ SILENCE_HEARTBEATS: Final = 3
 REPORTS_PER_MESSAGE_MAX: Final = 5000
 
 
+_log = logging.getLogger(__name__)
+
+
 class GivenUpError(Exception):
     """The scheduler does not accept this incarnation any more: its jobs may run elsewhere by now."""
 
@@ -41,6 +46,7 @@ class Session:
         self,
         stub: "AgentSessionServiceAsyncStub",
         register: Callable[[], session_pb2.Registration],
+        follow: Callable[[Epochs], None],
         *,
         reconciler: Reconciler,
         runtime: Runtime,
@@ -48,12 +54,13 @@ class Session:
         welcomed: Callable[[], None],
         heard: Callable[[], None],
     ) -> None:
-        """`register` makes a registration that lacks the runs.
+        """`register` makes a registration that lacks the runs; `follow` is IdentityKeeper's.
 
         `welcomed` is called at every welcome, `heard` after every message that was dealt with.
         """
         self._stub = stub
         self._register = register
+        self._follow = follow
         self._reconciler = reconciler
         self._runtime = runtime
         self._clock = clock
@@ -61,6 +68,7 @@ class Session:
         self._heard = heard
         self._something_to_send = anyio.Event()
         self._heartbeats = Heartbeats()
+        self._refusal = ""
 
     def wake(self) -> None:
         """Have new reports sent."""
@@ -79,6 +87,12 @@ class Session:
                 await self._converse()
         except StaleIncarnationError as error:
             raise GivenUpError(error.message) from error
+        except OutdatedSchedulerError as error:
+            # Said once, also when the outage began with something else.
+            if self._refusal != error.message:
+                self._refusal = error.message
+                _log.warning("no session: %s", error.message)
+            raise
 
     async def _converse(self) -> None:
         """Register and exchange messages until the stream ends, with an exception."""
@@ -94,6 +108,8 @@ class Session:
                 while not response.HasField("welcome"):
                     response = await _read(call)
             welcome = response.welcome
+            self._follow((welcome.store_epoch, welcome.leader_epoch))
+            self._reconciler.follow(welcome.store_epoch)
             await self._handle(response, welcome)
             self._welcomed()
             await self._exchange(call, welcome)

@@ -66,6 +66,7 @@ class Shift:
         self._session = Session(
             stub,
             self._registration,
+            identity.follow,
             reconciler=self._reconciler,
             runtime=runtime,
             clock=clock,
