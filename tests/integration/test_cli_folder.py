@@ -64,3 +64,11 @@ def test_an_endpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
         endpoint.write(path)
         assert Endpoint.read(path) == endpoint
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"http": "http://127.0.0.1:1"}', "null", "\udcff"])
+def test_a_damaged_endpoint_is_told_with_what_to_do(tmp_path: Path, content: str) -> None:
+    path = DataFolder(tmp_path).endpoint
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(CannotStartError, match=rf"{path} is damaged: .* --endpoint"):
+        Endpoint.read(path)

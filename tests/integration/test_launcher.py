@@ -127,6 +127,26 @@ def test_an_order_that_no_system_call_takes_harms_no_other_job(tmp_path: Path, o
         assert launcher.until_done(FIRST)[:2] == (RunEnd.STOPPED, 137)
 
 
+@pytest.mark.parametrize("said", [b"nonsense\n", b"[]\n", b'{"offers": [{}]}\n', b'{"kill": 1}\n', b'{"lease": [1]}\n'])
+def test_an_agent_that_cannot_be_understood_is_dropped_and_the_jobs_go_on(tmp_path: Path, said: bytes) -> None:
+    with a_launcher(tmp_path) as launcher:
+        launcher.send(offers=[start_entry("sleep", "1000")])
+        launcher.until(FIRST, RunState.STARTED)
+        stranger = LauncherClient(tmp_path)
+        stranger.say(said)
+        stranger.until_dropped()
+        successor = LauncherClient(tmp_path)
+        successor.send(kill=[(FIRST, 0)])
+        assert successor.until_done(FIRST)[:2] == (RunEnd.STOPPED, 137)
+        successor.close()
+
+
+def test_what_a_newer_agent_says_beside_what_is_known_is_passed_over(tmp_path: Path) -> None:
+    with a_launcher(tmp_path) as launcher:
+        launcher.send(offers=[start_entry("true", nice=5)], hint="later")
+        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 0, "")
+
+
 def test_a_launcher_whose_log_cannot_be_written_runs_jobs(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to("/dev/full")
     with a_launcher(tmp_path) as launcher:

@@ -154,6 +154,17 @@ class LauncherClient:
         """Send orders."""
         self._socket.sendall(wire.encode(orders))
 
+    def say(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
+
+    def until_dropped(self) -> None:
+        """Wait until the launcher has closed the connection, whatever it says before."""
+        with suppress(ConnectionResetError):
+            while self._socket.recv(1 << 20):
+                pass
+        self._socket.close()
+
     def until(self, fence: Fence, state: RunState) -> list[Any]:
         """Receive until a run is in this state, and return what is known of it."""
         while fence not in self.runs or self.runs[fence][1] != state:

@@ -71,3 +71,14 @@ def test_times_that_contradict_each_other_are_refused() -> None:
     result = CliRunner().invoke(main, ["scheduler", "--heartbeat-interval", "20"])
     assert result.exit_code == 2
     assert "suspicion_s must be more than heartbeat_interval_s" in result.output
+
+
+@pytest.mark.parametrize("name", ["up", "agent"])
+@pytest.mark.parametrize(
+    ("capacity", "told"), [("vcpu=4", "'vcpu=4' is not vcpus=N"), ("memory=0GiB", "must be more than nothing")]
+)
+def test_a_capacity_that_says_nothing_sensible_is_told_at_once(name: str, capacity: str, told: str) -> None:
+    result = CliRunner().invoke(main, [name, "--data-dir", "/no/such/folder", "--capacity", capacity])
+    assert result.exit_code == 2
+    assert "Invalid value for '--capacity'" in result.output
+    assert told in " ".join(result.output.split())

@@ -17,6 +17,7 @@ from batchyard.agent.host import (
     AgentStartError,
     IdentityKeeper,
     capacity_of_host,
+    check_capacity,
     default_reserve_mib,
     locked_folder,
     parse_capacity,
@@ -84,12 +85,9 @@ class AgentConfig:
         if self.reserve_mib is not None and self.reserve_mib < 0:
             found.append("reserve_mib: must not be negative")
         try:
-            capacity = self.offered_capacity()
+            check_capacity(self.capacity or "")
         except ValueError as error:
             found.append(str(error))
-        else:
-            if capacity[0] <= 0 or capacity[1] <= 0:
-                found.append("capacity: vcpus and memory must be more than nothing")
         if len(set(self.compute_environments)) != len(self.compute_environments) or "" in self.compute_environments:
             found.append("compute_environments: names must be different and not empty")
         return found

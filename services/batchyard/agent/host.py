@@ -152,6 +152,13 @@ def default_reserve_mib() -> int:
     return min(1024, capacity_of_host(0)[1] // 10)
 
 
+def check_capacity(text: str) -> None:
+    """Raise ValueError, with the part that is wrong, for what `parse_capacity` does not take, or for no room."""
+    vcpus_milli, memory_mib, _ = parse_capacity(text, (1, 1, 0))
+    if vcpus_milli <= 0 or memory_mib <= 0:
+        raise ValueError("capacity: vcpus and memory must be more than nothing")
+
+
 def parse_capacity(text: str, host: Need) -> Need:
     """Return what `vcpus=64,memory=256GiB,gpus=1` says, and for what it leaves out, what the host has.
 

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +100,15 @@ class Endpoint:
 
     @classmethod
     def read(cls, path: Path) -> "Endpoint | None":
-        """Return what a running `up` wrote, or None if none does run."""
-        with suppress(FileNotFoundError):
+        """Return what a running `up` wrote, or None if none does run; raise CannotStartError if it is damaged."""
+        try:
             fields = json.loads(path.read_text())
-            return cls(http=fields["http"], grpc=fields["grpc"])
-        return None
+            return cls(http=str(fields["http"]), grpc=str(fields["grpc"]))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CannotStartError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise CannotStartError(
+                f"{path} is damaged: start `batchyard up` on that folder again, or name a server with --endpoint"
+            ) from error

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, TypeVar
 import click
 import platformdirs
 
+from batchyard.agent.host import check_capacity
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 
@@ -153,6 +154,14 @@ def allowed_host() -> Decorator:
     )
 
 
+def _capacity(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        check_capacity(value or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error).removeprefix("capacity: ")) from None
+    return value
+
+
 def agent_host() -> Decorator:
     """Declare what a host offers to jobs: --runtime, --capacity and --stop-jobs."""
     return _all_of(
@@ -166,6 +175,7 @@ def agent_host() -> Decorator:
             "--capacity",
             metavar="vcpus=N,memory=SIZE",
             default=None,
+            callback=_capacity,
             help="What to offer to jobs, in place of what the host has; as in vcpus=64,memory=256GiB.",
         ),
         option(

@@ -177,8 +177,13 @@ class Launcher:
             data = b""
         if data == b"":
             self._drop_agent()
-        for message in self._inbox.feed(data or b""):
-            self._obey(message)
+        try:
+            for message in self._inbox.feed(data or b""):
+                self._obey(message)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # Whoever says what cannot be understood goes; the runs stay.
+            _log(f"the agent cannot be understood: {error!r}")
+            self._drop_agent()
         self._write()
 
     def _obey(self, orders: dict[str, Any]) -> None:

@@ -86,10 +86,9 @@ def encode_run(run: Run) -> list[object]:
 
 
 def decode_offer(offer: dict[str, Any]) -> Run:
-    """Return the run that an entry of "offers" asks for."""
-    members = dict(offer)
-    fence, need, about = decode_fence(members.pop("fence")), decode_need(members.pop("need")), members.pop("about")
-    return Run(fence, need, about, StartOrder(**members))
+    """Return the run that an entry of "offers" asks for. A newer agent may say more: that is passed over."""
+    members = {name: value for name, value in offer.items() if name in StartOrder.__slots__}
+    return Run(decode_fence(offer["fence"]), decode_need(offer["need"]), offer["about"], StartOrder(**members))
 
 
 def decode_fence(pair: list[int]) -> Fence:
