@@ -1,9 +1,10 @@
 """What goes onto the dispatch stream, and in how large pieces."""
 
+from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.jobs import Fence
-from batchyard.domain.lifecycle import RunState
-from batchyard.jobstore.convert import ENTRIES_A_MESSAGE, OFFERED_BYTES_A_MESSAGE, effect_messages
+from batchyard.domain.lifecycle import RunEnd, RunState
+from batchyard.jobstore.convert import ENTRIES_A_MESSAGE, OFFERED_BYTES_A_MESSAGE, effect_messages, report_of
 from batchyard.jobstore.effects import Effects, EndedRun, OfferOutcome, ReportOutcome, RunDemand
 from support.jobs import AGENT, a_job, a_key, a_run
 
@@ -49,3 +50,9 @@ def test_a_run_is_offered_before_it_ends() -> None:
     first, *rest = effect_messages(effects, 0)
     assert len(first.offers) == 1
     assert not any(message.offers for message in rest)
+
+
+def test_an_end_that_is_not_known_here_says_that_the_run_is_lost() -> None:
+    known, unknown = b"\x20\x04\x48\x01", b"\x20\x04\x48\x63"
+    ends = [getattr(report_of(run_pb2.RunReport.FromString(data)), "end", None) for data in (known, unknown)]
+    assert ends == [RunEnd.EXITED, RunEnd.LOST]

@@ -17,6 +17,8 @@ ENTRIES_A_MESSAGE: Final = 1000
 OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024
 """Bounds that keep every message of the stream well below what a receiver takes."""
 
+_RUN_STATES: Final = frozenset(RunState)
+_RUN_ENDS: Final = frozenset(RunEnd)
 _RUN_STATE: Final = {state: run_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
 
 
@@ -25,15 +27,20 @@ def fence_of(message: run_pb2.Fence) -> Fence:
     return Fence(message.epoch, message.number)
 
 
-def report_of(message: run_pb2.RunReport) -> RunReport:
-    """Return a report; one that does not say how its run ended says that it is lost."""
+def report_of(message: run_pb2.RunReport) -> RunReport | None:
+    """Return a report; None if its state is none that this version knows, as a newer agent's may be.
+
+    One that does not say, in words known here, how its run ended says that it is lost.
+    """
+    if message.state not in _RUN_STATES:
+        return None
     return RunReport(
         fence=fence_of(message.fence),
         key=JobKey(message.namespace, JobId(message.job_id)),
         state=RunState(message.state),
         started_ago_ms=message.started_ago_ms if message.HasField("started_ago_ms") else None,
         ended_ago_ms=message.ended_ago_ms if message.HasField("ended_ago_ms") else None,
-        end=RunEnd(message.end) if message.end else RunEnd.LOST,
+        end=RunEnd(message.end) if message.end in _RUN_ENDS else RunEnd.LOST,
         exit_code=message.exit_code if message.HasField("exit_code") else None,
         reason=message.reason or None,
     )

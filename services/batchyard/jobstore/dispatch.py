@@ -132,10 +132,6 @@ class DispatchServicer(DispatchServiceServicer):
                         self._leadership.resign(scheduler_id)
             except (grpc.RpcError, grpc.aio.BaseError) as error:  # the latter when this side has ended the stream
                 _log.debug("the scheduler's stream broke: %s", error)
-            except ValueError as error:
-                # An enum value that this version does not know.
-                subscription.close(InvalidRequestError(f"a message of the scheduler cannot be read: {error}"))
-                return
             subscription.close(SupersededError("the scheduler has ended its stream"))
 
     def _take(self, request: wire.DispatchRequest) -> None:
@@ -144,8 +140,13 @@ class DispatchServicer(DispatchServiceServicer):
         for lost in request.lost_agents:
             self._lose(AgentId(lost.agent_id), lost.incarnation)
         for sender in request.reports:
-            for report in sender.reports:
-                self._report(AgentId(sender.agent_id), sender.incarnation, report_of(report))
+            for message in sender.reports:
+                report = report_of(message)
+                if report is None:
+                    # Passed over, not refused: the agent would say it again on every stream, and end each.
+                    _log.warning("agent %s reports an unknown state: %s", sender.agent_id, message.state)
+                else:
+                    self._report(AgentId(sender.agent_id), sender.incarnation, report)
         for proposal in request.proposals:
             self._offer(proposal_of(proposal))
         for waiting in request.wait_reasons:
