@@ -17,8 +17,8 @@ ENTRIES_A_MESSAGE: Final = 1000
 OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024
 """Bounds that keep every message of the stream well below what a receiver takes."""
 
-_RUN_STATES: Final = frozenset(RunState)
-_RUN_ENDS: Final = frozenset(RunEnd)
+_RUN_STATES: Final[frozenset[int]] = frozenset(RunState)
+_RUN_ENDS: Final[frozenset[int]] = frozenset(RunEnd)
 _RUN_STATE: Final = {state: run_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
 
 
