@@ -13,12 +13,14 @@ from batchyard.domain.retries import ExitRule, RetryAction
 from batchyard.storage.jobs import (
     AgentRecord,
     Changes,
+    Dependency,
     JobReader,
     JobWriter,
     Leader,
     NewJob,
     QueueCopy,
     QueueKey,
+    Removal,
     StorageError,
 )
 from support.jobs import AGENT, NAMESPACE, a_job, a_key, a_run
@@ -195,6 +197,90 @@ class JobStorageContract(abc.ABC):
     @abc.abstractmethod
     def forget_events(self, writer: JobWriter) -> None:
         """Bring the store to where the events after revision 0 are no longer kept."""
+
+    # What is over
+
+    def test_finished_jobs_are_found_in_the_order_of_their_end(self, writer: JobWriter, epoch: int) -> None:
+        ends = {1: 300, 2: 100, 3: None, 4: 200, 5: 200, 6: 400}
+        jobs = [
+            replace(stored(str(number), number, state=JobState.FAILED if end else JobState.RUNNING), ended_at=end)
+            for number, end in ends.items()
+        ]
+        writer.apply(epoch, new(*jobs))
+        found = writer.finished_jobs(400, None, 10)
+        assert [(job.ended_at, job.sequence) for job in found] == [(100, 2), (200, 4), (200, 5), (300, 1)]
+        assert writer.finished_jobs(400, None, 2) == found[:2]
+        assert writer.finished_jobs(400, found[1], 2) == found[2:]
+        assert writer.finished_jobs(100, None, 10) == []
+
+    def test_a_job_that_goes_takes_its_spec_and_attempts_along(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        writer.apply(epoch, new(stored("a", 1, state=JobState.FAILED), stored("b", 2, state=JobState.FAILED)))
+        attempts = [(n, Attempt(1, AGENT, "task", None, "reason", None, 2, None, None)) for n in (1, 2)]
+        writer.apply(epoch, Changes(attempts=attempts))
+        writer.apply(epoch, Changes(removal=Removal(jobs=[1])))
+        assert [record.job.key for record in reader.describe([a_key("a"), a_key("b")])] == [a_key("b")]
+        assert list(writer.specs([1, 2])) == [2]
+        # Nothing of the first job shows in one that would have its number.
+        writer.apply(epoch, new(stored("c", 1)))
+        assert [list(record.attempts) for record in reader.describe([a_key("c")])] == [[]]
+
+    def test_the_numbers_of_jobs_that_have_gone_do_not_come_again(self, writer: JobWriter, epoch: int) -> None:
+        writer.apply(epoch, new(*(stored(name, n, state=JobState.FAILED) for n, name in ((1, "a"), (2, "b")))))
+        writer.apply(epoch, Changes(removal=Removal(jobs=[2])))
+        writer.apply(epoch, Changes(removal=Removal(jobs=[1])))
+        counters = writer.begin_epoch()
+        assert (counters.sequence, counters.job_id) == (2, JobId("b"))
+
+    def test_who_depends_on_a_job_is_told_with_whether_it_still_waits(self, writer: JobWriter, epoch: int) -> None:
+        writer.apply(epoch, new(stored("a", 1, state=JobState.FAILED), stored("b", 2, state=JobState.FAILED)))
+        over, waits = stored("over", 3, state=JobState.FAILED), stored("waits", 4, state=JobState.PENDING)
+        writer.apply(epoch, new(over, waits, stored("gone", 5, state=JobState.FAILED), depends_on=(1, 2)))
+        writer.apply(epoch, Changes(removal=Removal(jobs=[5])))
+        found = writer.dependencies([2, 1, 3], 100)
+        assert found == [Dependency(on, n, waiting=n == 4) for on in (2, 1) for n in (3, 4, 5)]
+        assert writer.dependencies([2, 1, 3], 4) == found[:4]
+        writer.apply(epoch, Changes(removal=Removal(dependencies=[(2, 3), (1, 4)])))
+        assert [(edge.depends_on, edge.dependent) for edge in writer.dependencies([1, 2], 100)] == [
+            *((1, 3), (1, 5)),
+            *((2, 4), (2, 5)),
+        ]
+
+    def test_agents_that_are_gone_for_long_are_found_unless_a_run_names_them(
+        self, writer: JobWriter, epoch: int
+    ) -> None:
+        agents = [
+            AgentRecord(AgentId("live"), 1, live=True),
+            AgentRecord(AgentId("early"), 1, live=False, gone_at=100),
+            AgentRecord(AgentId("late"), 1, live=False, gone_at=200),
+            AgentRecord(AgentId("named"), 1, live=False, gone_at=100),
+        ]
+        holding = replace(stored("job", 1), run=a_run(agent_id=AgentId("named")))
+        writer.apply(epoch, Changes(agents=agents, new_jobs=[NewJob(holding, b"")]))
+        assert writer.gone_agents(200, 10) == ["early"]
+        assert sorted(writer.gone_agents(201, 10)) == ["early", "late"]
+        writer.apply(epoch, Changes(removal=Removal(agents=[AgentId("early")])))
+        assert writer.agent(AgentId("early")) is None
+        assert writer.agent(AgentId("late")) == agents[2]
+
+    def test_events_go_up_to_a_revision_and_a_watch_from_before_it_is_told(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        revisions = []
+        for number, at in enumerate((100, 200, 150, 300), start=1):
+            changes = new(stored(str(number), number))
+            changes.events = [replace(a_change(str(number)), at=at)]
+            revisions.append(writer.apply(epoch, changes))
+        assert writer.events_before(100, 10) == 0
+        # The clock was set back in between: the order of the commits counts.
+        assert writer.events_before(160, 10) == revisions[0]
+        assert writer.events_before(250, 10) == revisions[2]
+        assert writer.events_before(250, 2) == revisions[1]
+        writer.apply(epoch, Changes(removal=Removal(events_to=revisions[2])))
+        with pytest.raises(HistoryGoneError, match="no longer kept"):
+            reader.changes_after(revisions[1], 10)
+        assert [revision for revision, _ in reader.changes_after(revisions[2], 10)] == [revisions[3]]
 
     def test_a_snapshot_has_all_active_jobs_at_one_revision(
         self, writer: JobWriter, reader: JobReader, epoch: int

@@ -1,5 +1,6 @@
 """Flags that several commands share. Each can also be set in the environment, as BATCHYARD_<FLAG>."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -108,6 +109,29 @@ def durability() -> Decorator:
         type=click.Choice(["full", "relaxed"]),
         default="full",
         help="full: what was acknowledged survives a power cut. relaxed: it survives a crash of Batchyard only.",
+    )
+
+
+_SECONDS_IN: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def _seconds_of(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    """Return the seconds of a time like 90, 90s, 30m, 12h or 7d."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", value)
+    seconds = float(match[1]) * _SECONDS_IN[match[2]] if match else 0.0
+    if not seconds:
+        raise click.BadParameter(f"{value!r} is not a time of more than nothing, such as 90s, 30m, 12h or 7d")
+    return seconds
+
+
+def job_retention() -> Decorator:
+    """Declare --job-retention."""
+    return option(
+        "--job-retention",
+        metavar="TIME",
+        default="7d",
+        callback=_seconds_of,
+        help="How long jobs are kept once they have ended, with their attempts, events and logs; as in 90s, 12h or 7d.",
     )
 
 

@@ -69,6 +69,7 @@ def registry(
 )
 @options.durability()
 @options.compat()
+@options.job_retention()
 @options.faults()
 @options.logging()
 def jobstore(
@@ -81,6 +82,7 @@ def jobstore(
     leader_lease: float,
     durability: str,
     compat: Compat,
+    job_retention: float,
     faults: bool,
     log_format: str,
     log_level: str,
@@ -103,6 +105,7 @@ def jobstore(
                 compat=compat,
                 leader_lease_s=leader_lease,
                 faults=faults,
+                retention_s=job_retention,
             ) as services,
         ):
             yield services

@@ -49,6 +49,7 @@ class UpConfig:
     gateway: GatewayConfig
     compat: Compat
     durable: bool
+    job_retention_s: float
     faults: bool
     bare: bool
     """Create no default resources."""
@@ -97,6 +98,7 @@ async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: A
             compat=config.compat,
             leader_lease_s=None,
             faults=config.faults,
+            retention_s=config.job_retention_s,
         ),
         open_logs(folder=config.folder.logs, clock=clock),
         open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
@@ -138,6 +140,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.agent_host()
 @options.compat()
 @options.durability()
+@options.job_retention()
 @options.faults()
 @options.option("--no-agent", is_flag=True, help="Start no local agent.")
 @options.option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
@@ -157,6 +160,7 @@ def up(
     stop_jobs: bool,
     compat: Compat,
     durability: str,
+    job_retention: float,
     faults: bool,
     no_agent: bool,
     bare: bool,
@@ -179,6 +183,7 @@ def up(
         gateway=gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure),
         compat=compat,
         durable=durability == "full",
+        job_retention_s=job_retention,
         faults=faults,
         bare=bare,
         agent_arguments=None if no_agent else agent_arguments,

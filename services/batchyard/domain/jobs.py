@@ -79,6 +79,8 @@ class Job:
     """Of the latest attempt."""
     stopped_at: int | None = None
     """Of the job; absent if it never ran."""
+    ended_at: int | None = None
+    """When it came into a terminal state; from then on it is kept for a set time."""
     exit_code: int | None = None
     """Of the latest attempt, as are the members that follow."""
     reason: str | None = None

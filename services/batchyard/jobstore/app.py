@@ -24,6 +24,7 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
+from batchyard.jobstore.retention import RETENTION_S, Retention
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.health import Health
@@ -51,13 +52,14 @@ async def open_job_store(
     compat: Compat = Compat.SEED,
     leader_lease_s: float | None = LEADER_LEASE_S,
     faults: bool = False,
+    retention_s: float = RETENTION_S,
 ) -> AsyncIterator[Sequence[Service]]:
     """Open the job store on a SQLite file for the length of the context; yield what it serves.
 
     With `durable` false an acknowledged job may be lost at a power cut (never at a mere crash). `leader_lease_s` is how
     long a scheduler may lead without hearing from the store; None if the only scheduler is in this very process.
-    With `faults`, jobs may ask for attempts that fail without running. While it cannot write, the health of its
-    services says so.
+    Finished jobs are kept for `retention_s`. With `faults`, jobs may ask for attempts that fail without running. While
+    it cannot write, the health of its services says so.
     """
     feed, numbers, health = Feed(), _Numbers(), Health()
 
@@ -94,6 +96,7 @@ async def open_job_store(
             )
             settlement = SettlementServicer(copies)
             tasks.start_soon(_follow, copies)
+            tasks.start_soon(Retention(writer, clock, retention_s).run)
             yield _served(jobs, operations, dispatch, settlement, health)
             tasks.cancel_scope.cancel()
 

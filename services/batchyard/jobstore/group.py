@@ -5,7 +5,7 @@ checks everything before it changes anything, so one that raises leaves no trace
 knows a clock, a task or a database: time, ids and storage are handed in.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
@@ -45,6 +45,7 @@ from batchyard.storage.jobs import (
     NewJob,
     QueueCopy,
     QueueKey,
+    Removal,
 )
 
 
@@ -228,7 +229,7 @@ class Group:
         agent = self._agent(agent_id)
         if agent is None or agent.incarnation != incarnation or not agent.live:
             return
-        self._put_agent(replace(agent, live=False))
+        self._put_agent(replace(agent, live=False, gone_at=self._now))
         for job in self._jobs_of_agent(agent_id):
             self._lose(job)
 
@@ -317,6 +318,11 @@ class Group:
         for queue in newer:
             self._queues[queue.key] = queue
             self._changes.queues.append(queue)
+
+    def remove(self, choose: Callable[[JobWriter], Removal]) -> Removal:
+        """Remove what is over, as chosen from what is stored. Must be the only command of its group."""
+        self._changes.removal = choose(self._storage)
+        return self._changes.removal
 
     # The end of a group
 
@@ -442,6 +448,8 @@ class Group:
         job.status_reason = status_reason
         job.version += 1
         self._touched[job.key] = job
+        if job.state in TERMINAL:
+            job.ended_at = self._now
         if job.state in TERMINAL and job.started_at is not None:
             job.stopped_at = max(job.started_at, attempt.stopped_at if attempt is not None else self._now)
         if Effect.RECORD_ATTEMPT in step.effects:

@@ -50,6 +50,8 @@ class AgentRecord:
     incarnation: int
     live: bool
     """False once its lease was given up."""
+    gone_at: int | None = None
+    """When that was, in milliseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,41 @@ class NewJob:
     """Sequence numbers of the jobs that it waits for."""
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """A job that is over."""
+
+    ended_at: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job that waited for another one, or still does."""
+
+    depends_on: int
+    dependent: int
+    """Both by their sequence numbers."""
+    waiting: bool
+    """Whether the dependent has not ended yet."""
+
+
+@dataclass(slots=True)
+class Removal:
+    """What goes because its time is over."""
+
+    jobs: list[int] = field(default_factory=list)
+    """With their specs and attempts; by sequence number."""
+    dependencies: list[tuple[int, int]] = field(default_factory=list)
+    """What is depended on, and what depends on it."""
+    agents: list[AgentId] = field(default_factory=list)
+    events_to: int = 0
+    """The events of all commits up to this revision."""
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.dependencies or self.agents or self.events_to)
+
+
 @dataclass(slots=True)
 class Changes:
     """Everything that one group of commands changes."""
@@ -85,10 +122,17 @@ class Changes:
     agents: list[AgentRecord] = field(default_factory=list)
     leader: Leader | None = None
     events: list[JobChange] = field(default_factory=list)
+    removal: Removal = field(default_factory=Removal)
 
     def __bool__(self) -> bool:
         return bool(
-            self.new_jobs or self.jobs or self.attempts or self.queues or self.agents or self.leader is not None
+            self.new_jobs
+            or self.jobs
+            or self.attempts
+            or self.queues
+            or self.agents
+            or self.leader is not None
+            or self.removal
         )
 
 
@@ -102,9 +146,9 @@ class Counters:
     leader: Leader
     """The newest; nobody has led yet where its epoch is 0."""
     sequence: int
-    """Of the newest job."""
+    """Of the newest job that there ever was."""
     job_id: JobId | None
-    """Of the newest job."""
+    """No job had a greater one."""
 
 
 class JobWriter(Protocol):
@@ -140,6 +184,22 @@ class JobWriter(Protocol):
 
     def agent(self, agent_id: AgentId) -> AgentRecord | None:
         """Return what is known of an agent."""
+        ...
+
+    def finished_jobs(self, before_ms: int, after: FinishedJob | None, limit: int) -> list[FinishedJob]:
+        """Return the next jobs that ended before this time, oldest first."""
+        ...
+
+    def dependencies(self, sequences: Collection[int], limit: int) -> list[Dependency]:
+        """Return who depends or depended on these jobs, in the order of what is depended on."""
+        ...
+
+    def gone_agents(self, before_ms: int, limit: int) -> list[AgentId]:
+        """Return agents that were given up before this time and that no run names."""
+        ...
+
+    def events_before(self, before_ms: int, limit: int) -> int:
+        """Return the revision up to which events were recorded before this time, over at most `limit` commits; or 0."""
         ...
 
     def apply(self, epoch: int, changes: Changes) -> int:

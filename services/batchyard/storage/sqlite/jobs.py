@@ -16,6 +16,8 @@ from batchyard.storage.jobs import (
     AgentRecord,
     Changes,
     Counters,
+    Dependency,
+    FinishedJob,
     JobRecord,
     Leader,
     QueueCopy,
@@ -24,6 +26,7 @@ from batchyard.storage.jobs import (
     StorageError,
     WriterSupersededError,
 )
+from batchyard.storage.sqlite import removals
 from batchyard.storage.sqlite.migrations import migrate
 
 EVENTS_KEPT: Final = 100_000
@@ -44,8 +47,8 @@ _FIXED = _names(
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
-    "stopped_at exit_code reason agent_id task_id log_stream_name run_epoch run_number run_agent_id run_incarnation",
-    "run_compute_environment run_state run_task_id run_log_stream_name",
+    "stopped_at ended_at exit_code reason agent_id task_id log_stream_name run_epoch run_number run_agent_id",
+    "run_incarnation run_compute_environment run_state run_task_id run_log_stream_name",
 )
 _COLUMNS = _FIXED + _CHANGING
 _SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
@@ -93,11 +96,11 @@ class SqliteJobWriter:
     def begin_epoch(self) -> Counters:
         """Become the writer."""
         row = self._db.execute(
-            "UPDATE store SET epoch = epoch + 1 RETURNING epoch, revision, leader_epoch, leader_id",
+            "UPDATE store SET epoch = epoch + 1"
+            " RETURNING epoch, revision, leader_epoch, leader_id, gone_sequence, gone_job_id",
         ).fetchall()[0]
-        newest = self._db.execute("SELECT sequence, job_id FROM jobs ORDER BY sequence DESC LIMIT 1").fetchone()
-        sequence, job_id = newest or (0, None)
-        return Counters(row[0], row[1], Leader(row[2], row[3]), sequence, job_id)
+        sequence, job_id = removals.newest_job(self._db)
+        return Counters(row[0], row[1], Leader(row[2], row[3]), max(sequence, row[4]), max(job_id, row[5]) or None)
 
     @_translated
     def jobs(self, keys: Collection[JobKey]) -> list[Job]:
@@ -147,8 +150,30 @@ class SqliteJobWriter:
     @_translated
     def agent(self, agent_id: AgentId) -> AgentRecord | None:
         """Return what is known of an agent."""
-        row = self._db.execute("SELECT incarnation, live FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
-        return AgentRecord(agent_id, row[0], bool(row[1])) if row else None
+        row = self._db.execute(
+            "SELECT incarnation, live, gone_at FROM agents WHERE agent_id = ?", (agent_id,)
+        ).fetchone()
+        return AgentRecord(agent_id, row[0], bool(row[1]), row[2]) if row else None
+
+    @_translated
+    def finished_jobs(self, before_ms: int, after: FinishedJob | None, limit: int) -> list[FinishedJob]:
+        """Return the next jobs that ended before this time."""
+        return removals.finished_jobs(self._db, before_ms, after, limit)
+
+    @_translated
+    def dependencies(self, sequences: Collection[int], limit: int) -> list[Dependency]:
+        """Return who depends or depended on these jobs."""
+        return removals.dependencies(self._db, sequences, limit)
+
+    @_translated
+    def gone_agents(self, before_ms: int, limit: int) -> list[AgentId]:
+        """Return agents that were given up before this time."""
+        return removals.gone_agents(self._db, before_ms, limit)
+
+    @_translated
+    def events_before(self, before_ms: int, limit: int) -> int:
+        """Return the revision up to which events were recorded before this time."""
+        return removals.events_before(self._db, before_ms, limit)
 
     @_translated
     def apply(self, epoch: int, changes: Changes) -> int:
@@ -164,7 +189,8 @@ class SqliteJobWriter:
             revision = int(claimed[0][0])
             self._write(changes)
             if changes.events:
-                db.execute("INSERT INTO events VALUES (?, ?)", (revision, _encode_events(changes.events)))
+                record = (revision, _encode_events(changes.events), changes.events[0].at)
+                db.execute("INSERT INTO events (revision, record, at) VALUES (?, ?, ?)", record)
                 db.execute("DELETE FROM events WHERE revision <= ?", (revision - EVENTS_KEPT,))
             db.execute("COMMIT")
         except BaseException:
@@ -196,11 +222,14 @@ class SqliteJobWriter:
             )
         for agent in changes.agents:
             db.execute(
-                "INSERT OR REPLACE INTO agents VALUES (?, ?, ?)", (agent.agent_id, agent.incarnation, agent.live)
+                "INSERT OR REPLACE INTO agents (agent_id, incarnation, live, gone_at) VALUES (?, ?, ?, ?)",
+                (agent.agent_id, agent.incarnation, agent.live, agent.gone_at),
             )
         if changes.leader is not None:
             leader = changes.leader
             db.execute("UPDATE store SET leader_epoch = ?, leader_id = ?", (leader.epoch, leader.scheduler_id))
+        if changes.removal:
+            removals.remove(db, changes.removal)
 
 
 class SqliteJobReader:
@@ -269,8 +298,8 @@ class SqliteJobReader:
         rows = self._db.execute(
             "SELECT revision, record FROM events WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit)
         ).fetchall()
-        newest = self.revision()
-        if newest - EVENTS_KEPT > revision:
+        newest, gone = self._db.execute("SELECT revision, gone_events FROM store").fetchone()
+        if max(newest - EVENTS_KEPT, gone) > revision:
             raise HistoryGoneError(f"events after revision {revision} are no longer kept; the newest is {newest}")
         return [(row[0], _decode_events(row[1])) for row in rows]
 
@@ -361,6 +390,7 @@ def _changing(job: Job) -> tuple[Any, ...]:
         job.terminated,
         job.started_at,
         job.stopped_at,
+        job.ended_at,
         job.exit_code,
         job.reason,
         job.agent_id,
@@ -389,9 +419,9 @@ def _job(row: Any) -> Job:
     (
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
         attempts_allowed, created_at, exit_rules, faults, state, version, status_reason, dependencies_left,
-        attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, exit_code, reason, agent_id, task_id,
-        log_stream_name, run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task,
-        run_stream,
+        attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, ended_at, exit_code, reason,
+        agent_id, task_id, log_stream_name, run_epoch, run_number, run_agent, run_incarnation, run_environment,
+        run_state, run_task, run_stream,
     ) = row[: len(_COLUMNS)]  # fmt: skip
     run = None
     if run_state is not None:
@@ -402,8 +432,8 @@ def _job(row: Any) -> Job:
     return Job(
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
         attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made, run,
-        stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, exit_code, reason, agent_id, task_id,
-        log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (), faults,
+        stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at, exit_code, reason,
+        agent_id, task_id, log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (), faults,
     )  # fmt: skip
 
 
