@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.aws import Account, eventually
+from support.aws import Account, eventually, refused
 
 pytestmark = pytest.mark.usefixtures("queue")
 
@@ -93,3 +93,37 @@ def test_several_ids_can_be_cancelled_in_one_call(account: Account) -> None:
     job_ids = [account.submit(containerOverrides={"vcpus": 1000}) for _ in range(3)]
     account.batch.cancel_job(jobId=", ".join(job_ids), reason="all of them")
     assert {account.describe(job_id)["statusReason"] for job_id in job_ids} == {"all of them"}
+
+
+def test_a_list_of_jobs_is_ended_and_the_ids_come_back_as_given(account: Account) -> None:
+    account.define()
+    job_ids = [account.submit(containerOverrides={"vcpus": 1000}) for _ in range(3)]
+    unknown = "00000000-0000-7000-8000-000000000000"
+    answer = account.batch.cancel_jobs(jobs=[*job_ids[:2], unknown, job_ids[0]], reason="both")
+    assert (answer["successful"], answer["errors"]) == ([*job_ids[:2], unknown], [])
+    answer = account.batch.terminate_jobs(jobs=job_ids[2:], reason="the last")
+    assert (answer["successful"], answer["errors"]) == (job_ids[2:], [])
+    ends = [(job["statusReason"], job["isCancelled"], job["isTerminated"]) for job in map(account.describe, job_ids)]
+    assert ends == [("both", True, False), ("both", True, False), ("the last", False, True)]
+
+
+@pytest.mark.parametrize("name", ["cancel", "terminate"])
+def test_what_is_not_said_well_is_refused_by_either_form(account: Account, name: str) -> None:
+    one, many = getattr(account.batch, f"{name}_job"), getattr(account.batch, f"{name}_jobs")
+    with refused("'jobId' is a required field (cannot be an empty string)"):
+        one(jobId="", reason="x")
+    with refused("'reason' is a required field (cannot be an empty string)"):
+        one(jobId="x", reason="")
+    with refused("reason must not exceed 1024 characters"):
+        one(jobId="x", reason="x" * 1025)
+    with refused("Maximum number of jobs supported is 100."):
+        one(jobId="x " * 101, reason="x")
+    with refused("jobs is required."):
+        many(jobs=[], reason="x")
+    with refused("'jobs' is a required field (cannot be an empty string)"):
+        many(jobs=["x", ""], reason="x")
+    with refused("Maximum number of jobs supported is 50."):
+        many(jobs=["x"] * 51, reason="x")
+    with refused("reason must not exceed 1024 characters"):
+        many(jobs=["x"], reason="x" * 1025)
+    one(jobId="x", reason="x" * 1024)

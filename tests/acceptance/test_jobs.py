@@ -35,10 +35,12 @@ def test_a_job_runs_and_every_member_of_its_description_is_right(account: Accoun
         "mountPoints": [],
         "ulimits": [],
         "resourceRequirements": [],
+        "networkInterfaces": [],
         "exitCode": 0,
     }
     (attempt,) = job.pop("attempts")
     assert attempt["container"]["exitCode"] == 0
+    assert attempt["container"]["networkInterfaces"] == []
     assert times[0] <= attempt["startedAt"] <= attempt["stoppedAt"] <= times[2]
     assert job == {
         "jobArn": f"{arn}:job/{job_id}",
@@ -54,6 +56,8 @@ def test_a_job_runs_and_every_member_of_its_description_is_right(account: Accoun
         "tags": {},
         "isCancelled": False,
         "isTerminated": False,
+        "propagateTags": False,
+        "platformCapabilities": [],
     }
 
 
@@ -199,6 +203,25 @@ def test_descriptions_come_in_the_order_asked_without_unknown_ids(account: Accou
 def test_refuses_to_describe_more_than_a_hundred_jobs(account: Account) -> None:
     with refused("Maximum number of jobs supported is 100."):
         account.batch.describe_jobs(jobs=["x"] * 101)
+
+
+def test_the_front_of_a_queue_is_in_the_order_of_submission(account: Account) -> None:
+    account.define()
+    running = account.submit(["sleep", "600"])
+    account.wait(running, "RUNNING")
+    waiting = [account.submit(containerOverrides={"vcpus": vcpus}) for vcpus in (1000, 500, 1000)]
+    snapshot = account.batch.get_job_queue_snapshot(jobQueue="queue")
+    front = snapshot["frontOfQueue"]["jobs"]
+    jobs = [account.describe(job_id) for job_id in waiting]
+    assert [entry["jobArn"] for entry in front] == [job["jobArn"] for job in jobs]
+    assert all(entry["earliestTimeAtPosition"] >= job["createdAt"] for entry, job in zip(front, jobs, strict=True))
+    assert snapshot["frontOfQueue"]["lastUpdatedAt"] >= jobs[-1]["createdAt"]
+    usage = snapshot["queueUtilization"]
+    assert usage["totalCapacityUsage"] == [{"capacityUnit": "VCPU", "quantity": 1.0}]
+    account.batch.terminate_jobs(jobs=[running, *waiting], reason="seen")
+    account.wait_all([running, *waiting])
+    with refused("nothing does not exist"):
+        account.batch.get_job_queue_snapshot(jobQueue="nothing")
 
 
 def test_another_account_does_not_see_a_job(account: Account) -> None:

@@ -93,6 +93,8 @@ class JobStorageContract(abc.ABC):
             task_id="task",
             log_stream_name="stream",
             exit_rules=(ExitRule(RetryAction.EXIT, on_reason="a*"), ExitRule(RetryAction.RETRY, on_exit_code="1")),
+            runnable_at=4,
+            share_identifier="share",
         )
         writer.apply(epoch, new(full, stored("bare", 2)))
         assert writer.jobs([full.key]) == [full]

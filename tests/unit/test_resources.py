@@ -1,5 +1,3 @@
-from dataclasses import dataclass
-
 import pytest
 
 from batchyard.api.common.v1.container_pb2 import KeyValuePair, ResourceRequirement
@@ -92,16 +90,6 @@ def test_the_same_type_twice_is_refused() -> None:
     twice = ContainerProperties(resource_requirements=[ResourceRequirement(type="VCPU", value="1")] * 2)
     with pytest.raises(InvalidRequestError, match=r"^Cannot provide duplicates in resourceRequirements\.$"):
         reserved_resources(twice)
-
-
-def test_anything_with_the_members_of_a_container_will_do() -> None:
-    @dataclass
-    class Plain:
-        vcpus: int = 1
-        memory: int = 16
-        resource_requirements: tuple[ResourceRequirement, ...] = ()
-
-    assert reserved_resources(Plain()) == Resources(1000, 16)
 
 
 @pytest.mark.parametrize(

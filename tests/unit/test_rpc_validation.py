@@ -85,8 +85,8 @@ def test_the_first_missing_member_is_named(descriptor: Descriptor) -> None:
 
 
 def test_empty_strings_count_as_missing() -> None:
-    request = jobs.CancelJobRequest(job_id="x", reason="")
-    assert refusal(request) == ("reason is required.", "reason")
+    request = jobs.SubmitJobRequest(job_name="x", job_queue="")
+    assert refusal(request) == ("jobQueue is required.", "jobQueue")
 
 
 def test_zero_is_a_value() -> None:

@@ -1,4 +1,6 @@
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -13,9 +15,10 @@ from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.names import Caller
 from batchyard.jobstore.submission import build_submission, check_request, substitute
+from batchyard.storage.jobs import QueueCopy
+from support.jobs import QUEUE
 
 CALLER = Caller()
-QUEUE_ARN = "arn:aws:batch:us-east-1:123456789012:job-queue/queue"
 
 
 def a_request(**members: object) -> SubmitJobRequest:
@@ -33,12 +36,14 @@ def a_definition(container: Mapping[str, object] | None = None, **members: objec
     return ParseDict(described, JobDefinition())
 
 
-def spec_of(request: SubmitJobRequest, definition: JobDefinition, compat: Compat = Compat.SEED) -> JobSpec:
+def spec_of(
+    request: SubmitJobRequest, definition: JobDefinition, compat: Compat = Compat.SEED, queue: QueueCopy = QUEUE
+) -> JobSpec:
     submission = build_submission(
         request,
         caller=CALLER,
         job_id=JobId("id"),
-        job_queue_arn=QUEUE_ARN,
+        queue=queue,
         definition=definition,
         depends_on=[JobKey(CALLER.namespace, JobId(entry.job_id)) for entry in request.depends_on],
         compat=compat,
@@ -63,8 +68,17 @@ def spec_of(request: SubmitJobRequest, definition: JobDefinition, compat: Compat
             "Cannot use both ECS containerProperties vcpus and resourceRequirement VCPU.",
         ),
         ({"arrayProperties": {"size": 2}}, "Array jobs are not supported by this server yet."),
-        ({"shareIdentifier": "a"}, "can only be submitted to job queue with fair share scheduling policy."),
-        ({"schedulingPriorityOverride": 0}, "can only be submitted to job queue with fair share scheduling policy."),
+        ({"jobQueue": "a.b"}, "Provided name a.b is not supported pattern[a-zA-Z_0-9-]{1,128}"),
+        ({"jobDefinition": "a:latest"}, "Provided name a:latest is not supported pattern[a-zA-Z_0-9-]{1,128}"),
+        ({"shareIdentifier": "a.b"}, "ShareIdentifier name should match a valid pattern."),
+        ({"shareIdentifier": ""}, "ShareIdentifier name should match a valid pattern."),
+        ({"shareIdentifier": "a" * 256}, "ShareIdentifier name should match a valid pattern."),
+        ({"schedulingPriorityOverride": -1}, "Scheduling priority must be between 0 and 9999."),
+        ({"schedulingPriorityOverride": 10_000}, "Scheduling priority must be between 0 and 9999."),
+        ({"nodeOverrides": {}}, "nodeOverrides is for multi-node parallel jobs"),
+        ({"ecsPropertiesOverride": {}}, "ecsPropertiesOverride is for jobs of several containers"),
+        ({"eksPropertiesOverride": {}}, "eksPropertiesOverride is for jobs on Kubernetes"),
+        ({"containerOverrides": {"instanceType": "m5.large"}}, "instanceType is for multi-node parallel jobs"),
         ({"retryStrategy": {"attempts": 11}}, "RetryAttempts must be between 1 and 10."),
         ({"retryStrategy": {}}, "RetryAttempts must be provided with retry strategy."),
         ({"timeout": {"attemptDurationSeconds": 59}}, "must be at least 60 seconds."),
@@ -169,6 +183,95 @@ def test_either_form_of_resources_overrides_either_form(
 def test_the_aws_profile_ignores_the_older_members_over_the_newer_ones() -> None:
     spec = spec_of(a_request(containerOverrides={"vcpus": 4}), a_definition(NEW_FORM), Compat.AWS)
     assert spec.vcpus_milli == 1000
+
+
+def submit(request: SubmitJobRequest) -> None:
+    """Do with a request what the service does, without a store."""
+    check_request(request)
+    spec_of(request, a_definition())
+
+
+FAIR_QUEUE = replace(QUEUE, fair_share=True)
+NO_SHARE = "shareIdentifier must be specified."
+NO_PRIORITY = "Either schedulingPriority in job definition or schedulingPriorityOverride is required."
+NOT_FAIR = (
+    "Job with shareIdentifier or schedulingPriority can only be submitted to job queue with fair share scheduling "
+    "policy."
+)
+
+
+@pytest.mark.parametrize(
+    ("queue", "definition", "members", "text"),
+    [
+        (QUEUE, {}, {"shareIdentifier": "a"}, NOT_FAIR),
+        (QUEUE, {}, {"schedulingPriorityOverride": 0}, NOT_FAIR),
+        (FAIR_QUEUE, {}, {}, f"{NO_SHARE} {NO_PRIORITY}"),
+        (FAIR_QUEUE, {"schedulingPriority": 0}, {}, NO_SHARE),
+        (FAIR_QUEUE, {}, {"schedulingPriorityOverride": 0}, NO_SHARE),
+        (FAIR_QUEUE, {}, {"shareIdentifier": "a"}, NO_PRIORITY),
+    ],
+)
+def test_share_and_priority_are_needed_in_a_fair_queue_and_refused_in_others(
+    queue: QueueCopy, definition: dict[str, object], members: dict[str, object], text: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        spec_of(a_request(**members), a_definition({}, **definition), queue=queue)
+    assert refusal.value.message == text
+
+
+@pytest.mark.parametrize(
+    ("definition", "members", "priority"),
+    [
+        ({"schedulingPriority": 7}, {}, 7),
+        ({"schedulingPriority": 7}, {"schedulingPriorityOverride": 0}, 0),
+        ({}, {"schedulingPriorityOverride": 9999}, 9999),
+    ],
+)
+def test_the_priority_of_the_submission_stands_above_that_of_the_definition(
+    definition: dict[str, object], members: dict[str, object], priority: int
+) -> None:
+    spec = spec_of(a_request(shareIdentifier="s-1_*", **members), a_definition({}, **definition), queue=FAIR_QUEUE)
+    assert (spec.share_identifier, spec.scheduling_priority) == ("s-1_*", priority)
+
+
+def test_the_priority_of_a_definition_says_nothing_in_a_queue_without_shares() -> None:
+    assert not spec_of(a_request(), a_definition(schedulingPriority=7)).HasField("scheduling_priority")
+
+
+def test_a_definition_of_several_nodes_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="multi-node parallel jobs are not supported"):
+        spec_of(a_request(), a_definition(type="multinode"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"vcpus": 0}, "vCPU must be at least 1, got 0."),
+        ({"vcpus": -2}, "vCPU must be at least 1, got -2."),
+        ({"memory": 0}, "Memory must be at least 4 Mib, got 0 Mib."),
+        ({"resourceRequirements": [{"type": "VCPU", "value": "0"}]}, "vCPU must be at least 1, got 0."),
+        ({"resourceRequirements": [{"type": "MEMORY", "value": "3"}]}, "Memory must be at least 4 Mib, got 3 Mib."),
+        (
+            {"resourceRequirements": [{"type": "VCPU", "value": "x"}]},
+            "Value x for type VCPU in resourceRequirement is not valid. Please provide a numeric value.",
+        ),
+        (
+            {"resourceRequirements": [{"type": "GPU", "value": "1"}] * 2},
+            "Cannot provide duplicates in resourceRequirements.",
+        ),
+    ],
+)
+def test_an_amount_that_makes_no_sense_is_refused_in_aws_words(overrides: dict[str, object], text: str) -> None:
+    request = a_request(containerOverrides=overrides)
+    with pytest.raises(InvalidRequestError, match=f"^{re.escape(text)}$"):
+        submit(request)
+
+
+def test_an_empty_timeout_takes_the_definitions_timeout_away() -> None:
+    definition = a_definition(timeout={"attemptDurationSeconds": 100})
+    request = a_request(timeout={})
+    check_request(request)
+    assert not spec_of(request, definition).HasField("timeout")
 
 
 def test_an_override_that_leaves_too_little_memory_is_refused() -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
-from google.protobuf.wrappers_pb2 import BytesValue, DoubleValue, Int64Value
+from google.protobuf.wrappers_pb2 import BytesValue, FloatValue, Int64Value
 
 from batchyard.api.common.v1 import container_pb2
 from batchyard.api.jobs.v1 import jobs_pb2, jobs_service_pb2
@@ -81,7 +80,14 @@ def test_reads_zero_as_set_and_null_as_absent() -> None:
 
 def test_prints_some_lists_and_maps_even_when_empty() -> None:
     assert encoded(jobs_service_pb2.ListJobsResponse()) == {"jobSummaryList": []}
-    assert encoded(jobs_pb2.JobDetail()) == {"dependsOn": [], "parameters": {}, "attempts": [], "tags": {}}
+    empty: dict[str, object] = {
+        "dependsOn": [],
+        "parameters": {},
+        "attempts": [],
+        "tags": {},
+        "platformCapabilities": [],
+    }
+    assert encoded(jobs_pb2.JobDetail()) == empty
     assert encoded(SUBMIT()) == {}
 
 
@@ -189,13 +195,13 @@ def test_shortens_what_it_repeats_of_a_request() -> None:
     assert len(str(refusal.value)) < 300
 
 
-@pytest.mark.parametrize("kind", [BytesValue, DoubleValue, Int64Value, Struct])
+@pytest.mark.parametrize("kind", [BytesValue, FloatValue, Int64Value])
 def test_refuses_at_start_to_print_messages_that_have_no_form_in_awss_json(kind: type[Message]) -> None:
     with pytest.raises(TypeError):
         compile_encoder(descriptor_of(kind))
 
 
-@pytest.mark.parametrize("kind", [BytesValue, DoubleValue])
+@pytest.mark.parametrize("kind", [BytesValue, FloatValue])
 def test_refuses_at_start_to_read_members_that_have_no_form_in_awss_json(kind: type[Message]) -> None:
     with pytest.raises(TypeError):
         compile_decoder(descriptor_of(kind))

@@ -13,7 +13,6 @@ AWS_JSON_PATH: Final = "/"
 """Where AWS JSON 1.1 requests go; the header X-Amz-Target names the operation."""
 
 OTHER_AWS_OPERATIONS: Final = (
-    "CancelJobs",
     "CreateConsumableResource",
     "CreateQuotaShare",
     "CreateSchedulingPolicy",
@@ -27,14 +26,12 @@ OTHER_AWS_OPERATIONS: Final = (
     "DescribeSchedulingPolicies",
     "DescribeServiceEnvironments",
     "DescribeServiceJob",
-    "GetJobQueueSnapshot",
     "ListConsumableResources",
     "ListJobsByConsumableResource",
     "ListQuotaShares",
     "ListSchedulingPolicies",
     "ListServiceJobs",
     "SubmitServiceJob",
-    "TerminateJobs",
     "TerminateServiceJob",
     "TerminateServiceJobs",
     "UpdateConsumableResource",

@@ -191,6 +191,8 @@ def _single_decoder(field: FieldDescriptor, known: dict[str, Decode]) -> Decode:
             return _decode_bool
         case FieldDescriptor.CPPTYPE_INT32 | FieldDescriptor.CPPTYPE_INT64:
             return _integer_decoder(_INTEGER_BITS[field.cpp_type])
+        case FieldDescriptor.CPPTYPE_DOUBLE:
+            return _decode_double
         case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_STRING:
             return _decode_string
         case _:
@@ -227,6 +229,15 @@ def _integer_decoder(bits: int) -> Decode:
         return int(value)
 
     return decode
+
+
+def _decode_double(value: Any) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise WrongTypeError("a number", _type_of(value))
+    try:
+        return float(value)
+    except OverflowError:
+        raise WrongTypeError("a number of 64 bits", str(value)) from None
 
 
 def _decode_bool(value: Any) -> bool:
@@ -295,7 +306,9 @@ def _single_encoder(field: FieldDescriptor, known: dict[str, Encode]) -> Encode 
     if field.enum_type is not None:
         # A value without a word, of a newer service or unspecified, is not printed.
         return words_of(field.enum_type).get
-    if field.cpp_type in _INTEGER_BITS or field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+    if field.cpp_type in _INTEGER_BITS:
+        return None
+    if field.cpp_type in (FieldDescriptor.CPPTYPE_BOOL, FieldDescriptor.CPPTYPE_DOUBLE):
         return None
     if field.type == FieldDescriptor.TYPE_STRING:
         return None

@@ -91,6 +91,10 @@ class Job:
     """Which failed attempts are tried again; fixed at submission."""
     faults: str | None = None
     """The attempts that are made to end without running, as `batchyard:fault` has them. Never changes."""
+    runnable_at: int | None = None
+    """When it last became RUNNABLE."""
+    share_identifier: str | None = None
+    """In a queue with fair share; fixed at submission."""
 
 
 @dataclass(frozen=True, slots=True)

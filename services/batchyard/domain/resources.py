@@ -6,12 +6,13 @@ Every check raises InvalidRequestError with AWS's own words; `field` is the memb
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from batchyard.domain.errors import InvalidRequestError
 
 MEMORY_MIB_MIN: Final = 4
 TIMEOUT_S_MIN: Final = 60
+SCHEDULING_PRIORITY_MAX: Final = 9999
 TAGS_MAX: Final = 50
 TAG_KEY_LENGTH_MAX: Final = 128
 TAG_VALUE_LENGTH_MAX: Final = 256
@@ -20,6 +21,7 @@ RESERVED_ENVIRONMENT_PREFIX: Final = "AWS_BATCH"
 _REQUIREMENT_TYPES: Final = ("GPU", "MEMORY", "VCPU")
 # At most three places behind the point can be held; further ones may be zeros. Nine digits keep sums in 64 bits.
 _VCPUS: Final = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3})0*)?")
+_SHARE_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]{1,255}\*?")
 _WHOLE: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -49,7 +51,11 @@ class ResourceRequirement(Protocol):
 
 
 class Container(Protocol):
-    """The members of a container's properties that reserve resources; 0 stands for a member that was not sent."""
+    """The members of a container's properties that reserve resources."""
+
+    def HasField(self, field_name: Any, /) -> bool:  # noqa: N802  # protobuf's name
+        """Tell whether a member was sent."""
+        ...
 
     @property
     def vcpus(self) -> int:
@@ -90,11 +96,11 @@ def reserved_resources(container: Container) -> Resources:
             )
     vcpus_milli = required.get("VCPU", container.vcpus * 1000)
     memory_mib = required.get("MEMORY", container.memory)
-    if not vcpus_milli and "VCPU" not in required:
+    if "VCPU" not in required and not container.HasField("vcpus"):
         raise InvalidRequestError("vCPU is required.", field="vcpus")
     if vcpus_milli <= 0:
         raise InvalidRequestError(f"vCPU must be at least 1, got {vcpus_milli // 1000}.", field="vcpus")
-    if not memory_mib and "MEMORY" not in required:
+    if "MEMORY" not in required and not container.HasField("memory"):
         raise InvalidRequestError("Memory is required.", field="memory")
     if memory_mib < MEMORY_MIB_MIN:
         raise InvalidRequestError(
@@ -145,6 +151,18 @@ def check_environment(variables: Iterable[EnvironmentVariable]) -> None:
             raise InvalidRequestError(
                 f"Environment variable cannot start with {RESERVED_ENVIRONMENT_PREFIX}", field="environment"
             )
+
+
+def check_scheduling_priority(priority: int, field: str) -> None:
+    """Check a scheduling priority that was sent."""
+    if not 0 <= priority <= SCHEDULING_PRIORITY_MAX:
+        raise InvalidRequestError(f"Scheduling priority must be between 0 and {SCHEDULING_PRIORITY_MAX}.", field=field)
+
+
+def check_share_identifier(identifier: str) -> None:
+    """Check the share identifier of a job."""
+    if not _SHARE_IDENTIFIER.fullmatch(identifier):
+        raise InvalidRequestError("ShareIdentifier name should match a valid pattern.", field="shareIdentifier")
 
 
 def check_timeout(attempt_duration_s: int) -> None:

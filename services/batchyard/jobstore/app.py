@@ -81,7 +81,9 @@ async def open_job_store(
                 compat=compat,
                 faults=faults,
             )
-            jobs = JobsServicer(writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter)
+            jobs = JobsServicer(
+                writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter, clock=clock
+            )
             operations = JobOperationsServicer(writer=writer, feed=feed, reading=reading, submitter=submitter)
             dispatch = DispatchServicer(
                 writer=writer,

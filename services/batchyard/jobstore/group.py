@@ -460,6 +460,8 @@ class Group:
         if Effect.WITHDRAW in step.effects:
             self._effects.withdraw(job.key)
         if Effect.ENQUEUE in step.effects:
+            if came_from is not JobState.RUNNABLE:
+                job.runnable_at = self._now
             self._effects.enqueue(job)
         if job.state is not came_from:
             self._changes.events.append(_change(job, self._now))

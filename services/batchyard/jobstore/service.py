@@ -1,9 +1,7 @@
-"""JobsService: the five operations that AWS has for jobs."""
+"""JobsService: the operations that AWS has for jobs."""
 
-import asyncio
-import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import grpc.aio
@@ -12,38 +10,45 @@ from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
 from batchyard.api.jobs.v1.jobs_service_pb2 import (
     CancelJobRequest,
     CancelJobResponse,
+    CancelJobsRequest,
+    CancelJobsResponse,
     DescribeJobsRequest,
     DescribeJobsResponse,
+    GetJobQueueSnapshotRequest,
+    GetJobQueueSnapshotResponse,
     ListJobsRequest,
     ListJobsResponse,
     SubmitJobRequest,
     SubmitJobResponse,
     TerminateJobRequest,
     TerminateJobResponse,
+    TerminateJobsRequest,
+    TerminateJobsResponse,
 )
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer
+from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, UnavailableError
 from batchyard.domain.faults import faults_of
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.lifecycle import JobState
-from batchyard.domain.names import Caller, ResourceKind, name_in_reference
+from batchyard.domain.names import Caller, ResourceKind
 from batchyard.domain.pagination import decode_token, encode_token, page_size
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.resources import ResourceCopies
+from batchyard.jobstore.snapshots import queue_snapshot
+from batchyard.jobstore.stops import Stopper, job_keys
 from batchyard.jobstore.submission import build_submission, check_request
 from batchyard.jobstore.views import described, job_summary, state_of
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.identity import caller_of
-from batchyard.storage.jobs import JobReader, QueueKey
+from batchyard.storage.jobs import JobReader, QueueCopy, QueueKey
 from batchyard.storage.sqlite.database import Database
 from batchyard.storage.sqlite.jobs import SqliteJobReader
 
 DESCRIBED_JOBS_MAX: Final = 100
-STOPPED_JOBS_MAX: Final = 100
 LISTED_JOBS_MAX: Final = 1000
-REASON_LENGTH_MAX: Final = 1024
 
 T = TypeVar("T")
 
@@ -98,7 +103,7 @@ class Submitter:
             request,
             caller=caller,
             job_id=self._next_job_id(),
-            job_queue_arn=queue.arn,
+            queue=queue,
             definition=definition,
             depends_on=depends_on,
             compat=self._compat,
@@ -124,10 +129,18 @@ class JobsServicer(JobsServiceServicer):
     """Answers once what it says is on disk."""
 
     def __init__(
-        self, *, writer: Writer, feed: Feed, reading: Reading, copies: ResourceCopies, submitter: Submitter
+        self,
+        *,
+        writer: Writer,
+        feed: Feed,
+        reading: Reading,
+        copies: ResourceCopies,
+        submitter: Submitter,
+        clock: Clock,
     ) -> None:
         self._writer = writer
-        self._feed = feed
+        self._stopper = Stopper(writer=writer, feed=feed)
+        self._clock = clock
         self._reading = reading
         self._copies = copies
         self._submitter = submitter
@@ -148,7 +161,7 @@ class JobsServicer(JobsServiceServicer):
         caller = caller_of(context)
         if len(request.jobs) > DESCRIBED_JOBS_MAX:
             raise InvalidRequestError(f"Maximum number of jobs supported is {DESCRIBED_JOBS_MAX}.", field="jobs")
-        keys = _keys(caller, request.jobs)
+        keys = job_keys(caller, request.jobs)
         records = await self._reading.ask(lambda reader: reader.describe(keys))
         return DescribeJobsResponse(jobs=described(records))
 
@@ -162,10 +175,7 @@ class JobsServicer(JobsServiceServicer):
             raise InvalidRequestError("filters are not supported by this server yet.", field="filters")
         state = _listed_state(request)
         limit = page_size(request.max_results if request.HasField("max_results") else None, maximum=LISTED_JOBS_MAX)
-        try:
-            queue = await self._copies.queue(caller, request.job_queue)
-        except NotFoundError as error:
-            raise NotFoundError(f"{request.job_queue} does not exist", field="jobQueue") from error
+        queue = await self._listed_queue(caller, request.job_queue)
         listing = f"jobs {caller.namespace} {queue.key.name} {state.name}"
         before = int(decode_token(request.next_token, listing)[0]) if request.next_token else None
         key = QueueKey(caller.namespace, queue.key.name)
@@ -179,35 +189,47 @@ class JobsServicer(JobsServiceServicer):
         self, request: CancelJobRequest, context: grpc.aio.ServicerContext[CancelJobRequest, CancelJobResponse]
     ) -> CancelJobResponse:
         """Cancel jobs that no agent has begun."""
-        await self._stop(caller_of(context), request.job_id, request.reason, Group.cancel)
+        await self._stopper.stop_text(caller_of(context), request.job_id, request.reason, Group.cancel)
         return CancelJobResponse()
 
     async def TerminateJob(  # noqa: N802
         self, request: TerminateJobRequest, context: grpc.aio.ServicerContext[TerminateJobRequest, TerminateJobResponse]
     ) -> TerminateJobResponse:
         """End jobs in whatever state."""
-        await self._stop(caller_of(context), request.job_id, request.reason, Group.terminate)
+        await self._stopper.stop_text(caller_of(context), request.job_id, request.reason, Group.terminate)
         return TerminateJobResponse()
 
-    async def _stop(self, caller: Caller, job_ids: str, reason: str, act: Callable[[Group, JobKey, str], bool]) -> None:
-        ids = [word for word in re.split(r"[\s,]+", job_ids) if word]
-        if not ids:
-            raise InvalidRequestError("'jobId' is a required field (cannot be an empty string)", field="jobId")
-        if len(ids) > STOPPED_JOBS_MAX:
-            raise InvalidRequestError(f"Maximum number of jobs supported is {STOPPED_JOBS_MAX}.", field="jobId")
-        if len(reason) > REASON_LENGTH_MAX:
-            raise InvalidRequestError(f"reason must not exceed {REASON_LENGTH_MAX} characters", field="reason")
-        keys = _keys(caller, ids)
-        decisions = {key: self._feed.decision(key) for key in keys}
-        try:
-            asked = await asyncio.gather(*(self._stop_one(act, key, reason) for key in decisions))
-            await asyncio.gather(*(decisions[key] for key, ask in zip(decisions, asked, strict=True) if ask))
-        finally:
-            for key, decision in decisions.items():
-                self._feed.forget(key, decision)
+    async def CancelJobs(  # noqa: N802
+        self, request: CancelJobsRequest, context: grpc.aio.ServicerContext[CancelJobsRequest, CancelJobsResponse]
+    ) -> CancelJobsResponse:
+        """Cancel those jobs of a list that no agent has begun."""
+        await self._stopper.stop_list(caller_of(context), request.jobs, request.reason, Group.cancel)
+        return CancelJobsResponse(successful=dict.fromkeys(request.jobs))
 
-    async def _stop_one(self, act: Callable[[Group, JobKey, str], bool], key: JobKey, reason: str) -> bool:
-        return await self._writer.do(lambda group: act(group, key, reason), key)
+    async def TerminateJobs(  # noqa: N802
+        self,
+        request: TerminateJobsRequest,
+        context: grpc.aio.ServicerContext[TerminateJobsRequest, TerminateJobsResponse],
+    ) -> TerminateJobsResponse:
+        """End the jobs of a list in whatever state."""
+        await self._stopper.stop_list(caller_of(context), request.jobs, request.reason, Group.terminate)
+        return TerminateJobsResponse(successful=dict.fromkeys(request.jobs))
+
+    async def GetJobQueueSnapshot(  # noqa: N802
+        self,
+        request: GetJobQueueSnapshotRequest,
+        context: grpc.aio.ServicerContext[GetJobQueueSnapshotRequest, GetJobQueueSnapshotResponse],
+    ) -> GetJobQueueSnapshotResponse:
+        """Tell which jobs of a queue are first."""
+        queue = await self._listed_queue(caller_of(context), request.job_queue)
+        now_ms = self._clock.now_ms()
+        return await self._reading.ask(lambda reader: queue_snapshot(reader, queue.key, now_ms))
+
+    async def _listed_queue(self, caller: Caller, reference: str) -> QueueCopy:
+        try:
+            return await self._copies.queue(caller, reference)
+        except NotFoundError as error:
+            raise NotFoundError(f"{reference} does not exist", field="jobQueue") from error
 
 
 def submitted(caller: Caller, submission: Submission) -> SubmitJobResponse:
@@ -226,9 +248,3 @@ def _listed_state(request: ListJobsRequest) -> JobState:
         legal = ", ".join(JobStatus.Name(number).removeprefix("JOB_STATUS_") for number in JobStatus.values()[1:])
         raise InvalidRequestError(f"jobStatus is not valid. Valid values: [{legal}]", field="jobStatus")
     return state
-
-
-def _keys(caller: Caller, references: Sequence[str]) -> list[JobKey]:
-    """Return the keys of jobs named by id or ARN, each once; an ARN of another account names nothing."""
-    names = [name_in_reference(reference, ResourceKind.JOB, caller.namespace) for reference in references]
-    return list(dict.fromkeys(JobKey(caller.namespace, JobId(name)) for name in names if name is not None))

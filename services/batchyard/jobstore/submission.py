@@ -16,9 +16,11 @@ from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties, Jo
 from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.jobs import Job, JobId, JobKey
-from batchyard.domain.names import JOB_NAME, Caller, ResourceKind
+from batchyard.domain.names import JOB_NAME, Caller, ResourceKind, name_in_reference
 from batchyard.domain.resources import (
     check_environment,
+    check_scheduling_priority,
+    check_share_identifier,
     check_tags,
     check_timeout,
     requirement_amounts,
@@ -26,6 +28,7 @@ from batchyard.domain.resources import (
 )
 from batchyard.domain.retries import check_retry_strategy, exit_rules
 from batchyard.jobstore.group import Submission
+from batchyard.storage.jobs import QueueCopy
 
 DEPENDENCIES_MAX: Final = 100
 JOB_BYTES_MAX: Final = 30 * 1024
@@ -45,24 +48,24 @@ def check_request(request: SubmitJobRequest) -> None:
         raise InvalidRequestError(
             f"Job name should match valid pattern {JOB_NAME.pattern}, got {request.job_name!r}", field="jobName"
         )
+    name_in_reference(request.job_queue, ResourceKind.JOB_QUEUE, "")
+    if request.HasField("share_identifier"):
+        check_share_identifier(request.share_identifier)
+    if request.HasField("scheduling_priority_override"):
+        check_scheduling_priority(request.scheduling_priority_override, "schedulingPriorityOverride")
+    if request.HasField("array_properties"):
+        raise InvalidRequestError("Array jobs are not supported by this server yet.", field="arrayProperties")
     if len(request.depends_on) > DEPENDENCIES_MAX:
         raise InvalidRequestError(f"Number of job dependencies must not exceed {DEPENDENCIES_MAX}", field="dependsOn")
     for dependency in request.depends_on:
         _check_dependency(dependency)
-    _check_overrides(request.container_overrides)
-    if request.HasField("array_properties"):
-        raise InvalidRequestError("Array jobs are not supported by this server yet.", field="arrayProperties")
-    if request.HasField("share_identifier") or request.HasField("scheduling_priority_override"):
-        raise InvalidRequestError(
-            "Job with shareIdentifier or schedulingPriority can only be submitted to job queue with fair share "
-            "scheduling policy.",
-            field="shareIdentifier",
-        )
+    name_in_reference(request.job_definition, ResourceKind.JOB_DEFINITION, "")
+    _check_overrides(request)
     if request.HasField("retry_strategy"):
         strategy = request.retry_strategy
         attempts = strategy.attempts if strategy.HasField("attempts") else None
         check_retry_strategy(attempts, strategy.evaluate_on_exit)
-    if request.HasField("timeout"):
+    if request.timeout.HasField("attempt_duration_seconds"):
         check_timeout(request.timeout.attempt_duration_seconds)
     check_tags(request.tags)
     if (size := request.ByteSize()) > JOB_BYTES_MAX:
@@ -79,12 +82,34 @@ def _check_dependency(dependency: JobDependency) -> None:
         raise InvalidRequestError("jobId is required.", field="dependsOn")
 
 
-def _check_overrides(overrides: ContainerOverrides) -> None:
+_OTHER_OVERRIDES: Final[
+    tuple[tuple[Literal["node_overrides", "eks_properties_override", "ecs_properties_override"], str, str], ...]
+] = (
+    ("node_overrides", "nodeOverrides", "multi-node parallel jobs"),
+    ("eks_properties_override", "eksPropertiesOverride", "jobs on Kubernetes"),
+    ("ecs_properties_override", "ecsPropertiesOverride", "jobs of several containers"),
+)
+"""Overrides of jobs that cannot be submitted here: their field, AWS's name, and what they are for."""
+
+
+def _check_overrides(request: SubmitJobRequest) -> None:
+    _check_container_overrides(request.container_overrides)
+    for field, member, jobs in _OTHER_OVERRIDES:
+        if request.HasField(field):
+            raise InvalidRequestError(f"{member} is for {jobs}, which this server does not support.", field=member)
+
+
+def _check_container_overrides(overrides: ContainerOverrides) -> None:
     for position, element in enumerate(overrides.command):
         if not element:
             raise InvalidRequestError(
                 f"Command cannot be empty: element {position} is an empty string.", field="containerOverrides.command"
             )
+    if overrides.HasField("instance_type"):
+        raise InvalidRequestError(
+            "instanceType is for multi-node parallel jobs, which this server does not support.",
+            field="containerOverrides.instanceType",
+        )
     check_environment(overrides.environment)
     required = requirement_amounts(overrides.resource_requirements)
     for kind, member in _LEGACY:
@@ -100,7 +125,7 @@ def build_submission(
     *,
     caller: Caller,
     job_id: JobId,
-    job_queue_arn: str,
+    queue: QueueCopy,
     definition: JobDefinition,
     depends_on: Sequence[JobKey],
     compat: Compat,
@@ -110,6 +135,7 @@ def build_submission(
     Raises InvalidRequestError for a `Ref::` without a value, for overrides that leave the job without a sensible amount
     of vCPUs or memory, and for a job of more than `SPEC_BYTES_MAX`.
     """
+    _check_kind(definition)
     parameters = {**definition.parameters, **request.parameters}
     container = _merged_container(definition.container_properties, request.container_overrides, compat)
     container.command[:] = substitute(container.command, parameters)
@@ -120,8 +146,8 @@ def build_submission(
         job_id=job_id,
         job_name=request.job_name,
         job_arn=caller.arn(ResourceKind.JOB, job_id),
-        job_queue_name=job_queue_arn.rpartition("/")[2],
-        job_queue_arn=job_queue_arn,
+        job_queue_name=queue.key.name,
+        job_queue_arn=queue.arn,
         job_definition_name=definition.job_definition_name,
         job_definition_arn=definition.job_definition_arn,
         depends_on=_resolved(request.depends_on, depends_on),
@@ -132,6 +158,8 @@ def build_submission(
         memory_mib=reserved.memory_mib,
         gpus=reserved.gpus,
     )
+    _set_share(spec, request, definition, queue)
+    spec.propagate_tags = request.propagate_tags
     spec.retry_strategy.CopyFrom(retry)
     spec.retry_strategy.attempts = retry.attempts or 1
     timeout = request.timeout if request.HasField("timeout") else definition.timeout
@@ -152,8 +180,41 @@ def build_submission(
         attempts_allowed=spec.retry_strategy.attempts,
         created_at=0,
         exit_rules=exit_rules(retry.evaluate_on_exit),
+        share_identifier=spec.share_identifier or None,
     )
     return Submission(job, serialized, tuple(depends_on))
+
+
+def _check_kind(definition: JobDefinition) -> None:
+    if definition.type == "multinode":
+        raise InvalidRequestError(
+            f"JobDefinition {definition.job_definition_arn} is of type multinode: multi-node parallel jobs are not "
+            "supported by this server yet.",
+            field="jobDefinition",
+        )
+
+
+def _set_share(spec: JobSpec, request: SubmitJobRequest, definition: JobDefinition, queue: QueueCopy) -> None:
+    has_share, has_priority = request.HasField("share_identifier"), request.HasField("scheduling_priority_override")
+    if not queue.fair_share:
+        if has_share or has_priority:
+            raise InvalidRequestError(
+                "Job with shareIdentifier or schedulingPriority can only be submitted to job queue with fair share "
+                "scheduling policy.",
+                field="shareIdentifier" if has_share else "schedulingPriorityOverride",
+            )
+        return
+    missing = []
+    if not has_share:
+        missing.append("shareIdentifier must be specified.")
+    if not has_priority and not definition.HasField("scheduling_priority"):
+        missing.append("Either schedulingPriority in job definition or schedulingPriorityOverride is required.")
+    if missing:
+        raise InvalidRequestError(
+            " ".join(missing), field="schedulingPriorityOverride" if has_share else "shareIdentifier"
+        )
+    spec.share_identifier = request.share_identifier
+    spec.scheduling_priority = request.scheduling_priority_override if has_priority else definition.scheduling_priority
 
 
 def substitute(command: Sequence[str], parameters: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ from batchyard.api.jobs.v1.jobs_pb2 import (
     AttemptContainerDetail,
     AttemptDetail,
     ContainerSummary,
+    JobCapacityUsageSummary,
     JobDetail,
     JobStatus,
     JobSummary,
@@ -17,6 +18,8 @@ from batchyard.domain.jobs import Attempt, Job, JobChange
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import ResourceKind
 from batchyard.storage.jobs import JobRecord
+
+CAPACITY_UNIT: Final = "VCPU"
 
 _STATUS: Final = {state: JobStatus.Value(f"JOB_STATUS_{state.name}") for state in JobState}
 _STATE: Final = {status: state for state, status in _STATUS.items()}
@@ -50,15 +53,24 @@ def job_detail(record: JobRecord) -> JobDetail:
         tags=spec.tags,
         is_cancelled=job.cancelled,
         is_terminated=job.terminated,
+        share_identifier=spec.share_identifier or None,
+        scheduling_priority=spec.scheduling_priority if spec.HasField("scheduling_priority") else None,
+        propagate_tags=spec.propagate_tags,
+        platform_capabilities=spec.platform_capabilities,
     )
     _show_latest_attempt(detail, job, spec.job_arn)
     return detail
 
 
+def job_arn(job: Job) -> str:
+    """Return a job's ARN."""
+    return _sibling_arn(job.job_definition, ResourceKind.JOB, job.key.job_id)
+
+
 def job_summary(job: Job) -> JobSummary:
     """Return the job as ListJobs shows it."""
     summary = JobSummary(
-        job_arn=_sibling_arn(job.job_definition, ResourceKind.JOB, job.key.job_id),
+        job_arn=job_arn(job),
         job_id=job.key.job_id,
         job_name=job.job_name,
         created_at=job.created_at,
@@ -67,6 +79,10 @@ def job_summary(job: Job) -> JobSummary:
         started_at=job.started_at,
         stopped_at=job.stopped_at,
         job_definition=job.job_definition,
+        capacity_usage=[JobCapacityUsageSummary(capacity_unit=CAPACITY_UNIT, quantity=job.vcpus_milli / 1000)],
+        share_identifier=job.share_identifier,
+        is_cancelled=job.cancelled or None,
+        is_terminated=job.terminated or None,
     )
     if job.exit_code is not None or job.reason is not None:
         summary.container.CopyFrom(ContainerSummary(exit_code=job.exit_code, reason=job.reason))

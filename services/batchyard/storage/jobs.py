@@ -40,6 +40,8 @@ class QueueCopy:
     """It is being deleted, or has been."""
     revision: int
     """The registry's: a change with a lower one is old news."""
+    fair_share: bool = False
+    """It has a scheduling policy: jobs need a share, and a priority within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,13 @@ class JobReader(Protocol):
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
         """Return jobs of a queue in one state, newest first, with sequence numbers below `before`."""
+        ...
+
+    def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
+        """Return the first RUNNABLE jobs of a queue that are not offered, in the order of submission.
+
+        And how many thousandths of a vCPU its STARTING and RUNNING jobs hold.
+        """
         ...
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:

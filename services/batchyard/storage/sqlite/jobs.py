@@ -43,12 +43,12 @@ def _names(*lines: str) -> list[str]:
 
 _FIXED = _names(
     "sequence namespace job_id job_name job_queue job_definition vcpus_milli memory_mib gpus",
-    "attempts_allowed created_at exit_rules faults",
+    "attempts_allowed created_at exit_rules faults share_identifier",
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
-    "stopped_at ended_at exit_code reason agent_id task_id log_stream_name run_epoch run_number run_agent_id",
-    "run_incarnation run_compute_environment run_state run_task_id run_log_stream_name",
+    "stopped_at ended_at exit_code reason agent_id task_id log_stream_name runnable_at run_epoch run_number",
+    "run_agent_id run_incarnation run_compute_environment run_state run_task_id run_log_stream_name",
 )
 _COLUMNS = _FIXED + _CHANGING
 _SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
@@ -143,9 +143,9 @@ class SqliteJobWriter:
     def queue(self, key: QueueKey) -> QueueCopy | None:
         """Return the store's copy of a queue."""
         row = self._db.execute(
-            "SELECT arn, open, gone, revision FROM queues WHERE namespace = ? AND name = ?", key
+            "SELECT arn, open, gone, revision, fair_share FROM queues WHERE namespace = ? AND name = ?", key
         ).fetchone()
-        return QueueCopy(key, row[0], bool(row[1]), bool(row[2]), row[3]) if row else None
+        return QueueCopy(key, row[0], bool(row[1]), bool(row[2]), row[3], bool(row[4])) if row else None
 
     @_translated
     def agent(self, agent_id: AgentId) -> AgentRecord | None:
@@ -217,8 +217,9 @@ class SqliteJobWriter:
             )
         for queue in changes.queues:
             db.execute(
-                "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?, ?)",
-                (*queue.key, queue.arn, queue.open, queue.gone, queue.revision),
+                "INSERT OR REPLACE INTO queues (namespace, name, arn, open, gone, revision, fair_share)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*queue.key, queue.arn, queue.open, queue.gone, queue.revision, queue.fair_share),
             )
         for agent in changes.agents:
             db.execute(
@@ -272,8 +273,11 @@ class SqliteJobReader:
 
     def queues(self) -> list[QueueCopy]:
         """Return the store's copies of all queues."""
-        rows = self._db.execute("SELECT namespace, name, arn, open, gone, revision FROM queues")
-        return [QueueCopy(QueueKey(row[0], row[1]), row[2], bool(row[3]), bool(row[4]), row[5]) for row in rows]
+        rows = self._db.execute("SELECT namespace, name, arn, open, gone, revision, fair_share FROM queues")
+        return [
+            QueueCopy(QueueKey(row[0], row[1]), row[2], bool(row[3]), bool(row[4]), row[5], bool(row[6]))
+            for row in rows
+        ]
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
         """Return jobs of a queue in one state, newest first."""
@@ -283,6 +287,20 @@ class SqliteJobReader:
             (*queue, int(state), before if before is not None else 1 << 62, limit),
         )
         return [_job(row) for row in rows]
+
+    def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
+        """Return the first RUNNABLE jobs of a queue, and what its others hold."""
+        rows = self._db.execute(
+            f"{_SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND run_state IS NULL"
+            " ORDER BY sequence LIMIT ?",
+            (*queue, int(JobState.RUNNABLE), limit),
+        )
+        front = [_job(row) for row in rows]
+        used = self._db.execute(
+            "SELECT total(vcpus_milli) FROM jobs WHERE namespace = ? AND job_queue = ? AND state IN (?, ?)",
+            (*queue, int(JobState.STARTING), int(JobState.RUNNING)),
+        ).fetchone()
+        return front, int(used[0])
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""
@@ -375,6 +393,7 @@ def _fixed(job: Job) -> tuple[Any, ...]:
         job.created_at,
         _encode(job.exit_rules).decode() if job.exit_rules else None,
         job.faults,
+        job.share_identifier,
     )
 
 
@@ -396,6 +415,7 @@ def _changing(job: Job) -> tuple[Any, ...]:
         job.agent_id,
         job.task_id,
         job.log_stream_name,
+        job.runnable_at,
         *_run_row(job.run),
     )
 
@@ -418,10 +438,10 @@ def _run_row(run: Run | None) -> tuple[Any, ...]:
 def _job(row: Any) -> Job:
     (
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, exit_rules, faults, state, version, status_reason, dependencies_left,
-        attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, ended_at, exit_code, reason,
-        agent_id, task_id, log_stream_name, run_epoch, run_number, run_agent, run_incarnation, run_environment,
-        run_state, run_task, run_stream,
+        attempts_allowed, created_at, exit_rules, faults, share_identifier, state, version, status_reason,
+        dependencies_left, attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, ended_at,
+        exit_code, reason, agent_id, task_id, log_stream_name, runnable_at, run_epoch, run_number, run_agent,
+        run_incarnation, run_environment, run_state, run_task, run_stream,
     ) = row[: len(_COLUMNS)]  # fmt: skip
     run = None
     if run_state is not None:
@@ -433,7 +453,8 @@ def _job(row: Any) -> Job:
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
         attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made, run,
         stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at, exit_code, reason,
-        agent_id, task_id, log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (), faults,
+        agent_id, task_id, log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at,
+        share_identifier,
     )  # fmt: skip
 
 

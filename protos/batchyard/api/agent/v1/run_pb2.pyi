@@ -180,6 +180,10 @@ class JobSpec(_message.Message):
     VCPUS_MILLI_FIELD_NUMBER: _builtins.int
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
+    PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
+    PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The account."""
     job_id: _builtins.str
@@ -194,6 +198,10 @@ class JobSpec(_message.Message):
     """What the job reserves: thousandths of a vCPU, MiB, devices."""
     memory_mib: _builtins.int
     gpus: _builtins.int
+    share_identifier: _builtins.str
+    """Absent in a queue without a scheduling policy."""
+    scheduling_priority: _builtins.int
+    propagate_tags: _builtins.bool
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.JobDependency]: ...
     @_builtins.property
@@ -208,6 +216,8 @@ class JobSpec(_message.Message):
     def timeout(self) -> _container_pb2.JobTimeout: ...
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def platform_capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -228,12 +238,23 @@ class JobSpec(_message.Message):
         vcpus_milli: _builtins.int = ...,
         memory_mib: _builtins.int = ...,
         gpus: _builtins.int = ...,
+        share_identifier: _builtins.str | None = ...,
+        scheduling_priority: _builtins.int | None = ...,
+        propagate_tags: _builtins.bool = ...,
+        platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "retry_strategy", b"retry_strategy", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "depends_on", b"depends_on", "gpus", b"gpus", "job_arn", b"job_arn", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "job_id", b"job_id", "job_name", b"job_name", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "memory_mib", b"memory_mib", "namespace", b"namespace", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "tags", b"tags", "timeout", b"timeout", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "depends_on", b"depends_on", "gpus", b"gpus", "job_arn", b"job_arn", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "job_id", b"job_id", "job_name", b"job_name", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "memory_mib", b"memory_mib", "namespace", b"namespace", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_priority: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority"]  # noqa: Y015
+    _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
+    _WhichOneofArgType__share_identifier: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority) -> _WhichOneofReturnType__scheduling_priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_identifier) -> _WhichOneofReturnType__share_identifier | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
 

@@ -108,9 +108,12 @@ class ContainerOverrides(_message.Message):
     COMMAND_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     RESOURCE_REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
     vcpus: _builtins.int
     memory: _builtins.int
     """MiB."""
+    instance_type: _builtins.str
+    """Refused: it is for multi-node jobs."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replaces the whole command."""
@@ -131,21 +134,77 @@ class ContainerOverrides(_message.Message):
         command: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Iterable[_container_pb2.KeyValuePair] | None = ...,
         resource_requirements: _abc.Iterable[_container_pb2.ResourceRequirement] | None = ...,
+        instance_type: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_vcpus", b"_vcpus", "memory", b"memory", "vcpus", b"vcpus"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instance_type", b"_instance_type", "_memory", b"_memory", "_vcpus", b"_vcpus", "instance_type", b"instance_type", "memory", b"memory", "vcpus", b"vcpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "_vcpus", b"_vcpus", "command", b"command", "environment", b"environment", "memory", b"memory", "resource_requirements", b"resource_requirements", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instance_type", b"_instance_type", "_memory", b"_memory", "_vcpus", b"_vcpus", "command", b"command", "environment", b"environment", "instance_type", b"instance_type", "memory", b"memory", "resource_requirements", b"resource_requirements", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_type: _TypeAlias = _typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = _typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
     _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
     _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
     _WhichOneofReturnType__vcpus: _TypeAlias = _typing.Literal["vcpus"]  # noqa: Y015
     _WhichOneofArgType__vcpus: _TypeAlias = _typing.Literal["_vcpus", b"_vcpus"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vcpus) -> _WhichOneofReturnType__vcpus | None: ...
 
 Global___ContainerOverrides: _TypeAlias = ContainerOverrides  # noqa: Y015
+
+@_typing.final
+class NodeOverrides(_message.Message):
+    """Overrides of a multi-node job. Refused whatever is in it, until such jobs are built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeOverrides: _TypeAlias = NodeOverrides  # noqa: Y015
+
+@_typing.final
+class EcsPropertiesOverride(_message.Message):
+    """Overrides of a job of several containers. Refused whatever is in it, until such jobs are built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EcsPropertiesOverride: _TypeAlias = EcsPropertiesOverride  # noqa: Y015
+
+@_typing.final
+class EksPropertiesOverride(_message.Message):
+    """Overrides of a Kubernetes job. Refused whatever is in it: nothing here runs on Kubernetes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EksPropertiesOverride: _TypeAlias = EksPropertiesOverride  # noqa: Y015
 
 @_typing.final
 class ArrayProperties(_message.Message):
@@ -195,6 +254,7 @@ class ContainerDetail(_message.Message):
     TASK_ARN_FIELD_NUMBER: _builtins.int
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
     RESOURCE_REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    NETWORK_INTERFACES_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     vcpus: _builtins.int
     memory: _builtins.int
@@ -224,6 +284,10 @@ class ContainerDetail(_message.Message):
     def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.Ulimit]: ...
     @_builtins.property
     def resource_requirements(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.ResourceRequirement]: ...
+    @_builtins.property
+    def network_interfaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkInterface]:
+        """Always empty: what AWS tells here is about its own networks."""
+
     def __init__(
         self,
         *,
@@ -245,10 +309,11 @@ class ContainerDetail(_message.Message):
         task_arn: _builtins.str | None = ...,
         log_stream_name: _builtins.str | None = ...,
         resource_requirements: _abc.Iterable[_container_pb2.ResourceRequirement] | None = ...,
+        network_interfaces: _abc.Iterable[Global___NetworkInterface] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "container_instance_arn", b"container_instance_arn", "exit_code", b"exit_code", "image", b"image", "job_role_arn", b"job_role_arn", "log_stream_name", b"log_stream_name", "memory", b"memory", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "task_arn", b"task_arn", "user", b"user", "vcpus", b"vcpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "command", b"command", "container_instance_arn", b"container_instance_arn", "environment", b"environment", "exit_code", b"exit_code", "image", b"image", "job_role_arn", b"job_role_arn", "log_stream_name", b"log_stream_name", "memory", b"memory", "mount_points", b"mount_points", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "resource_requirements", b"resource_requirements", "task_arn", b"task_arn", "ulimits", b"ulimits", "user", b"user", "vcpus", b"vcpus", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "command", b"command", "container_instance_arn", b"container_instance_arn", "environment", b"environment", "exit_code", b"exit_code", "image", b"image", "job_role_arn", b"job_role_arn", "log_stream_name", b"log_stream_name", "memory", b"memory", "mount_points", b"mount_points", "network_interfaces", b"network_interfaces", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "resource_requirements", b"resource_requirements", "task_arn", b"task_arn", "ulimits", b"ulimits", "user", b"user", "vcpus", b"vcpus", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__container_instance_arn: _TypeAlias = _typing.Literal["container_instance_arn"]  # noqa: Y015
     _WhichOneofArgType__container_instance_arn: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn"]  # noqa: Y015
@@ -302,6 +367,44 @@ class ContainerDetail(_message.Message):
 Global___ContainerDetail: _TypeAlias = ContainerDetail  # noqa: Y015
 
 @_typing.final
+class NetworkInterface(_message.Message):
+    """A network interface of a multi-node job on AWS."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTACHMENT_ID_FIELD_NUMBER: _builtins.int
+    IPV6_ADDRESS_FIELD_NUMBER: _builtins.int
+    PRIVATE_IPV4_ADDRESS_FIELD_NUMBER: _builtins.int
+    attachment_id: _builtins.str
+    ipv6_address: _builtins.str
+    private_ipv4_address: _builtins.str
+    def __init__(
+        self,
+        *,
+        attachment_id: _builtins.str | None = ...,
+        ipv6_address: _builtins.str | None = ...,
+        private_ipv4_address: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachment_id", b"_attachment_id", "_ipv6_address", b"_ipv6_address", "_private_ipv4_address", b"_private_ipv4_address", "attachment_id", b"attachment_id", "ipv6_address", b"ipv6_address", "private_ipv4_address", b"private_ipv4_address"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachment_id", b"_attachment_id", "_ipv6_address", b"_ipv6_address", "_private_ipv4_address", b"_private_ipv4_address", "attachment_id", b"attachment_id", "ipv6_address", b"ipv6_address", "private_ipv4_address", b"private_ipv4_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attachment_id: _TypeAlias = _typing.Literal["attachment_id"]  # noqa: Y015
+    _WhichOneofArgType__attachment_id: _TypeAlias = _typing.Literal["_attachment_id", b"_attachment_id"]  # noqa: Y015
+    _WhichOneofReturnType__ipv6_address: _TypeAlias = _typing.Literal["ipv6_address"]  # noqa: Y015
+    _WhichOneofArgType__ipv6_address: _TypeAlias = _typing.Literal["_ipv6_address", b"_ipv6_address"]  # noqa: Y015
+    _WhichOneofReturnType__private_ipv4_address: _TypeAlias = _typing.Literal["private_ipv4_address"]  # noqa: Y015
+    _WhichOneofArgType__private_ipv4_address: _TypeAlias = _typing.Literal["_private_ipv4_address", b"_private_ipv4_address"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attachment_id) -> _WhichOneofReturnType__attachment_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ipv6_address) -> _WhichOneofReturnType__ipv6_address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__private_ipv4_address) -> _WhichOneofReturnType__private_ipv4_address | None: ...
+
+Global___NetworkInterface: _TypeAlias = NetworkInterface  # noqa: Y015
+
+@_typing.final
 class AttemptContainerDetail(_message.Message):
     """The container of a finished attempt."""
 
@@ -312,11 +415,16 @@ class AttemptContainerDetail(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    NETWORK_INTERFACES_FIELD_NUMBER: _builtins.int
     container_instance_arn: _builtins.str
     task_arn: _builtins.str
     exit_code: _builtins.int
     reason: _builtins.str
     log_stream_name: _builtins.str
+    @_builtins.property
+    def network_interfaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkInterface]:
+        """Always empty."""
+
     def __init__(
         self,
         *,
@@ -325,10 +433,11 @@ class AttemptContainerDetail(_message.Message):
         exit_code: _builtins.int | None = ...,
         reason: _builtins.str | None = ...,
         log_stream_name: _builtins.str | None = ...,
+        network_interfaces: _abc.Iterable[Global___NetworkInterface] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_log_stream_name", b"_log_stream_name", "_reason", b"_reason", "_task_arn", b"_task_arn", "container_instance_arn", b"container_instance_arn", "exit_code", b"exit_code", "log_stream_name", b"log_stream_name", "reason", b"reason", "task_arn", b"task_arn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_log_stream_name", b"_log_stream_name", "_reason", b"_reason", "_task_arn", b"_task_arn", "container_instance_arn", b"container_instance_arn", "exit_code", b"exit_code", "log_stream_name", b"log_stream_name", "reason", b"reason", "task_arn", b"task_arn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_log_stream_name", b"_log_stream_name", "_reason", b"_reason", "_task_arn", b"_task_arn", "container_instance_arn", b"container_instance_arn", "exit_code", b"exit_code", "log_stream_name", b"log_stream_name", "network_interfaces", b"network_interfaces", "reason", b"reason", "task_arn", b"task_arn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__container_instance_arn: _TypeAlias = _typing.Literal["container_instance_arn"]  # noqa: Y015
     _WhichOneofArgType__container_instance_arn: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn"]  # noqa: Y015
@@ -462,6 +571,10 @@ class JobDetail(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     IS_CANCELLED_FIELD_NUMBER: _builtins.int
     IS_TERMINATED_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
+    PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
+    PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
     job_arn: _builtins.str
     job_name: _builtins.str
     job_id: _builtins.str
@@ -480,6 +593,12 @@ class JobDetail(_message.Message):
     """True once CancelJob was accepted for it."""
     is_terminated: _builtins.bool
     """True once TerminateJob was accepted for it."""
+    share_identifier: _builtins.str
+    """In a queue with fair share."""
+    scheduling_priority: _builtins.int
+    """In a queue with fair share: of the jobs of one share the higher is first."""
+    propagate_tags: _builtins.bool
+    """Whether the tags of job and definition are given on to the container."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDependency]: ...
     @_builtins.property
@@ -498,6 +617,10 @@ class JobDetail(_message.Message):
     def timeout(self) -> _container_pb2.JobTimeout: ...
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def platform_capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As the definition has it: nothing, "EC2" or "FARGATE"."""
+
     def __init__(
         self,
         *,
@@ -520,10 +643,14 @@ class JobDetail(_message.Message):
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         is_cancelled: _builtins.bool | None = ...,
         is_terminated: _builtins.bool | None = ...,
+        share_identifier: _builtins.str | None = ...,
+        scheduling_priority: _builtins.int | None = ...,
+        propagate_tags: _builtins.bool | None = ...,
+        platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "retry_strategy", b"retry_strategy", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "attempts", b"attempts", "container", b"container", "created_at", b"created_at", "depends_on", b"depends_on", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "attempts", b"attempts", "container", b"container", "created_at", b"created_at", "depends_on", b"depends_on", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_at: _TypeAlias = _typing.Literal["created_at"]  # noqa: Y015
     _WhichOneofArgType__created_at: _TypeAlias = _typing.Literal["_created_at", b"_created_at"]  # noqa: Y015
@@ -541,6 +668,12 @@ class JobDetail(_message.Message):
     _WhichOneofArgType__job_name: _TypeAlias = _typing.Literal["_job_name", b"_job_name"]  # noqa: Y015
     _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
     _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
+    _WhichOneofReturnType__propagate_tags: _TypeAlias = _typing.Literal["propagate_tags"]  # noqa: Y015
+    _WhichOneofArgType__propagate_tags: _TypeAlias = _typing.Literal["_propagate_tags", b"_propagate_tags"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_priority: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority"]  # noqa: Y015
+    _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
+    _WhichOneofArgType__share_identifier: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier"]  # noqa: Y015
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
@@ -565,6 +698,12 @@ class JobDetail(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_name) -> _WhichOneofReturnType__job_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue) -> _WhichOneofReturnType__job_queue | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propagate_tags) -> _WhichOneofReturnType__propagate_tags | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority) -> _WhichOneofReturnType__scheduling_priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_identifier) -> _WhichOneofReturnType__share_identifier | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
     @_typing.overload
@@ -608,6 +747,38 @@ class ContainerSummary(_message.Message):
 Global___ContainerSummary: _TypeAlias = ContainerSummary  # noqa: Y015
 
 @_typing.final
+class JobCapacityUsageSummary(_message.Message):
+    """How much a job holds while it runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_UNIT_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    capacity_unit: _builtins.str
+    """"VCPU"."""
+    quantity: _builtins.float
+    def __init__(
+        self,
+        *,
+        capacity_unit: _builtins.str | None = ...,
+        quantity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capacity_unit", b"_capacity_unit", "_quantity", b"_quantity", "capacity_unit", b"capacity_unit", "quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capacity_unit", b"_capacity_unit", "_quantity", b"_quantity", "capacity_unit", b"capacity_unit", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__capacity_unit: _TypeAlias = _typing.Literal["capacity_unit"]  # noqa: Y015
+    _WhichOneofArgType__capacity_unit: _TypeAlias = _typing.Literal["_capacity_unit", b"_capacity_unit"]  # noqa: Y015
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity_unit) -> _WhichOneofReturnType__capacity_unit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
+
+Global___JobCapacityUsageSummary: _TypeAlias = JobCapacityUsageSummary  # noqa: Y015
+
+@_typing.final
 class JobSummary(_message.Message):
     """A job in a listing."""
 
@@ -623,6 +794,10 @@ class JobSummary(_message.Message):
     STOPPED_AT_FIELD_NUMBER: _builtins.int
     CONTAINER_FIELD_NUMBER: _builtins.int
     JOB_DEFINITION_FIELD_NUMBER: _builtins.int
+    CAPACITY_USAGE_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    IS_CANCELLED_FIELD_NUMBER: _builtins.int
+    IS_TERMINATED_FIELD_NUMBER: _builtins.int
     job_arn: _builtins.str
     job_id: _builtins.str
     job_name: _builtins.str
@@ -634,8 +809,14 @@ class JobSummary(_message.Message):
     stopped_at: _builtins.int
     job_definition: _builtins.str
     """ARN with revision."""
+    share_identifier: _builtins.str
+    is_cancelled: _builtins.bool
+    """Present only when true, as is the next."""
+    is_terminated: _builtins.bool
     @_builtins.property
     def container(self) -> Global___ContainerSummary: ...
+    @_builtins.property
+    def capacity_usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobCapacityUsageSummary]: ...
     def __init__(
         self,
         *,
@@ -649,13 +830,21 @@ class JobSummary(_message.Message):
         stopped_at: _builtins.int | None = ...,
         container: Global___ContainerSummary | None = ...,
         job_definition: _builtins.str | None = ...,
+        capacity_usage: _abc.Iterable[Global___JobCapacityUsageSummary] | None = ...,
+        share_identifier: _builtins.str | None = ...,
+        is_cancelled: _builtins.bool | None = ...,
+        is_terminated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "capacity_usage", b"capacity_usage", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_at: _TypeAlias = _typing.Literal["created_at"]  # noqa: Y015
     _WhichOneofArgType__created_at: _TypeAlias = _typing.Literal["_created_at", b"_created_at"]  # noqa: Y015
+    _WhichOneofReturnType__is_cancelled: _TypeAlias = _typing.Literal["is_cancelled"]  # noqa: Y015
+    _WhichOneofArgType__is_cancelled: _TypeAlias = _typing.Literal["_is_cancelled", b"_is_cancelled"]  # noqa: Y015
+    _WhichOneofReturnType__is_terminated: _TypeAlias = _typing.Literal["is_terminated"]  # noqa: Y015
+    _WhichOneofArgType__is_terminated: _TypeAlias = _typing.Literal["_is_terminated", b"_is_terminated"]  # noqa: Y015
     _WhichOneofReturnType__job_arn: _TypeAlias = _typing.Literal["job_arn"]  # noqa: Y015
     _WhichOneofArgType__job_arn: _TypeAlias = _typing.Literal["_job_arn", b"_job_arn"]  # noqa: Y015
     _WhichOneofReturnType__job_definition: _TypeAlias = _typing.Literal["job_definition"]  # noqa: Y015
@@ -664,6 +853,8 @@ class JobSummary(_message.Message):
     _WhichOneofArgType__job_id: _TypeAlias = _typing.Literal["_job_id", b"_job_id"]  # noqa: Y015
     _WhichOneofReturnType__job_name: _TypeAlias = _typing.Literal["job_name"]  # noqa: Y015
     _WhichOneofArgType__job_name: _TypeAlias = _typing.Literal["_job_name", b"_job_name"]  # noqa: Y015
+    _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
+    _WhichOneofArgType__share_identifier: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier"]  # noqa: Y015
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
@@ -675,6 +866,10 @@ class JobSummary(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created_at) -> _WhichOneofReturnType__created_at | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_cancelled) -> _WhichOneofReturnType__is_cancelled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_terminated) -> _WhichOneofReturnType__is_terminated | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_arn) -> _WhichOneofReturnType__job_arn | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_definition) -> _WhichOneofReturnType__job_definition | None: ...
@@ -682,6 +877,8 @@ class JobSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_id) -> _WhichOneofReturnType__job_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_name) -> _WhichOneofReturnType__job_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_identifier) -> _WhichOneofReturnType__share_identifier | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
     @_typing.overload
@@ -692,3 +889,190 @@ class JobSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stopped_at) -> _WhichOneofReturnType__stopped_at | None: ...
 
 Global___JobSummary: _TypeAlias = JobSummary  # noqa: Y015
+
+@_typing.final
+class FrontOfQueueJobSummary(_message.Message):
+    """A job that stands at the front of its queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ARN_FIELD_NUMBER: _builtins.int
+    EARLIEST_TIME_AT_POSITION_FIELD_NUMBER: _builtins.int
+    job_arn: _builtins.str
+    earliest_time_at_position: _builtins.int
+    """When the job became RUNNABLE, in milliseconds since the epoch."""
+    def __init__(
+        self,
+        *,
+        job_arn: _builtins.str | None = ...,
+        earliest_time_at_position: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_earliest_time_at_position", b"_earliest_time_at_position", "_job_arn", b"_job_arn", "earliest_time_at_position", b"earliest_time_at_position", "job_arn", b"job_arn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_earliest_time_at_position", b"_earliest_time_at_position", "_job_arn", b"_job_arn", "earliest_time_at_position", b"earliest_time_at_position", "job_arn", b"job_arn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__earliest_time_at_position: _TypeAlias = _typing.Literal["earliest_time_at_position"]  # noqa: Y015
+    _WhichOneofArgType__earliest_time_at_position: _TypeAlias = _typing.Literal["_earliest_time_at_position", b"_earliest_time_at_position"]  # noqa: Y015
+    _WhichOneofReturnType__job_arn: _TypeAlias = _typing.Literal["job_arn"]  # noqa: Y015
+    _WhichOneofArgType__job_arn: _TypeAlias = _typing.Literal["_job_arn", b"_job_arn"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__earliest_time_at_position) -> _WhichOneofReturnType__earliest_time_at_position | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job_arn) -> _WhichOneofReturnType__job_arn | None: ...
+
+Global___FrontOfQueueJobSummary: _TypeAlias = FrontOfQueueJobSummary  # noqa: Y015
+
+@_typing.final
+class FrontOfQueueDetail(_message.Message):
+    """The first jobs of a queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    LAST_UPDATED_AT_FIELD_NUMBER: _builtins.int
+    last_updated_at: _builtins.int
+    """Milliseconds since the epoch."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrontOfQueueJobSummary]:
+        """Up to 100 RUNNABLE jobs, the first one in front."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___FrontOfQueueJobSummary] | None = ...,
+        last_updated_at: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_updated_at", b"_last_updated_at", "last_updated_at", b"last_updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_updated_at", b"_last_updated_at", "jobs", b"jobs", "last_updated_at", b"last_updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_updated_at: _TypeAlias = _typing.Literal["last_updated_at"]  # noqa: Y015
+    _WhichOneofArgType__last_updated_at: _TypeAlias = _typing.Literal["_last_updated_at", b"_last_updated_at"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_updated_at) -> _WhichOneofReturnType__last_updated_at | None: ...
+
+Global___FrontOfQueueDetail: _TypeAlias = FrontOfQueueDetail  # noqa: Y015
+
+@_typing.final
+class QueueSnapshotCapacityUsage(_message.Message):
+    """How much of one kind of capacity is used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_UNIT_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    capacity_unit: _builtins.str
+    """"VCPU"."""
+    quantity: _builtins.float
+    def __init__(
+        self,
+        *,
+        capacity_unit: _builtins.str | None = ...,
+        quantity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capacity_unit", b"_capacity_unit", "_quantity", b"_quantity", "capacity_unit", b"capacity_unit", "quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capacity_unit", b"_capacity_unit", "_quantity", b"_quantity", "capacity_unit", b"capacity_unit", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__capacity_unit: _TypeAlias = _typing.Literal["capacity_unit"]  # noqa: Y015
+    _WhichOneofArgType__capacity_unit: _TypeAlias = _typing.Literal["_capacity_unit", b"_capacity_unit"]  # noqa: Y015
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity_unit) -> _WhichOneofReturnType__capacity_unit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
+
+Global___QueueSnapshotCapacityUsage: _TypeAlias = QueueSnapshotCapacityUsage  # noqa: Y015
+
+@_typing.final
+class QueueSnapshotUtilizationDetail(_message.Message):
+    """What the jobs of a queue use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_CAPACITY_USAGE_FIELD_NUMBER: _builtins.int
+    FAIRSHARE_UTILIZATION_FIELD_NUMBER: _builtins.int
+    LAST_UPDATED_AT_FIELD_NUMBER: _builtins.int
+    last_updated_at: _builtins.int
+    """Milliseconds since the epoch."""
+    @_builtins.property
+    def total_capacity_usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueSnapshotCapacityUsage]:
+        """Of the jobs that are STARTING or RUNNING."""
+
+    @_builtins.property
+    def fairshare_utilization(self) -> Global___FairshareUtilizationDetail:
+        """Of a queue with fair share."""
+
+    def __init__(
+        self,
+        *,
+        total_capacity_usage: _abc.Iterable[Global___QueueSnapshotCapacityUsage] | None = ...,
+        fairshare_utilization: Global___FairshareUtilizationDetail | None = ...,
+        last_updated_at: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_updated_at", b"_last_updated_at", "fairshare_utilization", b"fairshare_utilization", "last_updated_at", b"last_updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_updated_at", b"_last_updated_at", "fairshare_utilization", b"fairshare_utilization", "last_updated_at", b"last_updated_at", "total_capacity_usage", b"total_capacity_usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_updated_at: _TypeAlias = _typing.Literal["last_updated_at"]  # noqa: Y015
+    _WhichOneofArgType__last_updated_at: _TypeAlias = _typing.Literal["_last_updated_at", b"_last_updated_at"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_updated_at) -> _WhichOneofReturnType__last_updated_at | None: ...
+
+Global___QueueSnapshotUtilizationDetail: _TypeAlias = QueueSnapshotUtilizationDetail  # noqa: Y015
+
+@_typing.final
+class FairshareUtilizationDetail(_message.Message):
+    """What the shares of a queue use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_SHARE_COUNT_FIELD_NUMBER: _builtins.int
+    TOP_CAPACITY_UTILIZATION_FIELD_NUMBER: _builtins.int
+    active_share_count: _builtins.int
+    """Shares that use anything."""
+    @_builtins.property
+    def top_capacity_utilization(self) -> _containers.RepeatedCompositeFieldContainer[Global___FairshareCapacityUtilization]:
+        """Up to 20 shares, the biggest first."""
+
+    def __init__(
+        self,
+        *,
+        active_share_count: _builtins.int | None = ...,
+        top_capacity_utilization: _abc.Iterable[Global___FairshareCapacityUtilization] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_share_count", b"_active_share_count", "active_share_count", b"active_share_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_share_count", b"_active_share_count", "active_share_count", b"active_share_count", "top_capacity_utilization", b"top_capacity_utilization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__active_share_count: _TypeAlias = _typing.Literal["active_share_count"]  # noqa: Y015
+    _WhichOneofArgType__active_share_count: _TypeAlias = _typing.Literal["_active_share_count", b"_active_share_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active_share_count) -> _WhichOneofReturnType__active_share_count | None: ...
+
+Global___FairshareUtilizationDetail: _TypeAlias = FairshareUtilizationDetail  # noqa: Y015
+
+@_typing.final
+class FairshareCapacityUtilization(_message.Message):
+    """What one share uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    CAPACITY_USAGE_FIELD_NUMBER: _builtins.int
+    share_identifier: _builtins.str
+    @_builtins.property
+    def capacity_usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueSnapshotCapacityUsage]: ...
+    def __init__(
+        self,
+        *,
+        share_identifier: _builtins.str | None = ...,
+        capacity_usage: _abc.Iterable[Global___QueueSnapshotCapacityUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier", "share_identifier", b"share_identifier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier", "capacity_usage", b"capacity_usage", "share_identifier", b"share_identifier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
+    _WhichOneofArgType__share_identifier: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_identifier) -> _WhichOneofReturnType__share_identifier | None: ...
+
+Global___FairshareCapacityUtilization: _TypeAlias = FairshareCapacityUtilization  # noqa: Y015

@@ -76,6 +76,10 @@ class SubmitJobRequest(_message.Message):
     ARRAY_PROPERTIES_FIELD_NUMBER: _builtins.int
     SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
     SCHEDULING_PRIORITY_OVERRIDE_FIELD_NUMBER: _builtins.int
+    PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
+    NODE_OVERRIDES_FIELD_NUMBER: _builtins.int
+    ECS_PROPERTIES_OVERRIDE_FIELD_NUMBER: _builtins.int
+    EKS_PROPERTIES_OVERRIDE_FIELD_NUMBER: _builtins.int
     job_name: _builtins.str
     """A letter or digit, then up to 127 letters, digits, hyphens and underscores."""
     job_queue: _builtins.str
@@ -83,9 +87,11 @@ class SubmitJobRequest(_message.Message):
     job_definition: _builtins.str
     """name, name:revision, or an ARN with or without revision. Without one: the newest ACTIVE revision."""
     share_identifier: _builtins.str
-    """Refused: all queues are first in, first out."""
+    """Needed in a queue with a scheduling policy, refused in others. Up to 255 letters, digits, hyphens and underscores."""
     scheduling_priority_override: _builtins.int
-    """Refused: all queues are first in, first out."""
+    """0 to 9999, in place of the definition's priority. Refused in a queue without a scheduling policy."""
+    propagate_tags: _builtins.bool
+    """In place of the definition's."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.JobDependency]:
         """Up to 100."""
@@ -110,6 +116,12 @@ class SubmitJobRequest(_message.Message):
     def array_properties(self) -> _jobs_pb2.ArrayProperties:
         """Refused until array jobs are built."""
 
+    @_builtins.property
+    def node_overrides(self) -> _jobs_pb2.NodeOverrides: ...
+    @_builtins.property
+    def ecs_properties_override(self) -> _jobs_pb2.EcsPropertiesOverride: ...
+    @_builtins.property
+    def eks_properties_override(self) -> _jobs_pb2.EksPropertiesOverride: ...
     def __init__(
         self,
         *,
@@ -125,10 +137,14 @@ class SubmitJobRequest(_message.Message):
         array_properties: _jobs_pb2.ArrayProperties | None = ...,
         share_identifier: _builtins.str | None = ...,
         scheduling_priority_override: _builtins.int | None = ...,
+        propagate_tags: _builtins.bool | None = ...,
+        node_overrides: _jobs_pb2.NodeOverrides | None = ...,
+        ecs_properties_override: _jobs_pb2.EcsPropertiesOverride | None = ...,
+        eks_properties_override: _jobs_pb2.EksPropertiesOverride | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "ecs_properties_override", b"ecs_properties_override", "eks_properties_override", b"eks_properties_override", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "node_overrides", b"node_overrides", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "depends_on", b"depends_on", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "depends_on", b"depends_on", "ecs_properties_override", b"ecs_properties_override", "eks_properties_override", b"eks_properties_override", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "node_overrides", b"node_overrides", "parameters", b"parameters", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_definition: _TypeAlias = _typing.Literal["job_definition"]  # noqa: Y015
     _WhichOneofArgType__job_definition: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition"]  # noqa: Y015
@@ -136,6 +152,8 @@ class SubmitJobRequest(_message.Message):
     _WhichOneofArgType__job_name: _TypeAlias = _typing.Literal["_job_name", b"_job_name"]  # noqa: Y015
     _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
     _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
+    _WhichOneofReturnType__propagate_tags: _TypeAlias = _typing.Literal["propagate_tags"]  # noqa: Y015
+    _WhichOneofArgType__propagate_tags: _TypeAlias = _typing.Literal["_propagate_tags", b"_propagate_tags"]  # noqa: Y015
     _WhichOneofReturnType__scheduling_priority_override: _TypeAlias = _typing.Literal["scheduling_priority_override"]  # noqa: Y015
     _WhichOneofArgType__scheduling_priority_override: _TypeAlias = _typing.Literal["_scheduling_priority_override", b"_scheduling_priority_override"]  # noqa: Y015
     _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
@@ -146,6 +164,8 @@ class SubmitJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_name) -> _WhichOneofReturnType__job_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue) -> _WhichOneofReturnType__job_queue | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propagate_tags) -> _WhichOneofReturnType__propagate_tags | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority_override) -> _WhichOneofReturnType__scheduling_priority_override | None: ...
     @_typing.overload
@@ -233,15 +253,20 @@ Global___DescribeJobsResponse: _TypeAlias = DescribeJobsResponse  # noqa: Y015
 
 @_typing.final
 class KeyValuesPair(_message.Message):
-    """A filter of a listing."""
+    """A filter of a listing. Any of the values may match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """"JOB_NAME", "JOB_DEFINITION", "BEFORE_CREATED_AT", "AFTER_CREATED_AT" or "SHARE_IDENTIFIER"."""
     @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A `*` at the end of a job name, or of the name of a job definition, stands for any rest. Times are milliseconds
+        since the epoch.
+        """
+
     def __init__(
         self,
         *,
@@ -276,7 +301,7 @@ class ListJobsRequest(_message.Message):
     next_token: _builtins.str
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValuesPair]:
-        """Refused until filters are built."""
+        """One at most. Jobs of every status are listed, but for SHARE_IDENTIFIER, which narrows a status."""
 
     def __init__(
         self,
@@ -343,9 +368,9 @@ class CancelJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """One job id, or up to 100 separated by commas or white space."""
+    """Required. One job id, or up to 100 separated by commas or white space."""
     reason: _builtins.str
-    """Up to 1024 characters; becomes the job's status reason."""
+    """Required. Up to 1024 characters; becomes the job's status reason."""
     def __init__(
         self,
         *,
@@ -389,9 +414,9 @@ class TerminateJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """One job id, or up to 100 separated by commas or white space."""
+    """Required. One job id, or up to 100 separated by commas or white space."""
     reason: _builtins.str
-    """Up to 1024 characters; becomes the job's status reason."""
+    """Required. Up to 1024 characters; becomes the job's status reason."""
     def __init__(
         self,
         *,
@@ -427,3 +452,233 @@ class TerminateJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TerminateJobResponse: _TypeAlias = TerminateJobResponse  # noqa: Y015
+
+@_typing.final
+class CancelJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Required. Up to 1024 characters; becomes the jobs' status reason."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 50 job ids."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "jobs", b"jobs", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+Global___CancelJobsRequest: _TypeAlias = CancelJobsRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESSFUL_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def successful(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids as they were given; unknown ones count."""
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___CancelJobsErrorDetail]: ...
+    def __init__(
+        self,
+        *,
+        successful: _abc.Iterable[_builtins.str] | None = ...,
+        errors: _abc.Iterable[Global___CancelJobsErrorDetail] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "successful", b"successful"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
+
+@_typing.final
+class CancelJobsErrorDetail(_message.Message):
+    """Why a job was not cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    code: _builtins.str
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        job: _builtins.str | None = ...,
+        code: _builtins.str | None = ...,
+        message: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_job", b"_job", "_message", b"_message", "code", b"code", "job", b"job", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_job", b"_job", "_message", b"_message", "code", b"code", "job", b"job", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
+    _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
+    _WhichOneofReturnType__job: _TypeAlias = _typing.Literal["job"]  # noqa: Y015
+    _WhichOneofArgType__job: _TypeAlias = _typing.Literal["_job", b"_job"]  # noqa: Y015
+    _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
+    _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job) -> _WhichOneofReturnType__job | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+
+Global___CancelJobsErrorDetail: _TypeAlias = CancelJobsErrorDetail  # noqa: Y015
+
+@_typing.final
+class TerminateJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Required. Up to 1024 characters; becomes the jobs' status reason."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 50 job ids."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "jobs", b"jobs", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+Global___TerminateJobsRequest: _TypeAlias = TerminateJobsRequest  # noqa: Y015
+
+@_typing.final
+class TerminateJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESSFUL_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def successful(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids as they were given; unknown ones count."""
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TerminateJobsErrorDetail]: ...
+    def __init__(
+        self,
+        *,
+        successful: _abc.Iterable[_builtins.str] | None = ...,
+        errors: _abc.Iterable[Global___TerminateJobsErrorDetail] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "successful", b"successful"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TerminateJobsResponse: _TypeAlias = TerminateJobsResponse  # noqa: Y015
+
+@_typing.final
+class TerminateJobsErrorDetail(_message.Message):
+    """Why a job was not ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    code: _builtins.str
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        job: _builtins.str | None = ...,
+        code: _builtins.str | None = ...,
+        message: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_job", b"_job", "_message", b"_message", "code", b"code", "job", b"job", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_job", b"_job", "_message", b"_message", "code", b"code", "job", b"job", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
+    _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
+    _WhichOneofReturnType__job: _TypeAlias = _typing.Literal["job"]  # noqa: Y015
+    _WhichOneofArgType__job: _TypeAlias = _typing.Literal["_job", b"_job"]  # noqa: Y015
+    _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
+    _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job) -> _WhichOneofReturnType__job | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+
+Global___TerminateJobsErrorDetail: _TypeAlias = TerminateJobsErrorDetail  # noqa: Y015
+
+@_typing.final
+class GetJobQueueSnapshotRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    job_queue: _builtins.str
+    """Name or ARN."""
+    def __init__(
+        self,
+        *,
+        job_queue: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "job_queue", b"job_queue"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "job_queue", b"job_queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
+    _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue) -> _WhichOneofReturnType__job_queue | None: ...
+
+Global___GetJobQueueSnapshotRequest: _TypeAlias = GetJobQueueSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class GetJobQueueSnapshotResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRONT_OF_QUEUE_FIELD_NUMBER: _builtins.int
+    QUEUE_UTILIZATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def front_of_queue(self) -> _jobs_pb2.FrontOfQueueDetail: ...
+    @_builtins.property
+    def queue_utilization(self) -> _jobs_pb2.QueueSnapshotUtilizationDetail: ...
+    def __init__(
+        self,
+        *,
+        front_of_queue: _jobs_pb2.FrontOfQueueDetail | None = ...,
+        queue_utilization: _jobs_pb2.QueueSnapshotUtilizationDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["front_of_queue", b"front_of_queue", "queue_utilization", b"queue_utilization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["front_of_queue", b"front_of_queue", "queue_utilization", b"queue_utilization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobQueueSnapshotResponse: _TypeAlias = GetJobQueueSnapshotResponse  # noqa: Y015

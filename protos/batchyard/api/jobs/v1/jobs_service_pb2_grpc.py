@@ -61,6 +61,21 @@ class JobsServiceStub:
                 request_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobResponse.FromString,
                 _registered_method=True)
+        self.CancelJobs = channel.unary_unary(
+                '/batchyard.api.jobs.v1.JobsService/CancelJobs',
+                request_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsResponse.FromString,
+                _registered_method=True)
+        self.TerminateJobs = channel.unary_unary(
+                '/batchyard.api.jobs.v1.JobsService/TerminateJobs',
+                request_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobsResponse.FromString,
+                _registered_method=True)
+        self.GetJobQueueSnapshot = channel.unary_unary(
+                '/batchyard.api.jobs.v1.JobsService/GetJobQueueSnapshot',
+                request_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobQueueSnapshotRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobQueueSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class JobsServiceServicer:
@@ -105,6 +120,27 @@ class JobsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelJobs(self, request, context):
+        """Cancels up to 50 jobs as CancelJob does each of them. One that cannot be cancelled is among the errors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TerminateJobs(self, request, context):
+        """Ends up to 50 jobs as TerminateJob does each of them. One that cannot be ended is among the errors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobQueueSnapshot(self, request, context):
+        """Returns the first RUNNABLE jobs of a queue, in the order in which they will be placed, and what its jobs use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +168,21 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     servicer.TerminateJob,
                     request_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobResponse.SerializeToString,
+            ),
+            'CancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJobs,
+                    request_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsResponse.SerializeToString,
+            ),
+            'TerminateJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.TerminateJobs,
+                    request_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobsResponse.SerializeToString,
+            ),
+            'GetJobQueueSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobQueueSnapshot,
+                    request_deserializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobQueueSnapshotRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobQueueSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +322,87 @@ class JobsService:
             '/batchyard.api.jobs.v1.JobsService/TerminateJob',
             batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobRequest.SerializeToString,
             batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.jobs.v1.JobsService/CancelJobs',
+            batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsRequest.SerializeToString,
+            batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TerminateJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.jobs.v1.JobsService/TerminateJobs',
+            batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobsRequest.SerializeToString,
+            batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.TerminateJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobQueueSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.jobs.v1.JobsService/GetJobQueueSnapshot',
+            batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobQueueSnapshotRequest.SerializeToString,
+            batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobQueueSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

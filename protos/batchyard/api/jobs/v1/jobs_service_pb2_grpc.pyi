@@ -48,6 +48,12 @@ class JobsServiceStub:
     """
     TerminateJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.TerminateJobRequest, _jobs_service_pb2.TerminateJobResponse]
     """Ends a job in whatever state: SIGTERM, SIGKILL after 30 s, then FAILED, never retried. Answers before it ended."""
+    CancelJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobsRequest, _jobs_service_pb2.CancelJobsResponse]
+    """Cancels up to 50 jobs as CancelJob does each of them. One that cannot be cancelled is among the errors."""
+    TerminateJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.TerminateJobsRequest, _jobs_service_pb2.TerminateJobsResponse]
+    """Ends up to 50 jobs as TerminateJob does each of them. One that cannot be ended is among the errors."""
+    GetJobQueueSnapshot: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.GetJobQueueSnapshotRequest, _jobs_service_pb2.GetJobQueueSnapshotResponse]
+    """Returns the first RUNNABLE jobs of a queue, in the order in which they will be placed, and what its jobs use."""
 
 @_typing.type_check_only
 class JobsServiceAsyncStub(JobsServiceStub):
@@ -69,6 +75,12 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """
     TerminateJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.TerminateJobRequest, _jobs_service_pb2.TerminateJobResponse]  # type: ignore[assignment]
     """Ends a job in whatever state: SIGTERM, SIGKILL after 30 s, then FAILED, never retried. Answers before it ended."""
+    CancelJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobsRequest, _jobs_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
+    """Cancels up to 50 jobs as CancelJob does each of them. One that cannot be cancelled is among the errors."""
+    TerminateJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.TerminateJobsRequest, _jobs_service_pb2.TerminateJobsResponse]  # type: ignore[assignment]
+    """Ends up to 50 jobs as TerminateJob does each of them. One that cannot be ended is among the errors."""
+    GetJobQueueSnapshot: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.GetJobQueueSnapshotRequest, _jobs_service_pb2.GetJobQueueSnapshotResponse]  # type: ignore[assignment]
+    """Returns the first RUNNABLE jobs of a queue, in the order in which they will be placed, and what its jobs use."""
 
 class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs, with the names, members and meaning of AWS Batch's operations. An answer is given only once what it says
@@ -117,5 +129,29 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.TerminateJobResponse, _abc.Awaitable[_jobs_service_pb2.TerminateJobResponse]]:
         """Ends a job in whatever state: SIGTERM, SIGKILL after 30 s, then FAILED, never retried. Answers before it ended."""
+
+    @_abc_1.abstractmethod
+    def CancelJobs(
+        self,
+        request: _jobs_service_pb2.CancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.CancelJobsResponse, _abc.Awaitable[_jobs_service_pb2.CancelJobsResponse]]:
+        """Cancels up to 50 jobs as CancelJob does each of them. One that cannot be cancelled is among the errors."""
+
+    @_abc_1.abstractmethod
+    def TerminateJobs(
+        self,
+        request: _jobs_service_pb2.TerminateJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.TerminateJobsResponse, _abc.Awaitable[_jobs_service_pb2.TerminateJobsResponse]]:
+        """Ends up to 50 jobs as TerminateJob does each of them. One that cannot be ended is among the errors."""
+
+    @_abc_1.abstractmethod
+    def GetJobQueueSnapshot(
+        self,
+        request: _jobs_service_pb2.GetJobQueueSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.GetJobQueueSnapshotResponse, _abc.Awaitable[_jobs_service_pb2.GetJobQueueSnapshotResponse]]:
+        """Returns the first RUNNABLE jobs of a queue, in the order in which they will be placed, and what its jobs use."""
 
 def add_JobsServiceServicer_to_server(servicer: JobsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -171,6 +171,7 @@ class JobDefinition(_message.Message):
     RETRY_STRATEGY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
     job_definition_name: _builtins.str
     job_definition_arn: _builtins.str
     revision: _builtins.int
@@ -179,6 +180,8 @@ class JobDefinition(_message.Message):
     """"ACTIVE" or "INACTIVE"."""
     type: _builtins.str
     """"container"."""
+    scheduling_priority: _builtins.int
+    """0 to 9999; in a queue with fair share, higher is first within a share."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -202,10 +205,11 @@ class JobDefinition(_message.Message):
         retry_strategy: _container_pb2.RetryStrategy | None = ...,
         timeout: _container_pb2.JobTimeout | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        scheduling_priority: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_revision", b"_revision", "_status", b"_status", "_type", b"_type", "container_properties", b"container_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "retry_strategy", b"retry_strategy", "revision", b"revision", "status", b"status", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_revision", b"_revision", "_scheduling_priority", b"_scheduling_priority", "_status", b"_status", "_type", b"_type", "container_properties", b"container_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "retry_strategy", b"retry_strategy", "revision", b"revision", "scheduling_priority", b"scheduling_priority", "status", b"status", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_revision", b"_revision", "_status", b"_status", "_type", b"_type", "container_properties", b"container_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "revision", b"revision", "status", b"status", "tags", b"tags", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_revision", b"_revision", "_scheduling_priority", b"_scheduling_priority", "_status", b"_status", "_type", b"_type", "container_properties", b"container_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "revision", b"revision", "scheduling_priority", b"scheduling_priority", "status", b"status", "tags", b"tags", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_definition_arn: _TypeAlias = _typing.Literal["job_definition_arn"]  # noqa: Y015
     _WhichOneofArgType__job_definition_arn: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn"]  # noqa: Y015
@@ -213,6 +217,8 @@ class JobDefinition(_message.Message):
     _WhichOneofArgType__job_definition_name: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name"]  # noqa: Y015
     _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
     _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_priority: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
@@ -223,6 +229,8 @@ class JobDefinition(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_definition_name) -> _WhichOneofReturnType__job_definition_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority) -> _WhichOneofReturnType__scheduling_priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
     @_typing.overload
