@@ -36,7 +36,7 @@ class Cluster:
             "registry": ["registry", *listen["registry"], *where["jobstore"], *data],
             "jobstore": ["jobstore", *listen["jobstore"], *where["registry"], *data, *_LEADER_LEASE],
             "scheduler": ["scheduler", *listen["scheduler"], *where["jobstore"], *where["registry"], *_LEASES],
-            "logs": ["logs", *listen["logs"], *data],
+            "logs": ["logs", *listen["logs"], *where["jobstore"], *data],
             **{name: ["agent", *where["scheduler"], *where["logs"], *self._agent_options(name)] for name in AGENTS},
             "gateway": [
                 *("gateway", "--port", str(ports["http"])),

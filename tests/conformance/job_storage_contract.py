@@ -9,6 +9,7 @@ import pytest
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId
 from batchyard.domain.lifecycle import JobState, RunState
+from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.retries import ExitRule, RetryAction
 from batchyard.storage.jobs import (
     AgentRecord,
@@ -17,6 +18,7 @@ from batchyard.storage.jobs import (
     JobReader,
     JobWriter,
     Leader,
+    LogKey,
     NewJob,
     QueueCopy,
     QueueKey,
@@ -283,6 +285,23 @@ class JobStorageContract(abc.ABC):
         with pytest.raises(HistoryGoneError, match="no longer kept"):
             reader.changes_after(revisions[1], 10)
         assert [revision for revision, _ in reader.changes_after(revisions[2], 10)] == [revisions[3]]
+
+    def test_logs_are_known_as_long_as_an_attempt_or_a_run_of_a_job_has_them(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        of_attempt, of_run, of_nobody = (
+            LogKey(NAMESPACE, log_stream_name("definition", task_id(sequence, bytes([number]) * 16)))
+            for number, sequence in ((1, 7), (2, 7), (3, 8))
+        )
+        run = replace(a_run(), log_stream_name=of_run.log_stream_name)
+        writer.apply(epoch, new(replace(stored("job", 7), run=run)))
+        attempt = Attempt(1, AGENT, "task", of_attempt.log_stream_name, "reason", 1, 2, 0, None)
+        writer.apply(epoch, Changes(attempts=[(7, attempt)]))
+        elsewhere, unnamed = LogKey("210987654321", of_run.log_stream_name), LogKey(NAMESPACE, "no/task")
+        asked = [of_attempt, of_run, of_nobody, elsewhere, unnamed]
+        assert reader.known_logs(asked) == {of_attempt, of_run}
+        writer.apply(epoch, Changes(removal=Removal(jobs=[7])))
+        assert reader.known_logs(asked) == set()
 
     def test_a_snapshot_has_all_active_jobs_at_one_revision(
         self, writer: JobWriter, reader: JobReader, epoch: int

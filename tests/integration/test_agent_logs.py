@@ -1,5 +1,6 @@
 """Logs of running and ended jobs: marked, completed, shipped, and deleted only when they are held elsewhere."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 
 from batchyard.agent.launcher.ledger import RunState
 from batchyard.agent.logs import LogTracker
-from batchyard.agent.shipping import REQUEST_BYTES_MAX, SEGMENT_BYTES_MAX, LogReel, ship_logs
+from batchyard.agent.shipping import REQUEST_BYTES_MAX, SEGMENT_BYTES_MAX, LogReel, expire_shipped, ship_logs
 from batchyard.agent.state import RunRecord
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
 from batchyard.api.agent.v1 import log_ingest_service_pb2_grpc as ingest_grpc
@@ -136,6 +137,8 @@ class FakeLogs(ingest_grpc.LogIngestServiceServicer):
 
     failures: int = 0
     content: dict[str, bytes] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
+    """Streams of which it says that no job names them."""
 
     async def ShipLogs(self, request_iterator: Any, context: Any) -> AsyncIterator[ingest_pb2.ShipLogsResponse]:  # noqa: N802
         async for request in request_iterator:
@@ -156,6 +159,15 @@ class FakeLogs(ingest_grpc.LogIngestServiceServicer):
                 )
             yield response
 
+    async def FindForgottenLogs(  # noqa: N802  # the name of the RPC
+        self, request: ingest_pb2.FindForgottenLogsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.FindForgottenLogsResponse:
+        return ingest_pb2.FindForgottenLogsResponse(
+            forgotten=[log for log in request.logs if log.log_stream_name in self.forgotten],
+            retention_ms=200,
+            retained_since_ms=5000,
+        )
+
 
 @asynccontextmanager
 async def shipping(folder: LogFolder, logs: FakeLogs) -> AsyncIterator[None]:
@@ -167,6 +179,7 @@ async def shipping(folder: LogFolder, logs: FakeLogs) -> AsyncIterator[None]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, anyio.create_task_group() as tasks:
         stub = ingest_grpc.LogIngestServiceStub(channel)
         tasks.start_soon(lambda: ship_logs(stub, folder, interval_s=0.01))
+        tasks.start_soon(expire_shipped, stub, folder, SystemClock())
         yield
         tasks.cancel_scope.cancel()
     await stopped(server)
@@ -182,3 +195,15 @@ async def test_a_log_is_shipped_whole_and_then_deleted_here(folder: LogFolder) -
         folder.finish(NAMESPACE, STREAM)
         await eventually(lambda: not list(folder.names()))
     assert logs.content[STREAM] == content
+
+
+async def test_a_log_that_is_never_finished_is_deleted_here_once_no_job_names_it(folder: LogFolder) -> None:
+    orphan, known, fresh = (f"definition/default/{name}" for name in ("orphan", "known", "fresh"))
+    for stream in (orphan, known, fresh):
+        path = folder.create(NAMESPACE, stream)
+        path.write_bytes(b"line\n")
+        if stream != fresh:
+            os.utime(path, (1, 1))
+    async with shipping(folder, FakeLogs(forgotten=(orphan, fresh))):
+        await eventually(lambda: (NAMESPACE, orphan) not in set(folder.names()))
+        assert list(folder.names()) == [(NAMESPACE, fresh), (NAMESPACE, known)]

@@ -185,3 +185,26 @@ def test_the_state_changes_when_more_shows(logs: LogFolder) -> None:
     logs.finish(NAMESPACE, STREAM)
     states.append(logs.state(NAMESPACE, STREAM))
     assert len(set(states)) == 3
+
+
+def test_idle_logs_are_those_that_nothing_was_written_to_for_long(logs: LogFolder, tmp_path: Path) -> None:
+    times_ms = {"a/default/old": 1000, "b/default/fresh": 2000, "b/default/ahead": 9000, "c/default/older": 10}
+    for stream, time_ms in times_ms.items():
+        path = logs.create(NAMESPACE, stream)
+        logs.mark(NAMESPACE, stream, 1, time_ms)
+        os.utime(path, ns=(time_ms * 1_000_000, time_ms * 1_000_000))
+    (tmp_path / "stray.log").touch()
+    (tmp_path / NAMESPACE / "not a name.log").touch()
+    found = {name for name in logs.idle_names(2000, 5000) if name is not None}
+    assert found == {(NAMESPACE, f"{stream}") for stream in ("a/default/old", "b/default/ahead", "c/default/older")}
+
+
+def test_a_log_that_goes_while_idle_ones_are_looked_for_is_passed_over(logs: LogFolder) -> None:
+    for number in range(3):
+        os.utime(logs.create(NAMESPACE, f"definition/default/{number}"), (1, 1))
+    names = (name for name in logs.idle_names(5000, 5000) if name is not None)
+    first = next(names)
+    for name in list(logs.names()):
+        if name != first:
+            logs.remove(*name)
+    assert list(names) == []

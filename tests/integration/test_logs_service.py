@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
 from batchyard.rpc.server import InProcessEndpoint
 from batchyard.storage.log_files import LogFolder
-from support.contexts import stopped
+from support.contexts import held_open, stopped
 from support.rpc import failure_of
 
 STREAM = "definition/default/0123456789abcdef"
@@ -71,8 +72,15 @@ class Service:
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
     folder = tmp_path / "logs"
     endpoint = InProcessEndpoint()
-    async with open_logs(folder=folder, clock=FixedClock()) as services, endpoint.serve(services):
+    async with held_open(_serving(folder, endpoint)):
         yield Service(endpoint, folder)
+
+
+@asynccontextmanager
+async def _serving(folder: Path, endpoint: InProcessEndpoint) -> AsyncIterator[None]:
+    opening = open_logs(folder=folder, clock=FixedClock(), job_store=endpoint.channel)
+    async with opening as services, endpoint.serve(services):
+        yield
 
 
 def segment(

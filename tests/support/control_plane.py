@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec, RunOffer, RunReport, RunState
@@ -19,6 +21,7 @@ from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceS
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from batchyard.jobstore.app import open_job_store
+from batchyard.jobstore.retention import RETENTION_S
 from batchyard.registry.app import open_registry
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.clock import SystemClock
@@ -38,6 +41,7 @@ class ControlPlane:
     jobs: "JobsServiceAsyncStub"
     operations: "JobOperationsServiceAsyncStub"
     registry: "RegistryServiceAsyncStub"
+    channel: grpc.aio.Channel
     dispatch: "DispatchServiceAsyncStub"
 
     async def make_queue(self, name: str = "queue") -> None:
@@ -76,6 +80,14 @@ class ControlPlane:
         answer = await self.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=[job_id]))
         (detail,) = answer.jobs
         return detail
+
+    async def until_gone(self, job_id: str) -> None:
+        """Wait until a job is not kept any more."""
+        with anyio.fail_after(60):
+            while True:
+                if not (await self.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=[job_id]))).jobs:
+                    return
+                await anyio.sleep(0.02)
 
     @asynccontextmanager
     async def scheduler(self, name: str = "test") -> "AsyncIterator[Scheduler]":
@@ -133,7 +145,9 @@ class Scheduler:
 
 
 @asynccontextmanager
-async def control_plane(folder: Path, *, leader_lease_s: float | None = None) -> AsyncIterator[ControlPlane]:
+async def control_plane(
+    folder: Path, *, leader_lease_s: float | None = None, retention_s: float = RETENTION_S
+) -> AsyncIterator[ControlPlane]:
     """Run a registry and a job store on the databases of a folder."""
     server = InProcessServer(default_interceptors())
     async with AsyncExitStack() as stack:
@@ -145,7 +159,11 @@ async def control_plane(folder: Path, *, leader_lease_s: float | None = None) ->
             ),
             *await stack.enter_async_context(
                 open_job_store(
-                    database=folder / "jobs.db", registry=channel, clock=clock, leader_lease_s=leader_lease_s
+                    database=folder / "jobs.db",
+                    registry=channel,
+                    clock=clock,
+                    leader_lease_s=leader_lease_s,
+                    retention_s=retention_s,
                 )
             ),
         ]
@@ -157,5 +175,6 @@ async def control_plane(folder: Path, *, leader_lease_s: float | None = None) ->
             JobsServiceStub(channel),
             JobOperationsServiceStub(channel),
             RegistryServiceStub(channel),
+            channel,
             DispatchServiceStub(channel),
         )

@@ -151,7 +151,7 @@ def start_six(folder: Path, *, jobstore: Sequence[str] = ()) -> Installation:
         "registry": [*where["jobstore"], "--data-dir", str(folder)],
         "jobstore": [*where["registry"], "--data-dir", str(folder), *jobstore],
         "scheduler": [*where["jobstore"], *where["registry"]],
-        "logs": ["--data-dir", str(folder)],
+        "logs": [*where["jobstore"], "--data-dir", str(folder)],
         "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *HOST_OPTIONS],
         "gateway": [*(word for option in where.values() for word in option), *ANY_PORTS],
     }

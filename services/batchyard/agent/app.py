@@ -29,7 +29,7 @@ from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
 from batchyard.agent.runtimes.engine import engine_answers, find_engine
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.shift import HostFacts, Shift, end_everything
-from batchyard.agent.shipping import ship_logs
+from batchyard.agent.shipping import expire_shipped, ship_logs
 from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceStub
 from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceStub
 from batchyard.domain.clock import Clock
@@ -152,7 +152,9 @@ class _Agent:
                 logs_channel = await stack.enter_async_context(open_channel(config.logs))
                 shipping = await stack.enter_async_context(anyio.create_task_group())
                 stack.callback(shipping.cancel_scope.cancel)
-                shipping.start_soon(ship_logs, LogIngestServiceStub(logs_channel), self._logs)
+                stub = LogIngestServiceStub(logs_channel)
+                shipping.start_soon(ship_logs, stub, self._logs)
+                shipping.start_soon(expire_shipped, stub, self._logs, self._clock)
             while not self._stopping.is_set():
                 async with self._open_runtime(name) as runtime:
                     shift = Shift(

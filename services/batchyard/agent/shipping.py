@@ -1,6 +1,6 @@
 """Ships logs to the logs service, off the path of jobs, and deletes each file once the service holds all of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -10,8 +10,10 @@ from anyio import to_thread
 
 from batchyard.agent.logs import MARK_INTERVAL_S, LogName
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
+from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
 from batchyard.rpc.reconnect import reconnecting
+from batchyard.storage.log_expiry import Orphans, expire_logs
 from batchyard.storage.log_files import LogFolder
 
 if TYPE_CHECKING:
@@ -52,6 +54,22 @@ async def _ship(call: _Call, reel: "LogReel", interval_s: float) -> None:
         if not isinstance(response, ingest_pb2.ShipLogsResponse):
             raise UnavailableError("the logs service has ended the stream")
         await to_thread.run_sync(reel.acknowledge, response)
+
+
+async def expire_shipped(stub: "LogIngestServiceAsyncStub", folder: LogFolder, clock: Clock) -> NoReturn:
+    """Delete logs that can never be shipped whole, as nobody knows their runs, once no job names them any more."""
+
+    async def forgotten(names: Sequence[LogName]) -> Orphans:
+        logs = [ingest_pb2.LogName(namespace=namespace, log_stream_name=stream) for namespace, stream in names]
+        request = ingest_pb2.FindForgottenLogsRequest(logs=logs)
+        answer = await stub.FindForgottenLogs(request, timeout=ANSWER_PATIENCE_S)
+        return Orphans(
+            [(log.namespace, log.log_stream_name) for log in answer.forgotten],
+            answer.retention_ms,
+            answer.retained_since_ms,
+        )
+
+    await expire_logs(folder, clock, forgotten, of="the logs service, which says what logs may go")
 
 
 class LogReel:

@@ -172,15 +172,27 @@ def scheduler(
 @click.command()
 @options.data_dir()
 @options.listening(options.LOGS_PORT)
+@options.peer("jobstore", options.JOBSTORE_PORT)
 @options.logging()
-def logs(*, data_dir: Path, host: str, grpc_port: int, insecure: bool, log_format: str, log_level: str) -> None:
-    """Keep and serve what jobs print."""
+def logs(
+    *, data_dir: Path, host: str, grpc_port: int, insecure: bool, jobstore: str, log_format: str, log_level: str
+) -> None:
+    """Keep and serve what jobs print, as long as the job store keeps the jobs."""
     from batchyard.logs.app import open_logs
 
     configure_logging(log_format, log_level)
     folder = DataFolder(data_dir)
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Sequence[Service]]:
+        async with (
+            open_channel(jobstore) as job_store,
+            open_logs(folder=folder.logs, clock=SystemClock(), job_store=job_store) as services,
+        ):
+            yield services
+
     with folder.locked("logs"):
-        _serve_alone("logs", open_logs(folder=folder.logs, clock=SystemClock()), host, grpc_port, insecure=insecure)
+        _serve_alone("logs", opening(), host, grpc_port, insecure=insecure)
 
 
 def _serve_alone(

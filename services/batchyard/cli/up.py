@@ -100,7 +100,7 @@ async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: A
             faults=config.faults,
             retention_s=config.job_retention_s,
         ),
-        open_logs(folder=config.folder.logs, clock=clock),
+        open_logs(folder=config.folder.logs, clock=clock, job_store=channel),
         open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
     )
     services: Sequence[Service] = ()

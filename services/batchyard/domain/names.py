@@ -18,6 +18,7 @@ LOG_GROUP = "/aws/batch/job"
 RESOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
+_TASK_ID = re.compile(r"[0-9a-f]{32}")
 _ARN = re.compile(r"arn:aws:batch:(?P<region>[^:]*):(?P<account>[^:]*):(?P<kind>[a-z-]+)/(?P<name>.+)", re.DOTALL)
 
 
@@ -71,6 +72,17 @@ def split_revision(name: str) -> tuple[str, int | None]:
 
 def _has_revision(name: str) -> bool:
     return bool(re.fullmatch(r".+:[0-9]{1,9}", name, re.DOTALL))
+
+
+def task_id(sequence: int, digest: bytes) -> str:
+    """Return the id of a run of the job with this number: 32 hexadecimal digits, the first 12 of which say it."""
+    return f"{sequence:012x}{digest.hex()[:20]}"
+
+
+def job_of_log(stream: str) -> int | None:
+    """Return the sequence number of the job that a log stream is of, or None if it is of none."""
+    task = stream.rpartition("/")[2]
+    return int(task[:12], 16) if _TASK_ID.fullmatch(task) else None
 
 
 def log_stream_name(job_definition_name: str, task_id: str) -> str:

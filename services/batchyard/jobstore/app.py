@@ -13,8 +13,9 @@ from batchyard.api.jobs.v1 import jobs_service_pb2
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import add_JobsServiceServicer_to_server
 from batchyard.api.operations.v1 import job_operations_service_pb2
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import add_JobOperationsServiceServicer_to_server
-from batchyard.api.scheduler.v1 import dispatch_service_pb2, resources_service_pb2
+from batchyard.api.scheduler.v1 import dispatch_service_pb2, log_retention_service_pb2, resources_service_pb2
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+from batchyard.api.scheduler.v1.log_retention_service_pb2_grpc import add_LogRetentionServiceServicer_to_server
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import add_ResourceSettlementServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
@@ -24,7 +25,7 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
-from batchyard.jobstore.retention import RETENTION_S, Retention
+from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.health import Health
@@ -98,8 +99,9 @@ async def open_job_store(
             )
             settlement = SettlementServicer(copies)
             tasks.start_soon(_follow, copies)
-            tasks.start_soon(Retention(writer, clock, retention_s).run)
-            yield _served(jobs, operations, dispatch, settlement, health)
+            retention = Retention(writer, clock, retention_s)
+            tasks.start_soon(retention.run)
+            yield _served(jobs, operations, dispatch, settlement, LogRetentionServicer(retention, reading), health)
             tasks.cancel_scope.cancel()
 
 
@@ -108,6 +110,7 @@ def _served(
     operations: JobOperationsServicer,
     dispatch: DispatchServicer,
     settlement: SettlementServicer,
+    log_retention: LogRetentionServicer,
     health: Health,
 ) -> Sequence[Service]:
     return [
@@ -129,6 +132,11 @@ def _served(
         Service(
             resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
             lambda server: add_ResourceSettlementServiceServicer_to_server(settlement, server),
+            health,
+        ),
+        Service(
+            log_retention_service_pb2.DESCRIPTOR.services_by_name["LogRetentionService"],
+            lambda server: add_LogRetentionServiceServicer_to_server(log_retention, server),
             health,
         ),
     ]

@@ -25,7 +25,7 @@ from batchyard.domain.lifecycle import (
     judge,
     move,
 )
-from batchyard.domain.names import log_stream_name
+from batchyard.domain.names import log_stream_name, task_id
 from batchyard.jobstore.effects import (
     Committed,
     Effects,
@@ -244,15 +244,15 @@ class Group:
                 self._effects.enqueue(job)
             return
         fence = self._numbers.next_fence()
-        task_id = blake2b(f"{job.key.job_id} {fence}".encode(), digest_size=16).hexdigest()
+        task = task_id(job.sequence, blake2b(f"{job.key.job_id} {fence}".encode(), digest_size=16).digest())
         run = Run(
             fence=fence,
             agent_id=proposal.agent_id,
             incarnation=proposal.incarnation,
             compute_environment=proposal.compute_environment,
             state=RunState.OFFERED,
-            task_id=task_id,
-            log_stream_name=log_stream_name(_definition_name(job.job_definition), task_id),
+            task_id=task,
+            log_stream_name=log_stream_name(_definition_name(job.job_definition), task),
         )
         self._effects.runnable.pop(job.key, None)
         if job.faults and (fault := parse_faults(job.faults).get(job.attempts_made + 1)) is not None:

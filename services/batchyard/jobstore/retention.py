@@ -4,15 +4,20 @@ Little by little, behind the commands of clients.
 """
 
 import logging
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import anyio
+import grpc.aio
 
+from batchyard.api.scheduler.v1 import log_retention_service_pb2 as pb
+from batchyard.api.scheduler.v1.log_retention_service_pb2_grpc import LogRetentionServiceServicer
 from batchyard.domain.clock import Clock
-from batchyard.domain.errors import UnavailableError
+from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.jobstore.core import CommandError
 from batchyard.jobstore.expiry import Sweep
+from batchyard.jobstore.service import Reading
 from batchyard.jobstore.writer import Writer
+from batchyard.storage.jobs import LogKey
 
 RETENTION_S: Final = 7 * 24 * 3600.0
 """How long a finished job is kept if nobody says otherwise."""
@@ -26,7 +31,37 @@ FIRST_SWEEP_AFTER_S: Final = 60.0
 SHARE_OF_TIME: Final = 0.25
 """Of the writer's time, at most."""
 
+LOGS_A_REQUEST: Final = 1000
+
 _log = logging.getLogger(__name__)
+
+
+class LogRetentionServicer(LogRetentionServiceServicer):
+    """Tells which logs nobody needs any more."""
+
+    def __init__(self, retention: "Retention", reading: Reading) -> None:
+        self._retention = retention
+        self._reading = reading
+
+    async def FindOrphanedLogs(  # noqa: N802  # the name of the RPC
+        self, request: pb.FindOrphanedLogsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.FindOrphanedLogsResponse:
+        """Answer with those of the logs that no job names."""
+        if len(request.logs) > LOGS_A_REQUEST:
+            raise InvalidRequestError(f"Maximum number of logs supported is {LOGS_A_REQUEST}.", field="logs")
+        # Before they are looked up: a job that goes meanwhile keeps its logs for another round.
+        retained_since_ms = self._retention.begin_ms()
+        logs = [LogKey(log.namespace, log.log_stream_name) for log in request.logs]
+        known = await self._reading.ask(lambda reader: reader.known_logs(logs)) if logs else set()
+        return pb.FindOrphanedLogsResponse(
+            orphaned=[
+                pb.LogRef(namespace=log.namespace, log_stream_name=log.log_stream_name)
+                for log in logs
+                if log not in known
+            ],
+            retention_ms=self._retention.retention_ms,
+            retained_since_ms=retained_since_ms,
+        )
 
 
 class Retention:
@@ -37,9 +72,14 @@ class Retention:
         self._clock = clock
         self._retention_s = retention_s
 
+    @property
+    def retention_ms(self) -> int:
+        """How long what is over is kept, in milliseconds."""
+        return round(self._retention_s * 1000)
+
     def begin_ms(self) -> int:
         """Return the time before which what ended may go, in milliseconds since the epoch."""
-        return self._clock.now_ms() - round(self._retention_s * 1000)
+        return self._clock.now_ms() - self.retention_ms
 
     async def run(self) -> NoReturn:
         """Sweep again and again until cancelled."""

@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import anyio
+import grpc.aio
 from anyio import to_thread
 
 from batchyard.api.agent.v1 import log_ingest_service_pb2
@@ -13,26 +15,35 @@ from batchyard.api.operations.v1 import logs_service_pb2
 from batchyard.api.operations.v1.logs_service_pb2_grpc import add_LogsServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.logs.arrivals import Arrivals
+from batchyard.logs.expiry import JobStoreQuestions
 from batchyard.logs.ingest import LogIngestServicer
 from batchyard.logs.service import LogsServicer
 from batchyard.rpc.server import Service
+from batchyard.storage.log_expiry import expire_logs
 from batchyard.storage.log_files import LogFolder
 
 
 @asynccontextmanager
-async def open_logs(*, folder: Path, clock: Clock) -> AsyncIterator[Sequence[Service]]:
-    """Open the logs in a folder, which is made if need be, for reading and for shipping to."""
+async def open_logs(*, folder: Path, clock: Clock, job_store: grpc.aio.Channel) -> AsyncIterator[Sequence[Service]]:
+    """Open the logs in a folder, which is made if need be, for reading and for shipping to.
+
+    Those of jobs that the job store does not keep any more are deleted.
+    """
     await to_thread.run_sync(partial(folder.mkdir, parents=True, exist_ok=True))
     logs, arrivals = LogFolder(folder), Arrivals()
     reading = LogsServicer(logs, arrivals)
-    ingest = LogIngestServicer(logs, arrivals, clock)
-    yield [
-        Service(
-            logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"],
-            partial(add_LogsServiceServicer_to_server, reading),
-        ),
-        Service(
-            log_ingest_service_pb2.DESCRIPTOR.services_by_name["LogIngestService"],
-            partial(add_LogIngestServiceServicer_to_server, ingest),
-        ),
-    ]
+    questions = JobStoreQuestions(job_store)
+    ingest = LogIngestServicer(logs, arrivals, clock, questions)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(expire_logs, logs, clock, questions.orphans, of="the job store"))
+        yield [
+            Service(
+                logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"],
+                partial(add_LogsServiceServicer_to_server, reading),
+            ),
+            Service(
+                log_ingest_service_pb2.DESCRIPTOR.services_by_name["LogIngestService"],
+                partial(add_LogIngestServiceServicer_to_server, ingest),
+            ),
+        ]
+        tasks.cancel_scope.cancel()

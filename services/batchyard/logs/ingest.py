@@ -11,16 +11,18 @@ from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceS
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.logs.arrivals import Arrivals, LogName
+from batchyard.logs.expiry import JobStoreQuestions
 from batchyard.storage.log_files import LogFolder, LogGapError, LogNameError
 
 
 class LogIngestServicer(LogIngestServiceServicer):
     """Appends segments to the logs in a folder; what it acknowledges is on disk."""
 
-    def __init__(self, folder: LogFolder, arrivals: Arrivals, clock: Clock) -> None:
+    def __init__(self, folder: LogFolder, arrivals: Arrivals, clock: Clock, questions: JobStoreQuestions) -> None:
         self._folder = folder
         self._arrivals = arrivals
         self._clock = clock
+        self._questions = questions
 
     async def ShipLogs(  # noqa: N802 - the name of the RPC
         self, request_iterator: AsyncIterator[pb.ShipLogsRequest], context: grpc.aio.ServicerContext[Any, Any]
@@ -37,6 +39,20 @@ class LogIngestServicer(LogIngestServiceServicer):
                 for position in positions:
                     self._arrivals.announce((position.namespace, position.log_stream_name))
                 yield pb.ShipLogsResponse(positions=positions)
+
+    async def FindForgottenLogs(  # noqa: N802 - the name of the RPC
+        self, request: pb.FindForgottenLogsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.FindForgottenLogsResponse:
+        """Pass an agent's question on to the job store."""
+        try:
+            orphans = await self._questions.orphans([(log.namespace, log.log_stream_name) for log in request.logs])
+        except grpc.aio.AioRpcError as error:
+            raise UnavailableError(f"the job store does not say which logs may go: {error.details()}") from error
+        return pb.FindForgottenLogsResponse(
+            forgotten=[pb.LogName(namespace=namespace, log_stream_name=stream) for namespace, stream in orphans.names],
+            retention_ms=orphans.retention_ms,
+            retained_since_ms=orphans.retained_since_ms,
+        )
 
     def _store(self, segments: Sequence[pb.LogSegment]) -> list[pb.LogPosition]:
         held: dict[LogName, int] = {}

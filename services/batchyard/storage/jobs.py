@@ -28,6 +28,13 @@ class QueueKey(NamedTuple):
     name: str
 
 
+class LogKey(NamedTuple):
+    """A log's name."""
+
+    namespace: str
+    log_stream_name: str
+
+
 @dataclass(frozen=True, slots=True)
 class QueueCopy:
     """As much of a job queue as SubmitJob needs: the store's own copy of what the registry holds."""
@@ -267,6 +274,10 @@ class JobReader(Protocol):
 
         Raises HistoryGoneError if events after the revision are no longer kept.
         """
+        ...
+
+    def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
+        """Return those of the logs that a job names, as that of an attempt or of its run."""
         ...
 
     def revision(self) -> int:

@@ -12,7 +12,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +205,30 @@ class LogFolder:
         for path in sorted(self._root.glob("*/**/*.log")):
             namespace, *parts = path.relative_to(self._root).with_suffix("").parts
             yield namespace, "/".join(parts)
+
+    def idle_names(self, since_ms: int, now_ms: int) -> Generator[tuple[str, str] | None]:
+        """Yield the logs to which nothing was written since a time; None for each other file or folder that is passed.
+
+        In no order. One whose time is after `now_ms`, milliseconds since the epoch too, is yielded: it says nothing.
+        """
+        folders = [self._root]
+        while folders:
+            with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    yield self._idle_name(entry, folders, since_ms, now_ms)
+
+    def _idle_name(
+        self, entry: "os.DirEntry[str]", folders: list[Path], since_ms: int, now_ms: int
+    ) -> tuple[str, str] | None:
+        if entry.is_dir(follow_symlinks=False):
+            folders.append(Path(entry.path))
+        elif entry.name.endswith(".log"):
+            with suppress(FileNotFoundError):
+                if not since_ms <= entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now_ms:
+                    namespace, *parts = Path(entry.path).relative_to(self._root).with_suffix("").parts
+                    if _NAMESPACE.fullmatch(namespace) and _STREAM.fullmatch("/".join(parts)):
+                        return namespace, "/".join(parts)
+        return None
 
     def remove(self, namespace: str, stream: str) -> None:
         """Delete a log, if there is one."""

@@ -11,6 +11,7 @@ import msgspec
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobId, JobKey, Run
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
+from batchyard.domain.names import job_of_log
 from batchyard.domain.retries import ExitRule
 from batchyard.storage.jobs import (
     AgentRecord,
@@ -20,6 +21,7 @@ from batchyard.storage.jobs import (
     FinishedJob,
     JobRecord,
     Leader,
+    LogKey,
     QueueCopy,
     QueueKey,
     Snapshot,
@@ -320,6 +322,18 @@ class SqliteJobReader:
         if max(newest - EVENTS_KEPT, gone) > revision:
             raise HistoryGoneError(f"events after revision {revision} are no longer kept; the newest is {newest}")
         return [(row[0], _decode_events(row[1])) for row in rows]
+
+    def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
+        """Return those of the logs that a job names."""
+        sequences = {sequence for log in logs if (sequence := job_of_log(log.log_stream_name)) is not None}
+        rows = _in(
+            self._db,
+            "SELECT namespace, run_log_stream_name, attempts.log_stream_name"
+            " FROM jobs LEFT JOIN attempts USING (sequence) WHERE sequence IN (%s)",
+            sequences,
+        )
+        named = {LogKey(namespace, stream) for namespace, *streams in rows for stream in streams if stream}
+        return named & set(logs)
 
     def revision(self) -> int:
         """Return the revision of the newest commit."""

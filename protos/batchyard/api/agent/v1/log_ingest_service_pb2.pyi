@@ -126,3 +126,77 @@ class ShipLogsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShipLogsResponse: _TypeAlias = ShipLogsResponse  # noqa: Y015
+
+@_typing.final
+class LogName(_message.Message):
+    """A log by its name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    log_stream_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        log_stream_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_stream_name", b"log_stream_name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogName: _TypeAlias = LogName  # noqa: Y015
+
+@_typing.final
+class FindForgottenLogsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogName]:
+        """Up to 1,000; none, to learn the times alone."""
+
+    def __init__(
+        self,
+        *,
+        logs: _abc.Iterable[Global___LogName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindForgottenLogsRequest: _TypeAlias = FindForgottenLogsRequest  # noqa: Y015
+
+@_typing.final
+class FindForgottenLogsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETAINED_SINCE_MS_FIELD_NUMBER: _builtins.int
+    retention_ms: _builtins.int
+    """How long finished jobs are kept."""
+    retained_since_ms: _builtins.int
+    """What ended before this time may have gone; milliseconds since the epoch."""
+    @_builtins.property
+    def forgotten(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogName]: ...
+    def __init__(
+        self,
+        *,
+        forgotten: _abc.Iterable[Global___LogName] | None = ...,
+        retention_ms: _builtins.int = ...,
+        retained_since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "retained_since_ms", b"retained_since_ms", "retention_ms", b"retention_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindForgottenLogsResponse: _TypeAlias = FindForgottenLogsResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class LogIngestServiceStub:
                 request_serializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.ShipLogsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.ShipLogsResponse.FromString,
                 _registered_method=True)
+        self.FindForgottenLogs = channel.unary_unary(
+                '/batchyard.api.agent.v1.LogIngestService/FindForgottenLogs',
+                request_serializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.FindForgottenLogsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.FindForgottenLogsResponse.FromString,
+                _registered_method=True)
 
 
 class LogIngestServiceServicer:
@@ -54,6 +59,13 @@ class LogIngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindForgottenLogs(self, request, context):
+        """Tells an agent which of the logs that it still has may go, finished or not: no job that is kept names them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogIngestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +73,11 @@ def add_LogIngestServiceServicer_to_server(servicer, server):
                     servicer.ShipLogs,
                     request_deserializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.ShipLogsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.ShipLogsResponse.SerializeToString,
+            ),
+            'FindForgottenLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindForgottenLogs,
+                    request_deserializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.FindForgottenLogsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.FindForgottenLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +108,33 @@ class LogIngestService:
             '/batchyard.api.agent.v1.LogIngestService/ShipLogs',
             batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.ShipLogsRequest.SerializeToString,
             batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.ShipLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindForgottenLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.agent.v1.LogIngestService/FindForgottenLogs',
+            batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.FindForgottenLogsRequest.SerializeToString,
+            batchyard_dot_api_dot_agent_dot_v1_dot_log__ingest__service__pb2.FindForgottenLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

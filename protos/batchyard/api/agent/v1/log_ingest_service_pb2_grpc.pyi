@@ -37,6 +37,8 @@ class LogIngestServiceStub:
     """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
     again at any offset up to the acknowledged one: a segment already held is skipped.
     """
+    FindForgottenLogs: _grpc.UnaryUnaryMultiCallable[_log_ingest_service_pb2.FindForgottenLogsRequest, _log_ingest_service_pb2.FindForgottenLogsResponse]
+    """Tells an agent which of the logs that it still has may go, finished or not: no job that is kept names them."""
 
 @_typing.type_check_only
 class LogIngestServiceAsyncStub(LogIngestServiceStub):
@@ -47,6 +49,8 @@ class LogIngestServiceAsyncStub(LogIngestServiceStub):
     """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
     again at any offset up to the acknowledged one: a segment already held is skipped.
     """
+    FindForgottenLogs: _aio.UnaryUnaryMultiCallable[_log_ingest_service_pb2.FindForgottenLogsRequest, _log_ingest_service_pb2.FindForgottenLogsResponse]  # type: ignore[assignment]
+    """Tells an agent which of the logs that it still has may go, finished or not: no job that is kept names them."""
 
 class LogIngestServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the logs service: agents ship what their jobs print, on a stream off the path of a job's start or end."""
@@ -60,5 +64,13 @@ class LogIngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
         again at any offset up to the acknowledged one: a segment already held is skipped.
         """
+
+    @_abc_1.abstractmethod
+    def FindForgottenLogs(
+        self,
+        request: _log_ingest_service_pb2.FindForgottenLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_log_ingest_service_pb2.FindForgottenLogsResponse, _abc.Awaitable[_log_ingest_service_pb2.FindForgottenLogsResponse]]:
+        """Tells an agent which of the logs that it still has may go, finished or not: no job that is kept names them."""
 
 def add_LogIngestServiceServicer_to_server(servicer: LogIngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
