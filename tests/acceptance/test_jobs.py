@@ -1,8 +1,13 @@
 """SubmitJob, DescribeJobs and ListJobs, and what the jobs really do, as boto3 users see them."""
 
+import json
+import urllib.request
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError
 
 from support.aws import Account, Json, pages, refused
 
@@ -164,6 +169,33 @@ def test_a_failed_dependency_fails_all_that_hang_on_it(account: Account) -> None
         job = account.wait(job_id)
         assert (job["status"], job["statusReason"]) == ("FAILED", "Dependent Job failed")
         assert "startedAt" not in job
+
+
+def test_a_submission_whose_answer_is_lost_makes_one_job(account: Account) -> None:
+    account.define()
+    config = Config(retries={"total_max_attempts": 3})
+    session = boto3.session.Session(account.access_key, "any secret", region_name="us-east-1")
+    client = session.client("batch", endpoint_url=account.batch.meta.endpoint_url, config=config)
+    answered: list[str] = []
+
+    def lose_the_first_answer(request: Any, **_: object) -> None:
+        if not answered:
+            headers = {
+                key: str(value, "ascii") if isinstance(value, bytes) else value
+                for key, value in request.headers.items()
+            }
+            with urllib.request.urlopen(urllib.request.Request(request.url, request.body, headers)) as answer:
+                answered.append(json.load(answer)["jobId"])
+            raise ConnectionClosedError(endpoint_url=request.url)
+
+    client.meta.events.register("before-send.batch.SubmitJob", lose_the_first_answer)
+    answer = client.submit_job(jobName="job", jobQueue="queue", jobDefinition="definition")
+    assert answer["ResponseMetadata"]["RetryAttempts"] == 1
+    assert [answer["jobId"]] == answered
+    other = client.submit_job(jobName="job", jobQueue="queue", jobDefinition="definition")["jobId"]
+    client.close()
+    account.wait_all([*answered, other])
+    assert sorted(account.job_ids()) == sorted([*answered, other])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.retries import ExitRule, RetryAction
 from batchyard.storage.jobs import (
     AgentRecord,
+    Answer,
     Changes,
     Dependency,
     JobReader,
@@ -23,6 +24,7 @@ from batchyard.storage.jobs import (
     QueueCopy,
     QueueKey,
     Removal,
+    RequestKey,
     StorageError,
 )
 from support.jobs import AGENT, NAMESPACE, a_job, a_key, a_run
@@ -329,3 +331,10 @@ class JobStorageContract(abc.ABC):
         pages = list(reader.snapshot().jobs)
         assert [job for page in pages for job, _ in page] == offered
         assert all(sum(len(spec or b"") for _, spec in page) < 2 * 1024 * 1024 for page in pages)
+
+    def test_an_answer_comes_back_to_writer_and_reader(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        writer.apply(epoch, Changes(answers=[Answer(RequestKey(b"a"), b"one", 5), Answer(RequestKey(b"b"), b"", 5)]))
+        for asked in (writer, reader):
+            assert asked.answer(RequestKey(b"a")) == b"one"
+            assert asked.answer(RequestKey(b"b")) == b""
+            assert asked.answer(RequestKey(b"c")) is None

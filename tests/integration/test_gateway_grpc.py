@@ -21,7 +21,7 @@ from batchyard.api.operations.v1 import (
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import PUBLIC_SERVICES
-from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY
+from batchyard.rpc.identity import CREDENTIAL_KEY, INVOCATION_KEY, NAMESPACE_KEY, REGION_KEY
 from support.gateway import ACCOUNT, FakeServices, a_gateway, refusing, status_details
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ async def test_passes_calls_of_every_public_service_on(channel: grpc.aio.Channel
     assert await stub.ListAgents(agents_service_pb2.ListAgentsRequest()) == answer
 
 
-async def test_only_the_callers_namespace_and_region_pass(jobs: "JobsServiceAsyncStub", services: FakeServices) -> None:
-    metadata = ((NAMESPACE_KEY, ACCOUNT), (REGION_KEY, "eu-west-1"), ("x-other", "1"), ("authorization", "Bearer x"))
+async def test_only_who_calls_and_which_request_it_is_pass(
+    jobs: "JobsServiceAsyncStub", services: FakeServices
+) -> None:
+    mine = {NAMESPACE_KEY: ACCOUNT, REGION_KEY: "eu-west-1", INVOCATION_KEY: "an-id"}
+    metadata = (*mine.items(), ("x-other", "1"), ("authorization", "Bearer x"), (CREDENTIAL_KEY, "forged"))
     await jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]), metadata=metadata)
     sent = {key: value for key, value in services.received[0].metadata.items() if key != "user-agent"}
-    assert sent == {NAMESPACE_KEY: ACCOUNT, REGION_KEY: "eu-west-1"}
+    assert sent == {**mine, CREDENTIAL_KEY: ""}
 
 
 async def test_a_call_that_names_no_caller_acts_for_the_configured_one(

@@ -13,7 +13,7 @@ from batchyard.api.operations.v1 import logs_service_pb2
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.http_app import BODY_BYTES_MAX, HttpApp
 from batchyard.rpc.errors import REQUEST_ID_KEY
-from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY
+from batchyard.rpc.identity import CREDENTIAL_KEY, INVOCATION_KEY, NAMESPACE_KEY, REGION_KEY
 from support.gateway import ACCOUNT, FakeServices, ask, authorization, exchange, in_process, refusing, scope_of
 
 CONFIG = GatewayConfig()
@@ -45,6 +45,25 @@ async def test_passes_on_for_whom_a_request_acts(app: HttpApp, services: FakeSer
     await ask(app, "POST", "/v1/listjobs", headers={"authorization": authorization(ACCOUNT, "eu-north-1")})
     (call,) = services.received
     assert (call.metadata[NAMESPACE_KEY], call.metadata[REGION_KEY]) == (ACCOUNT, "eu-north-1")
+
+
+async def test_passes_on_which_request_it_is_and_who_signed_it(app: HttpApp, services: FakeServices) -> None:
+    for key in ("AKIDEXAMPLE", "AKIDEXAMPLE", "AKIDOTHER"):
+        headers = {"authorization": authorization(key, "eu-north-1"), INVOCATION_KEY: "an-id"}
+        await ask(app, "POST", "/v1/listjobs", headers=headers)
+    sent = [(call.metadata[INVOCATION_KEY], call.metadata[CREDENTIAL_KEY]) for call in services.received]
+    assert [invocation_id for invocation_id, _ in sent] == ["an-id"] * 3
+    assert sent[0] == sent[1] != sent[2]
+    assert "AKID" not in sent[0][1]
+
+
+@pytest.mark.parametrize("invocation_id", ["", "two words", "x" * 129])
+async def test_an_invocation_id_that_none_can_be_is_passed_over(
+    app: HttpApp, services: FakeServices, invocation_id: str
+) -> None:
+    response = await ask(app, "POST", "/v1/listjobs", headers={INVOCATION_KEY: invocation_id})
+    assert response.status == 200
+    assert INVOCATION_KEY not in services.received[0].metadata
 
 
 async def test_a_request_has_one_id_everywhere(app: HttpApp, services: FakeServices) -> None:

@@ -1,7 +1,7 @@
 """The public gRPC port: every method of the public services is passed on to the process that owns it.
 
 A caller's deadline and cancellation go along, an upstream's status and details come back as they are. Of the metadata
-only the caller's namespace and region pass.
+only the caller's namespace and region pass, and what says which request this is.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,15 @@ from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, stream_call, unary_call
-from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY, metadata_for
+from batchyard.rpc.identity import (
+    INVOCATION_KEY,
+    NAMESPACE_KEY,
+    REGION_KEY,
+    Invocation,
+    legal_invocation_id,
+    metadata_for,
+    metadata_of,
+)
 from batchyard.rpc.server import Service
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -85,7 +93,9 @@ def _metadata_of(context: Context, config: GatewayConfig) -> tuple[tuple[str, st
         raise InvalidRequestError(f"{NAMESPACE_KEY} must be 12 digits", field=NAMESPACE_KEY)
     if not REGION.fullmatch(caller.region):
         raise InvalidRequestError(f"{REGION_KEY} must be 1 to 63 letters, digits and hyphens", field=REGION_KEY)
-    return tuple(metadata_for(caller))
+    invocation_id = legal_invocation_id(sent.get(INVOCATION_KEY))
+    invocation = None if invocation_id is None else Invocation(invocation_id)
+    return (*metadata_for(caller), *metadata_of(invocation))
 
 
 async def _pass_back(error: grpc.aio.AioRpcError, context: Context) -> None:

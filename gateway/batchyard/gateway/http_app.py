@@ -11,11 +11,12 @@ from batchyard.gateway.aws_errors import AWS_JSON, REST_JSON, AwsError, Protocol
 from batchyard.gateway.browser import BrowserRules
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.health import alive_answer, readiness_answer
-from batchyard.gateway.identity import caller_of
+from batchyard.gateway.identity import caller_of, invocation_of
 from batchyard.gateway.metrics import metrics_answer, record_request
 from batchyard.gateway.operations import Operation
 from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
+from batchyard.rpc.identity import INVOCATION_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +61,11 @@ class HttpApp:
         try:
             operation = self._find(request, target)
             name = operation.name
-            caller = caller_of(request.headers.get("authorization"), self._config)
+            authorization = request.headers.get("authorization")
+            caller = caller_of(authorization, self._config)
+            invocation = invocation_of(authorization, request.headers.get(INVOCATION_KEY))
             body = await read_body(request, receive, bytes_max=BODY_BYTES_MAX, deadline_s=self._config.deadline_s)
-            answer = Answer(200, await operation.call(body, caller, request_id), protocol.content_type)
+            answer = Answer(200, await operation.call(body, caller, request_id, invocation), protocol.content_type)
         except AwsError as error:
             answer = _error_answer(error, protocol)
             if error.status >= 500:

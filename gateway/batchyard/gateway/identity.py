@@ -6,14 +6,17 @@ so that many may use one server without seeing one another; the region goes into
 
 import re
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import AwsError
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
+from batchyard.rpc.identity import Invocation, legal_invocation_id
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _PARTS: Final = ("Credential", "SignedHeaders", "Signature")
+_CREDENTIAL_BYTES: Final = 16
 _DATE: Final = re.compile(r"[0-9]{8}")
 
 
@@ -32,6 +35,15 @@ def caller_of(authorization: str | None, config: GatewayConfig) -> Caller:
     credential = parse_authorization(authorization)
     account = credential.access_key if ACCOUNT.fullmatch(credential.access_key) else config.account
     return Caller(namespace=account, region=credential.region)
+
+
+def invocation_of(authorization: str | None, invocation_id: str | None) -> Invocation | None:
+    """Return which request this is a repetition of, if the client says so; the header has passed `caller_of`."""
+    legal = legal_invocation_id(invocation_id)
+    if legal is None:
+        return None
+    credential = parse_authorization(authorization)
+    return Invocation(legal, blake2b(credential.access_key.encode(), digest_size=_CREDENTIAL_BYTES).hexdigest())
 
 
 def parse_authorization(authorization: str | None) -> Credential:

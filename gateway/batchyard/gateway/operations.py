@@ -11,7 +11,7 @@ from batchyard.gateway.routes import Route
 from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
 from batchyard.gateway.upstreams import unary_call
 from batchyard.rpc.errors import REQUEST_ID_KEY
-from batchyard.rpc.identity import metadata_for
+from batchyard.rpc.identity import Invocation, metadata_for, metadata_of
 
 _SERIALIZATION_ERROR: Final = "SerializationException"
 
@@ -30,10 +30,10 @@ class Operation:
         self._encode = compile_encoder(method.output_type)
         self._call = unary_call(channel, method)
 
-    async def call(self, body: bytes, caller: Caller, request_id: str) -> bytes:
+    async def call(self, body: bytes, caller: Caller, request_id: str, invocation: Invocation | None = None) -> bytes:
         """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
         request = self._request_of(body)
-        metadata = (*metadata_for(caller), (REQUEST_ID_KEY, request_id))
+        metadata = (*metadata_for(caller), *metadata_of(invocation), (REQUEST_ID_KEY, request_id))
         try:
             response = await self._call(request, timeout=self._deadline_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:

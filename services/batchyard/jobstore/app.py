@@ -76,6 +76,7 @@ async def open_job_store(
             copies = ResourceCopies(writer, registry)
             copies.load(await reading.ask(lambda reader: reader.queues()))
             submitter = Submitter(
+                writer=writer,
                 copies=copies,
                 reading=reading,
                 next_job_id=job_ids(numbers.counters.job_id, clock.now_ms, random.SystemRandom().getrandbits),
@@ -85,7 +86,7 @@ async def open_job_store(
             jobs = JobsServicer(
                 writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter, clock=clock
             )
-            operations = JobOperationsServicer(writer=writer, feed=feed, reading=reading, submitter=submitter)
+            operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
             dispatch = DispatchServicer(
                 writer=writer,
                 feed=feed,

@@ -38,6 +38,7 @@ from batchyard.jobstore.effects import (
 )
 from batchyard.storage.jobs import (
     AgentRecord,
+    Answer,
     Changes,
     Counters,
     JobWriter,
@@ -46,6 +47,7 @@ from batchyard.storage.jobs import (
     QueueCopy,
     QueueKey,
     Removal,
+    RequestKey,
 )
 
 
@@ -104,6 +106,7 @@ class Group:
         self._offered: list[Job] = []
         self._queues: dict[QueueKey, QueueCopy | None] = {}
         self._agents: dict[AgentId, AgentRecord | None] = {}
+        self._answers: dict[RequestKey, bytes] = {}
         self._changes = Changes()
         self._effects = Effects()
         self._decided: set[JobKey] = set()
@@ -143,6 +146,17 @@ class Group:
             self._move(job, JobEvent.DEPENDENCIES_WAITING)
         else:
             self._move(job, JobEvent.DEPENDENCIES_MET)
+
+    def answer_to(self, key: RequestKey) -> bytes | None:
+        """Return the answer to a request that was carried out already, or None."""
+        if key not in self._answers:
+            return self._storage.answer(key)
+        return self._answers[key]
+
+    def keep_answer(self, key: RequestKey, answer: bytes) -> None:
+        """Remember the answer to a request that has been carried out in this group."""
+        self._answers[key] = answer
+        self._changes.answers.append(Answer(key, answer, self._now))
 
     def cancel(self, key: JobKey, reason: str) -> bool:
         """Cancel a job that no agent has taken up; return whether its agent must be asked first.

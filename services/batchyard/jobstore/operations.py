@@ -19,11 +19,12 @@ from batchyard.domain.errors import BatchyardError, HistoryGoneError, InvalidReq
 from batchyard.domain.jobs import JobChange, JobId, JobKey
 from batchyard.domain.names import Caller, ResourceKind
 from batchyard.jobstore.feed import Feed
-from batchyard.jobstore.service import Reading, Submitter, submitted
+from batchyard.jobstore.repeats import request_key
+from batchyard.jobstore.service import Reading, Submitter
 from batchyard.jobstore.views import change_message, change_of
-from batchyard.jobstore.writer import Writer
-from batchyard.rpc.identity import caller_of
+from batchyard.rpc.identity import caller_of, invocation_of
 from batchyard.rpc.validation import check_required
+from batchyard.storage.jobs import RequestKey
 
 SUBMITTED_JOBS_MAX: Final = 1000
 COMMITS_A_READ: Final = 200
@@ -32,8 +33,7 @@ COMMITS_A_READ: Final = 200
 class JobOperationsServicer(JobOperationsServiceServicer):
     """What AWS has no operation for."""
 
-    def __init__(self, *, writer: Writer, feed: Feed, reading: Reading, submitter: Submitter) -> None:
-        self._writer = writer
+    def __init__(self, *, feed: Feed, reading: Reading, submitter: Submitter) -> None:
         self._feed = feed
         self._reading = reading
         self._submitter = submitter
@@ -45,19 +45,21 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         if len(request.jobs) > SUBMITTED_JOBS_MAX:
             raise InvalidRequestError(f"Maximum number of jobs supported is {SUBMITTED_JOBS_MAX}.", field="jobs")
         caller = caller_of(context)
-        results = await asyncio.gather(*(self._submit(caller, job) for job in request.jobs))
+        invocation = invocation_of(context)
+        keys = [request_key(caller, invocation, "SubmitJobs", job, index) for index, job in enumerate(request.jobs)]
+        results = await asyncio.gather(
+            *(self._submit(caller, job, key) for job, key in zip(request.jobs, keys, strict=True))
+        )
         return SubmitJobsResponse(results=results)
 
-    async def _submit(self, caller: Caller, request: SubmitJobRequest) -> SubmitJobResult:
+    async def _submit(self, caller: Caller, request: SubmitJobRequest, key: RequestKey | None) -> SubmitJobResult:
         try:
             check_required(request)
-            submission = await self._submitter.prepare(caller, request)
-            await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
+            return SubmitJobResult(submitted=await self._submitter.submit(caller, request, key))
         except UnavailableError:
             raise
         except BatchyardError as error:
             return SubmitJobResult(error=error.message)
-        return SubmitJobResult(submitted=submitted(caller, submission))
 
     async def WatchJobs(  # noqa: N802
         self, request: WatchJobsRequest, context: grpc.aio.ServicerContext[WatchJobsRequest, WatchJobsResponse]

@@ -28,7 +28,7 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import (
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
-from batchyard.domain.errors import InvalidRequestError, NotFoundError, UnavailableError
+from batchyard.domain.errors import BatchyardError, InvalidRequestError, NotFoundError, UnavailableError
 from batchyard.domain.faults import faults_of
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.lifecycle import JobState
@@ -36,14 +36,15 @@ from batchyard.domain.names import Caller, ResourceKind
 from batchyard.domain.pagination import decode_token, encode_token, page_size
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.group import Group, Submission
+from batchyard.jobstore.repeats import request_key, submit_once
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.snapshots import queue_snapshot
 from batchyard.jobstore.stops import Stopper, job_keys
 from batchyard.jobstore.submission import build_submission, check_request
 from batchyard.jobstore.views import described, job_summary, state_of
 from batchyard.jobstore.writer import Writer
-from batchyard.rpc.identity import caller_of
-from batchyard.storage.jobs import JobReader, QueueCopy, QueueKey
+from batchyard.rpc.identity import caller_of, invocation_of
+from batchyard.storage.jobs import JobReader, QueueCopy, QueueKey, RequestKey
 from batchyard.storage.sqlite.database import Database
 from batchyard.storage.sqlite.jobs import SqliteJobReader
 
@@ -72,11 +73,12 @@ class Reading:
 
 
 class Submitter:
-    """Prepares submissions: finds what they name, and gives them their ids."""
+    """Takes jobs in: finds what they name, gives them their ids, and has them written down."""
 
     def __init__(
         self,
         *,
+        writer: Writer,
         copies: ResourceCopies,
         reading: Reading,
         next_job_id: Callable[[], JobId],
@@ -84,13 +86,40 @@ class Submitter:
         faults: bool = False,
     ) -> None:
         """With `faults`, jobs may ask for attempts that fail; see `domain.faults`."""
+        self._writer = writer
         self._copies = copies
         self._reading = reading
         self._next_job_id = next_job_id
         self._compat = compat
         self._faults = faults
 
-    async def prepare(self, caller: Caller, request: SubmitJobRequest) -> Submission:
+    async def submit(
+        self, caller: Caller, request: SubmitJobRequest, key: RequestKey | None = None
+    ) -> SubmitJobResponse:
+        """Take a job in and return the answer once it is on disk.
+
+        A request with a key that was answered before gets the same answer again, and has no other effect, whatever has
+        become of what it names.
+        """
+        try:
+            submission = await self._prepare(caller, request)
+            answer = submitted(caller, submission)
+            if key is None:
+                await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
+                return answer
+            known = answer.SerializeToString()
+            given = await self._writer.do(
+                lambda group: submit_once(group, submission, key, known), *submission.depends_on
+            )
+        except UnavailableError:
+            raise
+        except BatchyardError:
+            if key is None or (earlier := await self._reading.ask(lambda reader: reader.answer(key))) is None:
+                raise
+            given = earlier
+        return SubmitJobResponse.FromString(given)
+
+    async def _prepare(self, caller: Caller, request: SubmitJobRequest) -> Submission:
         """Return what is to be stored; raise the error that the caller is to see."""
         check_request(request)
         faults = faults_of(request.tags, enabled=self._faults)
@@ -138,7 +167,6 @@ class JobsServicer(JobsServiceServicer):
         submitter: Submitter,
         clock: Clock,
     ) -> None:
-        self._writer = writer
         self._stopper = Stopper(writer=writer, feed=feed)
         self._clock = clock
         self._reading = reading
@@ -150,9 +178,8 @@ class JobsServicer(JobsServiceServicer):
     ) -> SubmitJobResponse:
         """Take a job in."""
         caller = caller_of(context)
-        submission = await self._submitter.prepare(caller, request)
-        await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
-        return submitted(caller, submission)
+        key = request_key(caller, invocation_of(context), "SubmitJob", request)
+        return await self._submitter.submit(caller, request, key)
 
     async def DescribeJobs(  # noqa: N802
         self, request: DescribeJobsRequest, context: grpc.aio.ServicerContext[DescribeJobsRequest, DescribeJobsResponse]

@@ -7,7 +7,7 @@ thin async shell runs them off the event loop, and the simulator runs them as th
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, NewType, Protocol
 
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
@@ -72,6 +72,23 @@ class Leader:
     scheduler_id: str
 
 
+RequestKey = NewType("RequestKey", bytes)
+"""Equal for the repetitions of one request, and for nothing else."""
+
+ANSWERS_KEPT_MS: Final = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered, kept for its repetitions."""
+
+    key: RequestKey
+    answer: bytes
+    """A serialized response."""
+    at: int
+    """Milliseconds since the epoch."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be written for the first time."""
@@ -131,6 +148,8 @@ class Changes:
     agents: list[AgentRecord] = field(default_factory=list)
     leader: Leader | None = None
     events: list[JobChange] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    """Each kept for ANSWERS_KEPT_MS, and gone some time after."""
     removal: Removal = field(default_factory=Removal)
 
     def __bool__(self) -> bool:
@@ -141,6 +160,7 @@ class Changes:
             or self.queues
             or self.agents
             or self.leader is not None
+            or self.answers
             or self.removal
         )
 
@@ -193,6 +213,10 @@ class JobWriter(Protocol):
 
     def agent(self, agent_id: AgentId) -> AgentRecord | None:
         """Return what is known of an agent."""
+        ...
+
+    def answer(self, key: RequestKey) -> bytes | None:
+        """Return what a request was answered, if it is still kept."""
         ...
 
     def finished_jobs(self, before_ms: int, after: FinishedJob | None, limit: int) -> list[FinishedJob]:
@@ -256,6 +280,10 @@ class JobReader(Protocol):
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
         """Return jobs of a queue in one state, newest first, with sequence numbers below `before`."""
+        ...
+
+    def answer(self, key: RequestKey) -> bytes | None:
+        """Return what a request was answered, if it is still kept."""
         ...
 
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:

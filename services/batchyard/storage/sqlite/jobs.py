@@ -24,11 +24,12 @@ from batchyard.storage.jobs import (
     LogKey,
     QueueCopy,
     QueueKey,
+    RequestKey,
     Snapshot,
     StorageError,
     WriterSupersededError,
 )
-from batchyard.storage.sqlite import removals
+from batchyard.storage.sqlite import answers, removals
 from batchyard.storage.sqlite.migrations import migrate
 
 EVENTS_KEPT: Final = 100_000
@@ -158,6 +159,11 @@ class SqliteJobWriter:
         return AgentRecord(agent_id, row[0], bool(row[1]), row[2]) if row else None
 
     @_translated
+    def answer(self, key: RequestKey) -> bytes | None:
+        """Return what a request was answered."""
+        return answers.find(self._db, key)
+
+    @_translated
     def finished_jobs(self, before_ms: int, after: FinishedJob | None, limit: int) -> list[FinishedJob]:
         """Return the next jobs that ended before this time."""
         return removals.finished_jobs(self._db, before_ms, after, limit)
@@ -228,6 +234,7 @@ class SqliteJobWriter:
                 "INSERT OR REPLACE INTO agents (agent_id, incarnation, live, gone_at) VALUES (?, ?, ?, ?)",
                 (agent.agent_id, agent.incarnation, agent.live, agent.gone_at),
             )
+        answers.keep(db, changes.answers)
         if changes.leader is not None:
             leader = changes.leader
             db.execute("UPDATE store SET leader_epoch = ?, leader_id = ?", (leader.epoch, leader.scheduler_id))
@@ -289,6 +296,10 @@ class SqliteJobReader:
             (*queue, int(state), before if before is not None else 1 << 62, limit),
         )
         return [_job(row) for row in rows]
+
+    def answer(self, key: RequestKey) -> bytes | None:
+        """Return what a request was answered."""
+        return answers.find(self._db, key)
 
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
         """Return the first RUNNABLE jobs of a queue, and what its others hold."""

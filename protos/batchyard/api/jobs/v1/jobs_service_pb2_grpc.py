@@ -84,7 +84,8 @@ class JobsServiceServicer:
     """
 
     def SubmitJob(self, request, context):
-        """Submits a job. The same request twice makes two jobs.
+        """Submits a job. The same request twice makes two jobs, unless both carry the same metadata `amz-sdk-invocation-id`, as
+        the automatic repetitions of AWS's SDKs do: then, for a day, the second one has the answer of the first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class JobsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobsServiceAsyncStub: ...
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.SubmitJobRequest, _jobs_service_pb2.SubmitJobResponse]
-    """Submits a job. The same request twice makes two jobs."""
+    """Submits a job. The same request twice makes two jobs, unless both carry the same metadata `amz-sdk-invocation-id`, as
+    the automatic repetitions of AWS's SDKs do: then, for a day, the second one has the answer of the first.
+    """
     DescribeJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.DescribeJobsRequest, _jobs_service_pb2.DescribeJobsResponse]
     """Describes jobs by id, in the order asked. Unknown ids are left out."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobsRequest, _jobs_service_pb2.ListJobsResponse]
@@ -63,7 +65,9 @@ class JobsServiceAsyncStub(JobsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.SubmitJobRequest, _jobs_service_pb2.SubmitJobResponse]  # type: ignore[assignment]
-    """Submits a job. The same request twice makes two jobs."""
+    """Submits a job. The same request twice makes two jobs, unless both carry the same metadata `amz-sdk-invocation-id`, as
+    the automatic repetitions of AWS's SDKs do: then, for a day, the second one has the answer of the first.
+    """
     DescribeJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.DescribeJobsRequest, _jobs_service_pb2.DescribeJobsResponse]  # type: ignore[assignment]
     """Describes jobs by id, in the order asked. Unknown ids are left out."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobsRequest, _jobs_service_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -93,7 +97,9 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_service_pb2.SubmitJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.SubmitJobResponse, _abc.Awaitable[_jobs_service_pb2.SubmitJobResponse]]:
-        """Submits a job. The same request twice makes two jobs."""
+        """Submits a job. The same request twice makes two jobs, unless both carry the same metadata `amz-sdk-invocation-id`, as
+        the automatic repetitions of AWS's SDKs do: then, for a day, the second one has the answer of the first.
+        """
 
     @_abc_1.abstractmethod
     def DescribeJobs(

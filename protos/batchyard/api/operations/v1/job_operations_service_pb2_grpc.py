@@ -52,7 +52,8 @@ class JobOperationsServiceServicer:
     """
 
     def SubmitJobs(self, request, context):
-        """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests.
+        """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests. A repetition of
+        the call with the same metadata `amz-sdk-invocation-id` has the same answers, for a day, and submits nothing twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

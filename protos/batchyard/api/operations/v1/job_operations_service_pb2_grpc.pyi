@@ -34,7 +34,9 @@ class JobOperationsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobOperationsServiceAsyncStub: ...
     SubmitJobs: _grpc.UnaryUnaryMultiCallable[_job_operations_service_pb2.SubmitJobsRequest, _job_operations_service_pb2.SubmitJobsResponse]
-    """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests."""
+    """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests. A repetition of
+    the call with the same metadata `amz-sdk-invocation-id` has the same answers, for a day, and submits nothing twice.
+    """
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobsRequest, _job_operations_service_pb2.WatchJobsResponse]
     """Sends every change of the caller's jobs after a revision, in order, without gap or repetition.
 
@@ -48,7 +50,9 @@ class JobOperationsServiceAsyncStub(JobOperationsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitJobs: _aio.UnaryUnaryMultiCallable[_job_operations_service_pb2.SubmitJobsRequest, _job_operations_service_pb2.SubmitJobsResponse]  # type: ignore[assignment]
-    """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests."""
+    """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests. A repetition of
+    the call with the same metadata `amz-sdk-invocation-id` has the same answers, for a day, and submits nothing twice.
+    """
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobsRequest, _job_operations_service_pb2.WatchJobsResponse]  # type: ignore[assignment]
     """Sends every change of the caller's jobs after a revision, in order, without gap or repetition.
 
@@ -65,7 +69,9 @@ class JobOperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_operations_service_pb2.SubmitJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_operations_service_pb2.SubmitJobsResponse, _abc.Awaitable[_job_operations_service_pb2.SubmitJobsResponse]]:
-        """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests."""
+        """Submits jobs together. Each succeeds or fails alone; the answers are in the order of the requests. A repetition of
+        the call with the same metadata `amz-sdk-invocation-id` has the same answers, for a day, and submits nothing twice.
+        """
 
     @_abc_1.abstractmethod
     def WatchJobs(
