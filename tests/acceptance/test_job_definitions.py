@@ -30,6 +30,7 @@ def test_registers_a_definition_and_returns_every_member(account: Account) -> No
         "ulimits": [{"name": "nofile", "softLimit": 100, "hardLimit": 200}],
         "user": "nobody",
         "resourceRequirements": [],
+        "secrets": [],
     }
     answer = account.batch.register_job_definition(
         jobDefinitionName="full",
@@ -50,7 +51,7 @@ def test_registers_a_definition_and_returns_every_member(account: Account) -> No
             "type": "container",
             "parameters": {"word": "hello"},
             "containerProperties": properties,
-            "retryStrategy": {"attempts": 2},
+            "retryStrategy": {"attempts": 2, "evaluateOnExit": []},
             "timeout": {"attemptDurationSeconds": 60},
             "tags": {},
         }

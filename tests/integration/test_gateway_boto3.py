@@ -166,8 +166,8 @@ async def test_is_told_which_words_an_enum_has(batch: "BatchClient", services: F
 
 async def test_is_told_that_an_operation_is_not_supported(batch: "BatchClient", services: FakeServices) -> None:
     for call, members in (
-        (batch.list_scheduling_policies, {}),
-        (batch.list_tags_for_resource, {"resourceArn": "arn:aws:batch:us-east-1:123456789012:job-queue/q"}),
+        (batch.list_consumable_resources, {}),
+        (batch.describe_service_job, {"jobId": "j"}),
     ):
         with pytest.raises(batch.exceptions.ClientException, match="not supported by this server"):
             await in_thread(call, **members)

@@ -205,7 +205,8 @@ async def ask(
 def scope_of(verb: str, path: str, headers: Mapping[str, str | None]) -> dict[str, Any]:
     """Return the ASGI scope of a request."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items() if value is not None]
-    return {"type": "http", "method": verb, "raw_path": path.encode(), "headers": raw}
+    path, _, query = path.partition("?")
+    return {"type": "http", "method": verb, "raw_path": path.encode(), "query_string": query.encode(), "headers": raw}
 
 
 async def exchange(

@@ -1,7 +1,8 @@
 """Random messages, and AWS's JSON as protobuf's own printer would have it."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from functools import cache
+from typing import Any, Final, cast
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -14,6 +15,8 @@ from batchyard.api.common.v1 import annotations_pb2
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
+DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
+FIELDS_MAX: Final = 6
 
 
 def descriptor_of(message: Message | type[Message]) -> Descriptor:
@@ -23,16 +26,26 @@ def descriptor_of(message: Message | type[Message]) -> Descriptor:
 
 def messages_of(descriptor: Descriptor) -> st.SearchStrategy[Message]:
     """Return a strategy of messages of a type, with any of their fields set; enum values are those with a word."""
-    fields = {field.name: _values_of(field) for field in descriptor.fields}
+    return _members_of(descriptor).map(lambda members: GetMessageClass(descriptor)(**members))
+
+
+@cache
+def _members_of(descriptor: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy of the members of a message, a few at a time: messages hold messages with many members."""
+    names = [field.name for field in descriptor.fields if not _rules(field).takes_cleared]
+
     # Constructors take a oneof's members side by side, but only the last one stays.
-    return st.fixed_dictionaries({}, optional=fields).map(lambda members: GetMessageClass(descriptor)(**members))
+    def chosen(names: set[str]) -> st.SearchStrategy[dict[str, Any]]:
+        return st.fixed_dictionaries({name: _values_of(descriptor.fields_by_name[name]) for name in sorted(names)})
+
+    return st.sets(st.sampled_from(names), max_size=FIELDS_MAX).flatmap(chosen) if names else st.just({})
 
 
 def _values_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return st.dictionaries(TEXTS, _single_values_of(field.message_type.fields_by_name["value"]), max_size=3)
     single = _single_values_of(field)
-    return st.lists(single, max_size=3) if field.is_repeated else single
+    return st.lists(single, max_size=2) if field.is_repeated else single
 
 
 def _single_values_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
@@ -44,6 +57,7 @@ def _single_values_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
         FieldDescriptor.CPPTYPE_INT32: INT32,
         FieldDescriptor.CPPTYPE_INT64: INT64,
+        FieldDescriptor.CPPTYPE_DOUBLE: DOUBLES,
         FieldDescriptor.CPPTYPE_STRING: TEXTS,
     }
     return strategies[field.cpp_type]
@@ -84,7 +98,7 @@ def _with_empty_containers(members: dict[str, Any], descriptor: Descriptor) -> d
     for field in descriptor.fields:
         kind = field.message_type
         is_map = kind is not None and kind.GetOptions().map_entry
-        if field.is_repeated and field.GetOptions().Extensions[annotations_pb2.rules].always_printed:
+        if field.is_repeated and _rules(field).always_printed:
             members.setdefault(field.json_name, {} if is_map else [])
         if kind is not None and not is_map and field.json_name in members:
             nested = members[field.json_name]
@@ -101,6 +115,10 @@ def _to_aws(field: FieldDescriptor, value: Any) -> Any:
 
 def _from_aws(field: FieldDescriptor, value: Any) -> Any:
     return _prefix_of(field) + value if field.enum_type is not None else value
+
+
+def _rules(field: FieldDescriptor) -> annotations_pb2.FieldRules:
+    return field.GetOptions().Extensions[annotations_pb2.rules]
 
 
 def _prefix_of(field: FieldDescriptor) -> str:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 NAMESPACE = "123456789012"
 QUEUE = ResourceKind.JOB_QUEUE
 DEFINITION = ResourceKind.JOB_DEFINITION
+E = (ResourceKind.COMPUTE_ENVIRONMENT, "e")
+F = (ResourceKind.SCHEDULING_POLICY, "f")
 EVERY_KIND = frozenset(ResourceKind)
 
 
@@ -119,7 +121,7 @@ class RegistryStoreContract(abc.ABC):
 
     def test_a_command_that_raises_has_no_effect_and_spares_the_others(self, store: RegistryStore) -> None:
         def fail(writer: RegistryWriter) -> None:
-            writer.put(queue("b"), "VALID", b"", compute_environments=["e"])
+            writer.put(queue("b"), "VALID", b"", uses=[E])
             writer.next_number(NAMESPACE, "n")
             raise LookupError("no")
 
@@ -130,7 +132,7 @@ class RegistryStoreContract(abc.ABC):
         assert store.find(queue("a")) == first.value
         assert store.find(queue("b")) is None
         assert last.value == 1
-        assert store.queues_using(NAMESPACE, "e") == []
+        assert store.queues_using(NAMESPACE, E) == []
         assert write(store, lambda writer: writer.next_number(NAMESPACE, "n")) == 1
 
     def test_commands_see_what_those_before_them_did(self, store: RegistryStore) -> None:
@@ -148,14 +150,14 @@ class RegistryStoreContract(abc.ABC):
         put(store, queue("b"))
         assert store.undecided() == []
 
-    def test_a_queue_holds_on_to_the_environments_of_its_last_change(self, store: RegistryStore) -> None:
-        write(store, lambda writer: writer.put(queue("b"), "VALID", b"", compute_environments=["e", "f"]))
-        write(store, lambda writer: writer.put(queue("a"), "VALID", b"", compute_environments=["e"]))
-        assert store.queues_using(NAMESPACE, "e") == ["a", "b"]
-        write(store, lambda writer: writer.put(queue("b"), "VALID", b"", compute_environments=["f"]))
-        assert store.queues_using(NAMESPACE, "e") == ["a"]
-        assert store.queues_using(NAMESPACE, "f") == ["b"]
-        assert store.queues_using("999999999999", "e") == []
+    def test_a_queue_holds_on_to_what_its_last_change_names(self, store: RegistryStore) -> None:
+        write(store, lambda writer: writer.put(queue("b"), "VALID", b"", uses=[E, F]))
+        write(store, lambda writer: writer.put(queue("a"), "VALID", b"", uses=[E]))
+        assert store.queues_using(NAMESPACE, E) == ["a", "b"]
+        write(store, lambda writer: writer.put(queue("b"), "VALID", b"", uses=[F]))
+        assert store.queues_using(NAMESPACE, E) == ["a"]
+        assert store.queues_using(NAMESPACE, F) == ["b"]
+        assert store.queues_using("999999999999", E) == []
 
     # Listings
 

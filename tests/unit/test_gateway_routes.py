@@ -74,10 +74,18 @@ def test_says_plainly_which_operations_of_aws_it_lacks(operation: str) -> None:
     assert error.message == f"{operation} is not supported by this server."
 
 
-def test_says_plainly_that_it_lacks_tagging() -> None:
-    error = refusal("GET", "/v1/tags/arn%3Aaws%3Abatch%3Aus-east-1%3A123456789012%3Ajob-queue%2Fq")
-    assert (error.status, error.error_type) == (400, "ClientException")
-    assert error.message == "Tagging is not supported by this server."
+@pytest.mark.parametrize(
+    "arn", ["arn%3Aaws%3Abatch%3Aus-east-1%3A123456789012%3Ajob-queue%2Fq", "arn:aws:batch:us-east-1:1:job-queue/q"]
+)
+def test_finds_an_operation_whose_path_ends_in_a_member_by_the_raw_path(arn: str) -> None:
+    route = TABLE.find("DELETE", f"/v1/tags/{arn}", None)
+    assert (route.method.name, route.path_prefix, route.path_member) == ("UntagResource", "/v1/tags/", "resourceArn")
+    assert refusal("PUT", f"/v1/tags/{arn}").headers == {"allow": "DELETE, GET, POST"}
+
+
+@pytest.mark.parametrize("path", ["/v1/tags", "/v1/tags/"])
+def test_does_not_find_such_an_operation_without_the_member(path: str) -> None:
+    assert refusal("GET", path).status == 404
 
 
 def test_two_methods_cannot_share_a_path() -> None:

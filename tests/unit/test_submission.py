@@ -3,7 +3,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -238,9 +238,41 @@ def test_the_priority_of_a_definition_says_nothing_in_a_queue_without_shares() -
     assert not spec_of(a_request(), a_definition(schedulingPriority=7)).HasField("scheduling_priority")
 
 
-def test_a_definition_of_several_nodes_is_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="multi-node parallel jobs are not supported"):
-        spec_of(a_request(), a_definition(type="multinode"))
+@pytest.mark.parametrize(
+    ("members", "what"),
+    [
+        ({"type": "multinode"}, "is of type multinode"),
+        ({"ecsProperties": {"taskProperties": [{"containers": [{"image": "busybox"}]}]}}, "has ecsProperties"),
+        (
+            {"consumableResourceProperties": {"consumableResourceList": [{"consumableResource": "r", "quantity": 1}]}},
+            "has consumableResourceProperties",
+        ),
+    ],
+)
+def test_a_definition_that_cannot_run_yet_is_refused_by_name(members: Mapping[str, object], what: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"job-definition/definition:3 {what}.*not supported by this server"):
+        spec_of(a_request(), a_definition(None, **members))
+
+
+@pytest.mark.parametrize(("given", "shown"), [(None, True), (True, True), (False, False)])
+def test_whether_tags_are_propagated_is_the_definitions_unless_the_submission_says(
+    given: bool | None, shown: bool
+) -> None:
+    request = a_request() if given is None else a_request(propagateTags=given)
+    assert spec_of(request, a_definition(propagateTags=True)).propagate_tags is shown
+
+
+def test_every_member_of_a_definitions_container_goes_into_the_job() -> None:
+    container = {
+        "executionRoleArn": "arn:aws:iam::123456789012:role/pull",
+        "linuxParameters": {"sharedMemorySize": 64, "devices": [{"hostPath": "/dev/null"}]},
+        "logConfiguration": {"logDriver": "json-file", "options": {"max-size": "1m"}},
+        "secrets": [{"name": "S", "valueFrom": "arn:aws:ssm:us-east-1:123456789012:parameter/s"}],
+    }
+    spec = spec_of(a_request(), a_definition(container, platformCapabilities=["EC2"]))
+    shown = MessageToDict(spec.container)
+    assert {name: shown[name] for name in container} == container
+    assert list(spec.platform_capabilities) == ["EC2"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import BytesValue, FloatValue, Int64Value
 from batchyard.api.common.v1 import container_pb2
 from batchyard.api.jobs.v1 import jobs_pb2, jobs_service_pb2
 from batchyard.api.operations.v1 import logs_service_pb2
-from batchyard.api.registry.v1 import compute_environment_pb2, registry_service_pb2
+from batchyard.api.registry.v1 import compute_environment_pb2, registry_service_pb2, scheduling_policy_pb2
 from batchyard.gateway.transcoder import (
     MemberError,
     UnknownWordError,
@@ -210,3 +210,28 @@ def test_refuses_at_start_to_read_members_that_have_no_form_in_awss_json(kind: t
 def test_the_unspecified_value_has_no_word() -> None:
     enum = jobs_pb2.JobStatus.DESCRIPTOR
     assert set(words_of(enum)) == {value.number for value in enum.values} - {0}
+
+
+def test_reads_and_prints_numbers_with_a_fraction() -> None:
+    share = decoded({"shareIdentifier": "a", "weightFactor": 0.1}, scheduling_policy_pb2.ShareAttributes)
+    assert encoded(share) == {"shareIdentifier": "a", "weightFactor": 0.1}
+    assert decoded({"weightFactor": 2}, scheduling_policy_pb2.ShareAttributes).weight_factor == 2.0
+
+
+@pytest.mark.parametrize("value", ["1", True, 10**400])
+def test_refuses_what_is_no_such_number(value: object) -> None:
+    with pytest.raises(WrongTypeError, match="weightFactor: expected a number"):
+        decoded({"weightFactor": value}, scheduling_policy_pb2.ShareAttributes)
+
+
+def test_notes_which_lists_and_maps_were_sent_empty_where_that_says_something() -> None:
+    update = decoded(
+        {"securityGroupIds": [], "tags": {}, "subnets": None, "instanceTypes": ["optimal"], "unknown": []},
+        compute_environment_pb2.ComputeResourceUpdate,
+    )
+    assert update.cleared_members == ["securityGroupIds", "tags"]
+
+
+def test_the_note_is_no_member_of_the_json() -> None:
+    update = decoded({"clearedMembers": ["tags"]}, compute_environment_pb2.ComputeResourceUpdate)
+    assert not update.cleared_members

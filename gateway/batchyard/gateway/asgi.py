@@ -28,6 +28,8 @@ class Request:
     """As it was sent, percent signs and all, without the query."""
     headers: Mapping[str, str]
     """By lower-case name; one that was sent more than once has its values joined by commas."""
+    query: str = ""
+    """As it was sent, without the question mark."""
 
     @classmethod
     def from_scope(cls, scope: Scope) -> "Request":
@@ -36,7 +38,12 @@ class Request:
         for raw_name, raw_value in scope["headers"]:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return cls(verb=scope["method"], path=scope["raw_path"].decode("latin-1"), headers=headers)
+        return cls(
+            verb=scope["method"],
+            path=scope["raw_path"].decode("latin-1"),
+            headers=headers,
+            query=scope["query_string"].decode("latin-1"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

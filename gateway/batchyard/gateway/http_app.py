@@ -65,7 +65,8 @@ class HttpApp:
             caller = caller_of(authorization, self._config)
             invocation = invocation_of(authorization, request.headers.get(INVOCATION_KEY))
             body = await read_body(request, receive, bytes_max=BODY_BYTES_MAX, deadline_s=self._config.deadline_s)
-            answer = Answer(200, await operation.call(body, caller, request_id, invocation), protocol.content_type)
+            text = await operation.call(request, body, caller, request_id, invocation)
+            answer = Answer(200, text, protocol.content_type)
         except AwsError as error:
             answer = _error_answer(error, protocol)
             if error.status >= 500:

@@ -6,7 +6,9 @@ import grpc.aio
 import msgspec
 
 from batchyard.domain.names import Caller
+from batchyard.gateway.asgi import Request
 from batchyard.gateway.aws_errors import AwsError, aws_error_of
+from batchyard.gateway.members import Members, compile_rest_members, has_body
 from batchyard.gateway.routes import Route
 from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
 from batchyard.gateway.upstreams import unary_call
@@ -29,10 +31,14 @@ class Operation:
         self._decode = compile_decoder(method.input_type)
         self._encode = compile_encoder(method.output_type)
         self._call = unary_call(channel, method)
+        self._rest_members = compile_rest_members(route)
+        self._has_body = has_body(route)
 
-    async def call(self, body: bytes, caller: Caller, request_id: str, invocation: Invocation | None = None) -> bytes:
+    async def call(
+        self, head: Request, body: bytes, caller: Caller, request_id: str, invocation: Invocation | None = None
+    ) -> bytes:
         """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
-        request = self._request_of(body)
+        request = self._request_of(head, body)
         metadata = (*metadata_for(caller), *metadata_of(invocation), (REQUEST_ID_KEY, request_id))
         try:
             response = await self._call(request, timeout=self._deadline_s, metadata=metadata)
@@ -40,9 +46,12 @@ class Operation:
             raise aws_error_of(error, self.protocol) from error
         return self._encode(response)
 
-    def _request_of(self, body: bytes) -> Any:
+    def _request_of(self, head: Request, body: bytes) -> Any:
         try:
-            return self._decode(_parse(body) if body else {})
+            members = _parse(body) if body and self._has_body else {}
+            if self._rest_members is not None and type(members) is dict:
+                members |= self._members_of_head(head)
+            return self._decode(members)
         except RecursionError:
             raise AwsError(400, _SERIALIZATION_ERROR, "The request body is nested too deeply.") from None
         except WrongTypeError as error:
@@ -51,3 +60,10 @@ class Operation:
             raise AwsError(400, self.protocol.client_error, str(error)) from None
         except ValueError as error:  # bad JSON or bad UTF-8
             raise AwsError(400, _SERIALIZATION_ERROR, f"The request body is not JSON: {error}") from None
+
+    def _members_of_head(self, head: Request) -> Members:
+        assert self._rest_members is not None
+        try:
+            return self._rest_members(head.path, head.query)
+        except UnicodeDecodeError:
+            raise AwsError(400, _SERIALIZATION_ERROR, "The path or the query is not UTF-8.") from None

@@ -15,34 +15,27 @@ AWS_JSON_PATH: Final = "/"
 OTHER_AWS_OPERATIONS: Final = (
     "CreateConsumableResource",
     "CreateQuotaShare",
-    "CreateSchedulingPolicy",
     "CreateServiceEnvironment",
     "DeleteConsumableResource",
     "DeleteQuotaShare",
-    "DeleteSchedulingPolicy",
     "DeleteServiceEnvironment",
     "DescribeConsumableResource",
     "DescribeQuotaShare",
-    "DescribeSchedulingPolicies",
     "DescribeServiceEnvironments",
     "DescribeServiceJob",
     "ListConsumableResources",
     "ListJobsByConsumableResource",
     "ListQuotaShares",
-    "ListSchedulingPolicies",
     "ListServiceJobs",
     "SubmitServiceJob",
     "TerminateServiceJob",
     "TerminateServiceJobs",
     "UpdateConsumableResource",
     "UpdateQuotaShare",
-    "UpdateSchedulingPolicy",
     "UpdateServiceEnvironment",
     "UpdateServiceJob",
 )
 """AWS Batch's operations that this server may lack: it says so plainly, where a 404 would read as an outage."""
-
-_TAGS_PREFIX: Final = "/v1/tags/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +44,11 @@ class Route:
 
     method: MethodDescriptor
     protocol: Protocol
+    verb: str = "POST"
+    path_prefix: str = ""
+    """What stands in the path before the value of a member."""
+    path_member: str | None = None
+    """AWS name of the member whose value is the rest of the path."""
 
 
 class RouteTable:
@@ -58,6 +56,7 @@ class RouteTable:
 
     def __init__(self, services: Iterable[ServiceDescriptor]) -> None:
         self._by_path: dict[str, dict[str, Route]] = {}
+        self._by_prefix: dict[str, dict[str, Route]] = {}
         self._by_target: dict[str, Route] = {}
         self._unsupported = {f"/v1/{name.lower()}": name for name in OTHER_AWS_OPERATIONS}
         for service in services:
@@ -67,8 +66,8 @@ class RouteTable:
     @property
     def routes(self) -> tuple[Route, ...]:
         """Every way there is."""
-        by_path = (route for verbs in self._by_path.values() for route in verbs.values())
-        return (*by_path, *self._by_target.values())
+        tables = (*self._by_path.values(), *self._by_prefix.values())
+        return (*(route for verbs in tables for route in verbs.values()), *self._by_target.values())
 
     def find(self, verb: str, path: str, target: str | None) -> Route:
         """Return the route for a verb, a raw path and an X-Amz-Target; raise AwsError when there is none.
@@ -78,7 +77,7 @@ class RouteTable:
         if target is not None and path == AWS_JSON_PATH:
             return self._find_target(verb, target)
         bare = path.removesuffix("/")
-        verbs = self._by_path.get(bare)
+        verbs = self._by_path.get(bare) or self._verbs_below(bare)
         if verbs is None:
             raise self._unknown(bare)
         route = verbs.get(verb)
@@ -91,12 +90,20 @@ class RouteTable:
         rule = extensions[annotations_pb2.http]
         target = extensions[annotations_pb2.aws_json_target]
         if rule.path:
-            verbs = self._by_path.setdefault(rule.path, {})
+            prefix, _, member = rule.path.removesuffix("}").partition("{")
+            table = self._by_prefix if member else self._by_path
+            verbs = table.setdefault(prefix, {})
             if rule.verb in verbs:
                 raise ValueError(f"{method.full_name} and {verbs[rule.verb].method.full_name} share {rule.path}")
-            verbs[rule.verb] = Route(method, REST_JSON)
+            verbs[rule.verb] = Route(method, REST_JSON, rule.verb, prefix, member or None)
         if target:
             self._by_target[target] = Route(method, AWS_JSON)
+
+    def _verbs_below(self, path: str) -> Mapping[str, Route] | None:
+        return next(
+            (verbs for prefix, verbs in self._by_prefix.items() if len(path) > len(prefix) and path.startswith(prefix)),
+            None,
+        )
 
     def _find_target(self, verb: str, target: str) -> Route:
         route = self._by_target.get(target)
@@ -108,8 +115,6 @@ class RouteTable:
 
     def _unknown(self, path: str) -> AwsError:
         operation = self._unsupported.get(path)
-        if operation is None and path.startswith(_TAGS_PREFIX):
-            operation = "Tagging"
         if operation is not None:
             return AwsError(400, REST_JSON.client_error, f"{operation} is not supported by this server.")
         return AwsError(404, "UnknownOperationException", f"There is no operation at {path[:100] or AWS_JSON_PATH}.")

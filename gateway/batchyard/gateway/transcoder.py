@@ -114,6 +114,8 @@ def _message_decoder(message: Descriptor, known: dict[str, Decode]) -> Decode:
     if message.full_name in known:
         return known[message.full_name]
     members: dict[str, tuple[str, Decode]] = {}
+    containers = frozenset(member_name(field) for field in message.fields if field.is_repeated)
+    cleared = next((field.name for field in message.fields if _rules(field).takes_cleared), None)
 
     def decode(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
@@ -132,11 +134,14 @@ def _message_decoder(message: Descriptor, known: dict[str, Decode]) -> Decode:
             except MemberError as error:
                 error.within(f".{name}")
                 raise
+        if cleared is not None:
+            fields[cleared] = [name for name in members if name in containers and value.get(name) in ([], {})]
         return fields
 
     known[message.full_name] = decode
     for field in message.fields:
-        members[member_name(field)] = (field.name, _field_decoder(field, known))
+        if field.name != cleared:
+            members[member_name(field)] = (field.name, _field_decoder(field, known))
     return decode
 
 

@@ -29,6 +29,7 @@ class ResourceKind(StrEnum):
     JOB_QUEUE = "job-queue"
     JOB_DEFINITION = "job-definition"
     JOB = "job"
+    SCHEDULING_POLICY = "scheduling-policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,17 @@ def name_in_reference(reference: str, kind: ResourceKind, namespace: str) -> str
     if kind is not ResourceKind.JOB and not RESOURCE_NAME.fullmatch(bare):
         raise InvalidRequestError(f"Provided name {reference} is not supported pattern[a-zA-Z_0-9-]{{1,128}}")
     return reference
+
+
+def resource_in_arn(arn: str, namespace: str) -> tuple[ResourceKind, str] | None:
+    """Return the kind and the name in an ARN, or None if it can name nothing in this namespace.
+
+    The name of a job definition still carries its `:revision`, if it had one.
+    """
+    match = _ARN.fullmatch(arn)
+    if match is None or match["account"] != namespace or match["kind"] not in set(ResourceKind):
+        return None
+    return ResourceKind(match["kind"]), match["name"]
 
 
 def split_revision(name: str) -> tuple[str, int | None]:

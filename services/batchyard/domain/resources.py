@@ -174,8 +174,17 @@ def check_timeout(attempt_duration_s: int) -> None:
         )
 
 
+def merged_tags(tags: Mapping[str, str], changes: Mapping[str, str], removed: Iterable[str]) -> dict[str, str]:
+    """Return tags with some set and some taken away; raise InvalidRequestError if they become too many."""
+    gone = frozenset(removed)
+    merged = {key: value for key, value in {**tags, **changes}.items() if key not in gone}
+    if len(merged) > TAGS_MAX:
+        raise InvalidRequestError(f"Number of tags must not exceed {TAGS_MAX}.", field="tags")
+    return merged
+
+
 def check_tags(tags: Mapping[str, str]) -> None:
-    """Check the tags that a new resource or job gets."""
+    """Check the tags that a request sets."""
     if len(tags) > TAGS_MAX:
         raise InvalidRequestError(f"Number of tags must not exceed {TAGS_MAX}.", field="tags")
     for key, value in tags.items():

@@ -13,8 +13,14 @@ from batchyard.api.jobs.v1 import jobs_service_pb2
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import add_JobsServiceServicer_to_server
 from batchyard.api.operations.v1 import job_operations_service_pb2
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import add_JobOperationsServiceServicer_to_server
-from batchyard.api.scheduler.v1 import dispatch_service_pb2, log_retention_service_pb2, resources_service_pb2
+from batchyard.api.scheduler.v1 import (
+    dispatch_service_pb2,
+    job_tags_service_pb2,
+    log_retention_service_pb2,
+    resources_service_pb2,
+)
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import add_JobTagsServiceServicer_to_server
 from batchyard.api.scheduler.v1.log_retention_service_pb2_grpc import add_LogRetentionServiceServicer_to_server
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import add_ResourceSettlementServiceServicer_to_server
 from batchyard.domain.clock import Clock
@@ -27,6 +33,7 @@ from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
+from batchyard.jobstore.tags import JobTagsServicer
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.health import Health
 from batchyard.rpc.reconnect import reconnecting
@@ -99,10 +106,12 @@ async def open_job_store(
                 tasks=tasks,
             )
             settlement = SettlementServicer(copies)
+            tags = JobTagsServicer(writer=writer, reading=reading)
             tasks.start_soon(_follow, copies)
             retention = Retention(writer, clock, retention_s)
             tasks.start_soon(retention.run)
-            yield _served(jobs, operations, dispatch, settlement, LogRetentionServicer(retention, reading), health)
+            log_retention = LogRetentionServicer(retention, reading)
+            yield _served(jobs, operations, dispatch, settlement, tags, log_retention, health)
             tasks.cancel_scope.cancel()
 
 
@@ -111,6 +120,7 @@ def _served(
     operations: JobOperationsServicer,
     dispatch: DispatchServicer,
     settlement: SettlementServicer,
+    tags: JobTagsServicer,
     log_retention: LogRetentionServicer,
     health: Health,
 ) -> Sequence[Service]:
@@ -138,6 +148,11 @@ def _served(
         Service(
             log_retention_service_pb2.DESCRIPTOR.services_by_name["LogRetentionService"],
             lambda server: add_LogRetentionServiceServicer_to_server(log_retention, server),
+            health,
+        ),
+        Service(
+            job_tags_service_pb2.DESCRIPTOR.services_by_name["JobTagsService"],
+            lambda server: add_JobTagsServiceServicer_to_server(tags, server),
             health,
         ),
     ]

@@ -5,11 +5,12 @@ checks everything before it changes anything, so one that raises leaves no trace
 knows a clock, a task or a database: time, ids and storage are handed in.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
 
+from batchyard.api.agent.v1.run_pb2 import JobSpec
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
 from batchyard.domain.faults import FAULT_TAG, Fault, parse_faults
 from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport
@@ -26,6 +27,7 @@ from batchyard.domain.lifecycle import (
     move,
 )
 from batchyard.domain.names import log_stream_name, task_id
+from batchyard.domain.resources import merged_tags
 from batchyard.jobstore.effects import (
     Committed,
     Effects,
@@ -195,6 +197,20 @@ class Group:
             job.stop_reason = job.stop_reason or reason
             self._demand(job)
         return job.run.state is RunState.OFFERED
+
+    def change_tags(self, key: JobKey, changes: Mapping[str, str], removed: Collection[str]) -> None:
+        """Set some tags of a job and take others away; raise NotFoundError, InvalidRequestError if it gets too many."""
+        job = self._job(key)
+        if job is None:
+            raise NotFoundError(f"Job {key.job_id} does not exist")
+        tags = self._changes.tags.get(job.sequence)
+        if tags is None:
+            tags = self._storage.changed_tags(job.sequence)
+        if tags is None:
+            new = self._new.get(key)
+            spec = self._storage.specs([job.sequence])[job.sequence] if new is None else new.spec
+            tags = dict(JobSpec.FromString(spec).tags)
+        self._changes.tags[job.sequence] = merged_tags(tags, changes, removed)
 
     # What a scheduler asks
 

@@ -135,7 +135,7 @@ def build_submission(
     Raises InvalidRequestError for a `Ref::` without a value, for overrides that leave the job without a sensible amount
     of vCPUs or memory, and for a job of more than `SPEC_BYTES_MAX`.
     """
-    _check_kind(definition)
+    _check_can_run(definition)
     parameters = {**definition.parameters, **request.parameters}
     container = _merged_container(definition.container_properties, request.container_overrides, compat)
     container.command[:] = substitute(container.command, parameters)
@@ -159,7 +159,8 @@ def build_submission(
         gpus=reserved.gpus,
     )
     _set_share(spec, request, definition, queue)
-    spec.propagate_tags = request.propagate_tags
+    spec.propagate_tags = (request if request.HasField("propagate_tags") else definition).propagate_tags
+    spec.platform_capabilities.extend(definition.platform_capabilities)
     spec.retry_strategy.CopyFrom(retry)
     spec.retry_strategy.attempts = retry.attempts or 1
     timeout = request.timeout if request.HasField("timeout") else definition.timeout
@@ -185,15 +186,6 @@ def build_submission(
     return Submission(job, serialized, tuple(depends_on))
 
 
-def _check_kind(definition: JobDefinition) -> None:
-    if definition.type == "multinode":
-        raise InvalidRequestError(
-            f"JobDefinition {definition.job_definition_arn} is of type multinode: multi-node parallel jobs are not "
-            "supported by this server yet.",
-            field="jobDefinition",
-        )
-
-
 def _set_share(spec: JobSpec, request: SubmitJobRequest, definition: JobDefinition, queue: QueueCopy) -> None:
     has_share, has_priority = request.HasField("share_identifier"), request.HasField("scheduling_priority_override")
     if not queue.fair_share:
@@ -215,6 +207,22 @@ def _set_share(spec: JobSpec, request: SubmitJobRequest, definition: JobDefiniti
         )
     spec.share_identifier = request.share_identifier
     spec.scheduling_priority = request.scheduling_priority_override if has_priority else definition.scheduling_priority
+
+
+def _check_can_run(definition: JobDefinition) -> None:
+    """Raise InvalidRequestError for a definition that can be registered, and whose jobs this server cannot run yet."""
+    what = ""
+    if definition.type == "multinode":
+        what = "is of type multinode (a multi-node parallel job)"
+    elif definition.HasField("ecs_properties"):
+        what = "has ecsProperties"
+    elif definition.consumable_resource_properties.consumable_resource_list:
+        what = "has consumableResourceProperties"
+    if what:
+        raise InvalidRequestError(
+            f"JobDefinition {definition.job_definition_arn} {what}: such jobs are not supported by this server yet.",
+            field="jobDefinition",
+        )
 
 
 def substitute(command: Sequence[str], parameters: Mapping[str, str]) -> list[str]:
@@ -266,6 +274,8 @@ def _merged_container(
         # Every member of ContainerProperties stands in ContainerDetail by the same name.
         if field.is_repeated:
             getattr(container, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(container, field.name).CopyFrom(value)
         else:
             setattr(container, field.name, value)
     if overrides.command:

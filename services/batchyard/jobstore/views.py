@@ -1,6 +1,6 @@
 """How jobs look to clients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
@@ -50,7 +50,7 @@ def job_detail(record: JobRecord) -> JobDetail:
         attempts=[_attempt_detail(attempt, spec.job_arn) for attempt in record.attempts],
         retry_strategy=spec.retry_strategy,
         timeout=spec.timeout if spec.HasField("timeout") else None,
-        tags=spec.tags,
+        tags=tags_of(record, spec),
         is_cancelled=job.cancelled,
         is_terminated=job.terminated,
         share_identifier=spec.share_identifier or None,
@@ -65,6 +65,11 @@ def job_detail(record: JobRecord) -> JobDetail:
 def job_arn(job: Job) -> str:
     """Return a job's ARN."""
     return _sibling_arn(job.job_definition, ResourceKind.JOB, job.key.job_id)
+
+
+def tags_of(record: JobRecord, spec: JobSpec) -> Mapping[str, str]:
+    """Return the tags of a job as they are now."""
+    return spec.tags if record.tags is None else record.tags
 
 
 def job_summary(job: Job) -> JobSummary:

@@ -11,6 +11,7 @@ import grpc.aio
 from batchyard.api.registry.v1 import registry_service_pb2
 from batchyard.api.registry.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 from batchyard.api.scheduler.v1 import resources_service_pb2
+from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import JobTagsServiceStub
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
     ResourceSettlementServiceStub,
     add_ResourceWatchServiceServicer_to_server,
@@ -19,14 +20,17 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
 from batchyard.registry.definitions import Definitions
 from batchyard.registry.environments import Environments
+from batchyard.registry.policies import Policies
 from batchyard.registry.queues import Queues
 from batchyard.registry.records import open_records
 from batchyard.registry.service import RegistryServicer
 from batchyard.registry.settlement import Settlements, take_back_undecided
+from batchyard.registry.tags import Tags
 from batchyard.registry.watch import ResourceWatchServicer
 from batchyard.rpc.server import Service
 
 if TYPE_CHECKING:
+    from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import JobTagsServiceAsyncStub
     from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceSettlementServiceAsyncStub
 
 
@@ -41,15 +45,21 @@ async def open_registry(
 ) -> AsyncIterator[Sequence[Service]]:
     """Open the registry on a database file, for the length of the context; yield its services.
 
-    One registry at a time may have the file. `job_store` is called only for changes that it must settle.
+    One registry at a time may have the file. `job_store` is called only for changes that it must settle, and for
+    the tags of jobs.
     While it cannot write, its services' health says so. Raises MigrationError for a database of a newer version.
     """
     async with open_records(database, clock, durable=durable) as records, anyio.create_task_group() as tasks:
         await records.write(take_back_undecided)
         settling: ResourceSettlementServiceAsyncStub = ResourceSettlementServiceStub(job_store)
+        job_tags: JobTagsServiceAsyncStub = JobTagsServiceStub(job_store)
         settlements = Settlements(records, settling, tasks)
         registry = RegistryServicer(
-            Environments(records, compat), Queues(records, settlements), Definitions(records, settlements)
+            Environments(records, compat),
+            Queues(records, settlements),
+            Definitions(records, settlements),
+            Policies(records),
+            Tags(records, job_tags),
         )
         watch = ResourceWatchServicer(records)
         yield [

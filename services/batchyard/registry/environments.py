@@ -102,7 +102,7 @@ class Environments:
             if stored is None:
                 return
             environment = environment_in(stored)
-            check_deletable(environment, writer.queues_using(caller.namespace, stored.key.name))
+            check_deletable(environment, writer.queues_using(caller.namespace, (_KIND, stored.key.name)))
             put(writer, caller.namespace, deleted_environment(environment))
 
         await self._records.write(work)

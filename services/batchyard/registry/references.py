@@ -37,12 +37,17 @@ def referenced(
     """
     if not references:
         return None
-    if len(references) > REFERENCES_MAX:
-        raise InvalidRequestError(f"Maximum number of {field} supported is {REFERENCES_MAX}.", field=field)
+    check_number(references, field)
     names = {name_in_reference(reference, kind, caller.namespace) for reference in references}
     if kind is ResourceKind.JOB_DEFINITION:
         return frozenset(split_revision(name) for name in names if name is not None)
     return frozenset((name, None) for name in names if name is not None)
+
+
+def check_number(references: Sequence[str], field: str) -> None:
+    """Raise InvalidRequestError if a request names too many resources."""
+    if len(references) > REFERENCES_MAX:
+        raise InvalidRequestError(f"Maximum number of {field} supported is {REFERENCES_MAX}.", field=field)
 
 
 async def list_page(records: Records, listing: Listing, max_results: int | None, next_token: str | None) -> ListedPage:

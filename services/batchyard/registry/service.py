@@ -11,19 +11,25 @@ from batchyard.api.registry.v1 import registry_service_pb2 as api
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceServicer
 from batchyard.registry.definitions import Definitions
 from batchyard.registry.environments import Environments
+from batchyard.registry.policies import Policies
 from batchyard.registry.queues import Queues
+from batchyard.registry.tags import Tags
 from batchyard.rpc.identity import caller_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RegistryServicer(RegistryServiceServicer):
-    """Serves the eleven operations on resources."""
+    """Serves the operations on resources and on tags."""
 
-    def __init__(self, environments: Environments, queues: Queues, definitions: Definitions) -> None:
+    def __init__(
+        self, environments: Environments, queues: Queues, definitions: Definitions, policies: Policies, tags: Tags
+    ) -> None:
         self._environments = environments
         self._queues = queues
         self._definitions = definitions
+        self._policies = policies
+        self._tags = tags
 
     async def CreateComputeEnvironment(
         self, request: api.CreateComputeEnvironmentRequest, context: Context
@@ -84,3 +90,47 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> api.DeregisterJobDefinitionResponse:
         """Make a revision INACTIVE: new submissions are refused, submitted jobs run on."""
         return await self._definitions.deregister(request, caller_of(context))
+
+    async def CreateSchedulingPolicy(
+        self, request: api.CreateSchedulingPolicyRequest, context: Context
+    ) -> api.CreateSchedulingPolicyResponse:
+        """Create a scheduling policy."""
+        return await self._policies.create(request, caller_of(context))
+
+    async def DescribeSchedulingPolicies(
+        self, request: api.DescribeSchedulingPoliciesRequest, context: Context
+    ) -> api.DescribeSchedulingPoliciesResponse:
+        """Describe scheduling policies by ARN."""
+        return await self._policies.describe(request, caller_of(context))
+
+    async def ListSchedulingPolicies(
+        self, request: api.ListSchedulingPoliciesRequest, context: Context
+    ) -> api.ListSchedulingPoliciesResponse:
+        """List the ARNs of all scheduling policies, a page at a time."""
+        return await self._policies.list(request, caller_of(context))
+
+    async def UpdateSchedulingPolicy(
+        self, request: api.UpdateSchedulingPolicyRequest, context: Context
+    ) -> api.UpdateSchedulingPolicyResponse:
+        """Replace what a policy says."""
+        return await self._policies.update(request, caller_of(context))
+
+    async def DeleteSchedulingPolicy(
+        self, request: api.DeleteSchedulingPolicyRequest, context: Context
+    ) -> api.DeleteSchedulingPolicyResponse:
+        """Delete a policy that no queue names."""
+        return await self._policies.delete(request, caller_of(context))
+
+    async def TagResource(self, request: api.TagResourceRequest, context: Context) -> api.TagResourceResponse:
+        """Add tags to a resource or a job."""
+        return await self._tags.tag(request, caller_of(context))
+
+    async def UntagResource(self, request: api.UntagResourceRequest, context: Context) -> api.UntagResourceResponse:
+        """Take tags away from a resource or a job."""
+        return await self._tags.untag(request, caller_of(context))
+
+    async def ListTagsForResource(
+        self, request: api.ListTagsForResourceRequest, context: Context
+    ) -> api.ListTagsForResourceResponse:
+        """Return the tags of a resource or a job."""
+        return await self._tags.list(request, caller_of(context))

@@ -147,6 +147,8 @@ class Changes:
     queues: list[QueueCopy] = field(default_factory=list)
     agents: list[AgentRecord] = field(default_factory=list)
     leader: Leader | None = None
+    tags: dict[int, dict[str, str]] = field(default_factory=dict)
+    """All tags of jobs that get others than they were submitted with, by sequence number."""
     events: list[JobChange] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     """Each kept for ANSWERS_KEPT_MS, and gone some time after."""
@@ -159,6 +161,7 @@ class Changes:
             or self.attempts
             or self.queues
             or self.agents
+            or self.tags
             or self.leader is not None
             or self.answers
             or self.removal
@@ -201,6 +204,10 @@ class JobWriter(Protocol):
 
     def jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
         """Return the jobs with a run on this agent."""
+        ...
+
+    def changed_tags(self, sequence: int) -> dict[str, str] | None:
+        """Return the tags of a job, or None if they are as they were submitted."""
         ...
 
     def has_unfinished_jobs(self, queue: QueueKey) -> bool:
@@ -251,6 +258,8 @@ class JobRecord:
     job: Job
     spec: bytes
     attempts: Sequence[Attempt]
+    tags: dict[str, str] | None = None
+    """None: as they were submitted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,10 @@ DELETED: Final = "DELETED"
 """The status of a tombstone."""
 
 
+Use = tuple[ResourceKind, str]
+"""Kind and name of a resource that a job queue of the same namespace holds on to."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceKey:
     """Which resource: names are unique per kind in a namespace."""
@@ -103,8 +107,8 @@ class RegistryReader(Protocol):
         """
         ...
 
-    def queues_using(self, namespace: str, compute_environment: str) -> Sequence[str]:
-        """Return the names of the job queues that hold on to a compute environment, in their order."""
+    def queues_using(self, namespace: str, used: Use) -> Sequence[str]:
+        """Return the names of the job queues that hold on to a resource, in their order."""
         ...
 
     def undecided(self) -> Sequence[StoredResource]:
@@ -122,11 +126,11 @@ class RegistryWriter(RegistryReader, Protocol):
         body: bytes,
         *,
         before: bytes | None = None,
-        compute_environments: Collection[str] = (),
+        uses: Collection[Use] = (),
     ) -> StoredResource:
         """Store a resource, new or changed, under the next revision.
 
-        `compute_environments` are the names of those that the resource holds on to from now on.
+        `uses` are the resources that a job queue holds on to from now on.
         """
         ...
 

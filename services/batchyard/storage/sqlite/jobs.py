@@ -64,6 +64,8 @@ _TERMINAL = ", ".join(str(int(state)) for state in sorted(TERMINAL))
 _encode_events = msgspec.msgpack.Encoder().encode
 _encode = msgspec.json.Encoder().encode
 _decode_exit_rules = msgspec.json.Decoder(tuple[ExitRule, ...]).decode
+_encode_tags = msgspec.msgpack.Encoder().encode
+_decode_tags = msgspec.msgpack.Decoder(dict[str, str]).decode
 _decode_events = msgspec.msgpack.Decoder(list[JobChange]).decode
 
 
@@ -131,6 +133,12 @@ class SqliteJobWriter:
         """Return the jobs with a run on this agent."""
         rows = self._db.execute(f"{_SELECT} FROM jobs WHERE run_agent_id = ? ORDER BY sequence", (agent_id,))
         return [_job(row) for row in rows]
+
+    @_translated
+    def changed_tags(self, sequence: int) -> dict[str, str] | None:
+        """Return the tags of a job that were changed."""
+        row = self._db.execute("SELECT tags FROM job_tags WHERE sequence = ?", (sequence,)).fetchone()
+        return _decode_tags(row[0]) if row else None
 
     @_translated
     def has_unfinished_jobs(self, queue: QueueKey) -> bool:
@@ -235,6 +243,8 @@ class SqliteJobWriter:
                 (agent.agent_id, agent.incarnation, agent.live, agent.gone_at),
             )
         answers.keep(db, changes.answers)
+        for sequence, tags in changes.tags.items():
+            db.execute("INSERT OR REPLACE INTO job_tags VALUES (?, ?)", (sequence, _encode_tags(tags)))
         if changes.leader is not None:
             leader = changes.leader
             db.execute("UPDATE store SET leader_epoch = ?, leader_id = ?", (leader.epoch, leader.scheduler_id))
@@ -256,6 +266,12 @@ class SqliteJobReader:
             found = {job.key: job for job in _jobs_by_key(self._db, keys)}
             sequences = [job.sequence for job in found.values()]
             specs = dict(_in(self._db, "SELECT sequence, spec FROM specs WHERE sequence IN (%s)", sequences))
+            tags = {
+                sequence: _decode_tags(encoded)
+                for sequence, encoded in _in(
+                    self._db, "SELECT sequence, tags FROM job_tags WHERE sequence IN (%s)", sequences
+                )
+            }
             attempts: dict[int, list[Attempt]] = {}
             for row in _in(
                 self._db,
@@ -267,7 +283,7 @@ class SqliteJobReader:
         finally:
             self._db.execute("COMMIT")
         return [
-            JobRecord(job, specs[job.sequence], attempts.get(job.sequence, ()))
+            JobRecord(job, specs[job.sequence], attempts.get(job.sequence, ()), tags.get(job.sequence))
             for key in dict.fromkeys(keys)
             if (job := found.get(key)) is not None
         ]

@@ -18,6 +18,7 @@ from batchyard.storage.registry import (
     Place,
     ResourceKey,
     StoredResource,
+    Use,
 )
 from batchyard.storage.sqlite.migrations import migrate
 
@@ -133,12 +134,11 @@ class SqliteRegistryReader:
         seen = resources[-1].revision if resources else after_revision
         return Changes(resources, seen if more else max(newest, seen))
 
-    def queues_using(self, namespace: str, compute_environment: str) -> Sequence[str]:
-        """Return the names of the job queues that hold on to a compute environment."""
+    def queues_using(self, namespace: str, used: Use) -> Sequence[str]:
+        """Return the names of the job queues that hold on to a resource."""
         rows = self._connection.execute(
-            "SELECT job_queue FROM queue_environment"
-            " WHERE namespace = ? AND compute_environment = ? ORDER BY job_queue",
-            (namespace, compute_environment),
+            "SELECT job_queue FROM queue_use WHERE namespace = ? AND kind = ? AND name = ? ORDER BY job_queue",
+            (namespace, *used),
         )
         return [name for (name,) in rows]
 
@@ -161,7 +161,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         body: bytes,
         *,
         before: bytes | None = None,
-        compute_environments: Collection[str] = (),
+        uses: Collection[Use] = (),
     ) -> StoredResource:
         """Store a resource, new or changed, under the next revision."""
         revision = self.reserve_revision()
@@ -174,7 +174,7 @@ class SqliteRegistryWriter(SqliteRegistryReader):
             (revision, key.kind, key.namespace, key.name, key.number, status, self._now_ms, body, before),
         )
         if key.kind is ResourceKind.JOB_QUEUE:
-            self._hold(key, compute_environments)
+            self._hold(key, uses)
         return StoredResource(key, status, body, revision, before)
 
     def next_number(self, namespace: str, name: str) -> int:
@@ -193,13 +193,13 @@ class SqliteRegistryWriter(SqliteRegistryReader):
         ).fetchone()
         return int(row[0])
 
-    def _hold(self, queue: ResourceKey, compute_environments: Collection[str]) -> None:
+    def _hold(self, queue: ResourceKey, uses: Collection[Use]) -> None:
         self._connection.execute(
-            "DELETE FROM queue_environment WHERE namespace = ? AND job_queue = ?", (queue.namespace, queue.name)
+            "DELETE FROM queue_use WHERE namespace = ? AND job_queue = ?", (queue.namespace, queue.name)
         )
         self._connection.executemany(
-            "INSERT INTO queue_environment (namespace, compute_environment, job_queue) VALUES (?, ?, ?)",
-            [(queue.namespace, environment, queue.name) for environment in compute_environments],
+            "INSERT INTO queue_use (namespace, kind, name, job_queue) VALUES (?, ?, ?, ?)",
+            [(queue.namespace, kind, name, queue.name) for kind, name in uses],
         )
 
 

@@ -71,7 +71,7 @@ def remove(db: sqlite3.Connection, removal: Removal) -> None:
             "UPDATE store SET gone_sequence = max(gone_sequence, ?), gone_job_id = max(gone_job_id, ?)", newest_job(db)
         )
         rows = [(sequence,) for sequence in removal.jobs]
-        for table in ("jobs", "specs", "attempts"):
+        for table in ("jobs", "specs", "attempts", "job_tags"):
             db.executemany(f"DELETE FROM {table} WHERE sequence = ?", rows)  # noqa: S608 - a constant
     db.executemany("DELETE FROM dependencies WHERE depends_on = ? AND dependent = ?", removal.dependencies)
     db.executemany("DELETE FROM agents WHERE agent_id = ?", [(agent_id,) for agent_id in removal.agents])

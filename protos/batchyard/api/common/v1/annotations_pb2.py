@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)batchyard/api/common/v1/annotations.proto\x12\x17\x62\x61tchyard.api.common.v1\x1a google/protobuf/descriptor.proto\"H\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x16\n\x0e\x61lways_printed\x18\x02 \x01(\x08\x12\x10\n\x08\x61ws_name\x18\x03 \x01(\t\"&\n\x08HttpRule\x12\x0c\n\x04verb\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t:S\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xfd\x88\x03 \x01(\x0b\x32#.batchyard.api.common.v1.FieldRules:Q\n\x04http\x12\x1e.google.protobuf.MethodOptions\x18\xfe\x88\x03 \x01(\x0b\x32!.batchyard.api.common.v1.HttpRule:9\n\x0f\x61ws_json_target\x12\x1e.google.protobuf.MethodOptions\x18\xff\x88\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)batchyard/api/common/v1/annotations.proto\x12\x17\x62\x61tchyard.api.common.v1\x1a google/protobuf/descriptor.proto\"_\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x16\n\x0e\x61lways_printed\x18\x02 \x01(\x08\x12\x10\n\x08\x61ws_name\x18\x03 \x01(\t\x12\x15\n\rtakes_cleared\x18\x04 \x01(\x08\"&\n\x08HttpRule\x12\x0c\n\x04verb\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t:S\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xfd\x88\x03 \x01(\x0b\x32#.batchyard.api.common.v1.FieldRules:Q\n\x04http\x12\x1e.google.protobuf.MethodOptions\x18\xfe\x88\x03 \x01(\x0b\x32!.batchyard.api.common.v1.HttpRule:9\n\x0f\x61ws_json_target\x12\x1e.google.protobuf.MethodOptions\x18\xff\x88\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.common.v1.ann
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIELDRULES']._serialized_start=104
-  _globals['_FIELDRULES']._serialized_end=176
-  _globals['_HTTPRULE']._serialized_start=178
-  _globals['_HTTPRULE']._serialized_end=216
+  _globals['_FIELDRULES']._serialized_end=199
+  _globals['_HTTPRULE']._serialized_start=201
+  _globals['_HTTPRULE']._serialized_end=239
 # @@protoc_insertion_point(module_scope)

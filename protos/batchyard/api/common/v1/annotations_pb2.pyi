@@ -29,22 +29,28 @@ class FieldRules(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     ALWAYS_PRINTED_FIELD_NUMBER: _builtins.int
     AWS_NAME_FIELD_NUMBER: _builtins.int
+    TAKES_CLEARED_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """A request without this member, or with an empty string or list in it, is refused before the service sees it."""
     always_printed: _builtins.bool
     """The member is printed even when empty: AWS sends `[]` or `{}` for it and clients index it without checking."""
     aws_name: _builtins.str
     """The member's name in AWS's JSON, where it is not the lowerCamelCase of the field's name."""
+    takes_cleared: _builtins.bool
+    """The field is no member of AWS's: it takes the AWS names of the lists and maps that were sent empty, for requests
+    in which an empty list says something else than none, such as "remove them all". Native clients fill it themselves.
+    """
     def __init__(
         self,
         *,
         required: _builtins.bool = ...,
         always_printed: _builtins.bool = ...,
         aws_name: _builtins.str = ...,
+        takes_cleared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["always_printed", b"always_printed", "aws_name", b"aws_name", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["always_printed", b"always_printed", "aws_name", b"aws_name", "required", b"required", "takes_cleared", b"takes_cleared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -61,7 +67,10 @@ class HttpRule(_message.Message):
     verb: _builtins.str
     """HTTP method, such as "POST"."""
     path: _builtins.str
-    """Path from the root, such as "/v1/submitjob"."""
+    """Path from the root, such as "/v1/submitjob". It may end in a member's AWS name in braces, such as
+    "/v1/tags/{resourceArn}": the rest of a request's path, percent-decoded, is that member's value. Of a GET or
+    DELETE the other members stand in the query.
+    """
     def __init__(
         self,
         *,

@@ -25,13 +25,17 @@ _sym_db = _symbol_database.Default()
 from batchyard.api.common.v1 import annotations_pb2 as batchyard_dot_api_dot_common_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'batchyard/api/common/v1/container.proto\x12\x17\x62\x61tchyard.api.common.v1\x1a)batchyard/api/common/v1/annotations.proto\"H\n\x0cKeyValuePair\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x08\n\x06_value\"0\n\x04Host\x12\x18\n\x0bsource_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_source_path\"Q\n\x06Volume\x12+\n\x04host\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.common.v1.Host\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"\x90\x01\n\nMountPoint\x12\x1b\n\x0e\x63ontainer_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tread_only\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\rsource_volume\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x11\n\x0f_container_pathB\x0c\n\n_read_onlyB\x10\n\x0e_source_volume\"\x8c\x01\n\x06Ulimit\x12\x1f\n\nhard_limit\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04name\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x1f\n\nsoft_limit\x18\x03 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x42\r\n\x0b_hard_limitB\x07\n\x05_nameB\r\n\x0b_soft_limit\"_\n\x13ResourceRequirement\x12\x1a\n\x05value\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04type\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_type\"\xbe\x01\n\x0e\x45valuateOnExit\x12\x1d\n\x10on_status_reason\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ton_reason\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x19\n\x0con_exit_code\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1b\n\x06\x61\x63tion\x18\x04 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x03\x88\x01\x01\x42\x13\n\x11_on_status_reasonB\x0c\n\n_on_reasonB\x0f\n\r_on_exit_codeB\t\n\x07_action\"~\n\rRetryStrategy\x12\x15\n\x08\x61ttempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12I\n\x10\x65valuate_on_exit\x18\x02 \x03(\x0b\x32\'.batchyard.api.common.v1.EvaluateOnExitB\x06\xea\xc7\x18\x02\x10\x01\x42\x0b\n\t_attempts\"P\n\nJobTimeout\x12%\n\x18\x61ttempt_duration_seconds\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x1b\n\x19_attempt_duration_secondsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'batchyard/api/common/v1/container.proto\x12\x17\x62\x61tchyard.api.common.v1\x1a)batchyard/api/common/v1/annotations.proto\"H\n\x0cKeyValuePair\x12\x11\n\x04name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x08\n\x06_value\"0\n\x04Host\x12\x18\n\x0bsource_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_source_path\"d\n\x16\x45\x46SAuthorizationConfig\x12\x1c\n\x0f\x61\x63\x63\x65ss_point_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03iam\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x12\n\x10_access_point_idB\x06\n\x04_iam\"\xc9\x02\n\x16\x45\x46SVolumeConfiguration\x12#\n\x0e\x66ile_system_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x0eroot_directory\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x1f\n\x12transit_encryption\x18\x03 \x01(\tH\x02\x88\x01\x01\x12$\n\x17transit_encryption_port\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12M\n\x14\x61uthorization_config\x18\x05 \x01(\x0b\x32/.batchyard.api.common.v1.EFSAuthorizationConfigB\x11\n\x0f_file_system_idB\x11\n\x0f_root_directoryB\x15\n\x13_transit_encryptionB\x1a\n\x18_transit_encryption_port\"\xfc\x01\n\x1aS3FilesVolumeConfiguration\x12$\n\x0f\x66ile_system_arn\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x0eroot_directory\x18\x02 \x01(\tH\x01\x88\x01\x01\x12$\n\x17transit_encryption_port\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x1d\n\x10\x61\x63\x63\x65ss_point_arn\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x12\n\x10_file_system_arnB\x11\n\x0f_root_directoryB\x1a\n\x18_transit_encryption_portB\x13\n\x11_access_point_arn\"\xff\x01\n\x06Volume\x12+\n\x04host\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.common.v1.Host\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12Q\n\x18\x65\x66s_volume_configuration\x18\x03 \x01(\x0b\x32/.batchyard.api.common.v1.EFSVolumeConfiguration\x12Y\n\x1cs3files_volume_configuration\x18\x04 \x01(\x0b\x32\x33.batchyard.api.common.v1.S3FilesVolumeConfigurationB\x07\n\x05_name\"\x90\x01\n\nMountPoint\x12\x1b\n\x0e\x63ontainer_path\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tread_only\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\rsource_volume\x18\x03 \x01(\tH\x02\x88\x01\x01\x42\x11\n\x0f_container_pathB\x0c\n\n_read_onlyB\x10\n\x0e_source_volume\"\x8c\x01\n\x06Ulimit\x12\x1f\n\nhard_limit\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04name\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x1f\n\nsoft_limit\x18\x03 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x42\r\n\x0b_hard_limitB\x07\n\x05_nameB\r\n\x0b_soft_limit\"_\n\x13ResourceRequirement\x12\x1a\n\x05value\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x19\n\x04type\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_type\"{\n\x06\x44\x65vice\x12\x1e\n\thost_path\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1b\n\x0e\x63ontainer_path\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x0bpermissions\x18\x03 \x03(\tB\x0c\n\n_host_pathB\x11\n\x0f_container_path\"r\n\x05Tmpfs\x12#\n\x0e\x63ontainer_path\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x11\n\x04size\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x15\n\rmount_options\x18\x03 \x03(\tB\x11\n\x0f_container_pathB\x07\n\x05_size\"\xb2\x02\n\x0fLinuxParameters\x12\x30\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1f.batchyard.api.common.v1.Device\x12!\n\x14init_process_enabled\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x1f\n\x12shared_memory_size\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12-\n\x05tmpfs\x18\x04 \x03(\x0b\x32\x1e.batchyard.api.common.v1.Tmpfs\x12\x15\n\x08max_swap\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nswappiness\x18\x06 \x01(\x05H\x03\x88\x01\x01\x42\x17\n\x15_init_process_enabledB\x15\n\x13_shared_memory_sizeB\x0b\n\t_max_swapB\r\n\x0b_swappiness\"\\\n\x06Secret\x12\x19\n\x04name\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1f\n\nvalue_from\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x07\n\x05_nameB\r\n\x0b_value_from\"\xf4\x01\n\x10LogConfiguration\x12\x1f\n\nlog_driver\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12G\n\x07options\x18\x02 \x03(\x0b\x32\x36.batchyard.api.common.v1.LogConfiguration.OptionsEntry\x12\x37\n\x0esecret_options\x18\x03 \x03(\x0b\x32\x1f.batchyard.api.common.v1.Secret\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_log_driver\"J\n\x14NetworkConfiguration\x12\x1d\n\x10\x61ssign_public_ip\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_assign_public_ip\"R\n\x1c\x46\x61rgatePlatformConfiguration\x12\x1d\n\x10platform_version\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_platform_version\"F\n\x10\x45phemeralStorage\x12!\n\x0csize_in_gi_b\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\x0f\n\r_size_in_gi_b\"\x87\x01\n\x0fRuntimePlatform\x12$\n\x17operating_system_family\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1d\n\x10\x63pu_architecture\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x1a\n\x18_operating_system_familyB\x13\n\x11_cpu_architecture\"]\n\x15RepositoryCredentials\x12*\n\x15\x63redentials_parameter\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\x18\n\x16_credentials_parameter\"\xbe\x01\n\x0e\x45valuateOnExit\x12\x1d\n\x10on_status_reason\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ton_reason\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x19\n\x0con_exit_code\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1b\n\x06\x61\x63tion\x18\x04 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x03\x88\x01\x01\x42\x13\n\x11_on_status_reasonB\x0c\n\n_on_reasonB\x0f\n\r_on_exit_codeB\t\n\x07_action\"~\n\rRetryStrategy\x12\x15\n\x08\x61ttempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12I\n\x10\x65valuate_on_exit\x18\x02 \x03(\x0b\x32\'.batchyard.api.common.v1.EvaluateOnExitB\x06\xea\xc7\x18\x02\x10\x01\x42\x0b\n\t_attempts\"}\n\x1d\x43onsumableResourceRequirement\x12 \n\x13\x63onsumable_resource\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08quantity\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x16\n\x14_consumable_resourceB\x0b\n\t_quantity\"x\n\x1c\x43onsumableResourceProperties\x12X\n\x18\x63onsumable_resource_list\x18\x01 \x03(\x0b\x32\x36.batchyard.api.common.v1.ConsumableResourceRequirement\"P\n\nJobTimeout\x12%\n\x18\x61ttempt_duration_seconds\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x1b\n\x19_attempt_duration_secondsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.common.v1.container_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EFSVOLUMECONFIGURATION'].fields_by_name['file_system_id']._loaded_options = None
+  _globals['_EFSVOLUMECONFIGURATION'].fields_by_name['file_system_id']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_S3FILESVOLUMECONFIGURATION'].fields_by_name['file_system_arn']._loaded_options = None
+  _globals['_S3FILESVOLUMECONFIGURATION'].fields_by_name['file_system_arn']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_ULIMIT'].fields_by_name['hard_limit']._loaded_options = None
   _globals['_ULIMIT'].fields_by_name['hard_limit']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_ULIMIT'].fields_by_name['name']._loaded_options = None
@@ -42,6 +46,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCEREQUIREMENT'].fields_by_name['value']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_RESOURCEREQUIREMENT'].fields_by_name['type']._loaded_options = None
   _globals['_RESOURCEREQUIREMENT'].fields_by_name['type']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_DEVICE'].fields_by_name['host_path']._loaded_options = None
+  _globals['_DEVICE'].fields_by_name['host_path']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_TMPFS'].fields_by_name['container_path']._loaded_options = None
+  _globals['_TMPFS'].fields_by_name['container_path']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_SECRET'].fields_by_name['name']._loaded_options = None
+  _globals['_SECRET'].fields_by_name['name']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_SECRET'].fields_by_name['value_from']._loaded_options = None
+  _globals['_SECRET'].fields_by_name['value_from']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_LOGCONFIGURATION_OPTIONSENTRY']._loaded_options = None
+  _globals['_LOGCONFIGURATION_OPTIONSENTRY']._serialized_options = b'8\001'
+  _globals['_LOGCONFIGURATION'].fields_by_name['log_driver']._loaded_options = None
+  _globals['_LOGCONFIGURATION'].fields_by_name['log_driver']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_EPHEMERALSTORAGE'].fields_by_name['size_in_gi_b']._loaded_options = None
+  _globals['_EPHEMERALSTORAGE'].fields_by_name['size_in_gi_b']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_REPOSITORYCREDENTIALS'].fields_by_name['credentials_parameter']._loaded_options = None
+  _globals['_REPOSITORYCREDENTIALS'].fields_by_name['credentials_parameter']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_EVALUATEONEXIT'].fields_by_name['action']._loaded_options = None
   _globals['_EVALUATEONEXIT'].fields_by_name['action']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_RETRYSTRATEGY'].fields_by_name['evaluate_on_exit']._loaded_options = None
@@ -50,18 +70,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYVALUEPAIR']._serialized_end=183
   _globals['_HOST']._serialized_start=185
   _globals['_HOST']._serialized_end=233
-  _globals['_VOLUME']._serialized_start=235
-  _globals['_VOLUME']._serialized_end=316
-  _globals['_MOUNTPOINT']._serialized_start=319
-  _globals['_MOUNTPOINT']._serialized_end=463
-  _globals['_ULIMIT']._serialized_start=466
-  _globals['_ULIMIT']._serialized_end=606
-  _globals['_RESOURCEREQUIREMENT']._serialized_start=608
-  _globals['_RESOURCEREQUIREMENT']._serialized_end=703
-  _globals['_EVALUATEONEXIT']._serialized_start=706
-  _globals['_EVALUATEONEXIT']._serialized_end=896
-  _globals['_RETRYSTRATEGY']._serialized_start=898
-  _globals['_RETRYSTRATEGY']._serialized_end=1024
-  _globals['_JOBTIMEOUT']._serialized_start=1026
-  _globals['_JOBTIMEOUT']._serialized_end=1106
+  _globals['_EFSAUTHORIZATIONCONFIG']._serialized_start=235
+  _globals['_EFSAUTHORIZATIONCONFIG']._serialized_end=335
+  _globals['_EFSVOLUMECONFIGURATION']._serialized_start=338
+  _globals['_EFSVOLUMECONFIGURATION']._serialized_end=667
+  _globals['_S3FILESVOLUMECONFIGURATION']._serialized_start=670
+  _globals['_S3FILESVOLUMECONFIGURATION']._serialized_end=922
+  _globals['_VOLUME']._serialized_start=925
+  _globals['_VOLUME']._serialized_end=1180
+  _globals['_MOUNTPOINT']._serialized_start=1183
+  _globals['_MOUNTPOINT']._serialized_end=1327
+  _globals['_ULIMIT']._serialized_start=1330
+  _globals['_ULIMIT']._serialized_end=1470
+  _globals['_RESOURCEREQUIREMENT']._serialized_start=1472
+  _globals['_RESOURCEREQUIREMENT']._serialized_end=1567
+  _globals['_DEVICE']._serialized_start=1569
+  _globals['_DEVICE']._serialized_end=1692
+  _globals['_TMPFS']._serialized_start=1694
+  _globals['_TMPFS']._serialized_end=1808
+  _globals['_LINUXPARAMETERS']._serialized_start=1811
+  _globals['_LINUXPARAMETERS']._serialized_end=2117
+  _globals['_SECRET']._serialized_start=2119
+  _globals['_SECRET']._serialized_end=2211
+  _globals['_LOGCONFIGURATION']._serialized_start=2214
+  _globals['_LOGCONFIGURATION']._serialized_end=2458
+  _globals['_LOGCONFIGURATION_OPTIONSENTRY']._serialized_start=2397
+  _globals['_LOGCONFIGURATION_OPTIONSENTRY']._serialized_end=2443
+  _globals['_NETWORKCONFIGURATION']._serialized_start=2460
+  _globals['_NETWORKCONFIGURATION']._serialized_end=2534
+  _globals['_FARGATEPLATFORMCONFIGURATION']._serialized_start=2536
+  _globals['_FARGATEPLATFORMCONFIGURATION']._serialized_end=2618
+  _globals['_EPHEMERALSTORAGE']._serialized_start=2620
+  _globals['_EPHEMERALSTORAGE']._serialized_end=2690
+  _globals['_RUNTIMEPLATFORM']._serialized_start=2693
+  _globals['_RUNTIMEPLATFORM']._serialized_end=2828
+  _globals['_REPOSITORYCREDENTIALS']._serialized_start=2830
+  _globals['_REPOSITORYCREDENTIALS']._serialized_end=2923
+  _globals['_EVALUATEONEXIT']._serialized_start=2926
+  _globals['_EVALUATEONEXIT']._serialized_end=3116
+  _globals['_RETRYSTRATEGY']._serialized_start=3118
+  _globals['_RETRYSTRATEGY']._serialized_end=3244
+  _globals['_CONSUMABLERESOURCEREQUIREMENT']._serialized_start=3246
+  _globals['_CONSUMABLERESOURCEREQUIREMENT']._serialized_end=3371
+  _globals['_CONSUMABLERESOURCEPROPERTIES']._serialized_start=3373
+  _globals['_CONSUMABLERESOURCEPROPERTIES']._serialized_end=3493
+  _globals['_JOBTIMEOUT']._serialized_start=3495
+  _globals['_JOBTIMEOUT']._serialized_end=3575
 # @@protoc_insertion_point(module_scope)

@@ -11,10 +11,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -75,26 +75,163 @@ class Host(_message.Message):
 Global___Host: _TypeAlias = Host  # noqa: Y015
 
 @_typing.final
+class EFSAuthorizationConfig(_message.Message):
+    """How a mount of an EFS file system is authorized."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_POINT_ID_FIELD_NUMBER: _builtins.int
+    IAM_FIELD_NUMBER: _builtins.int
+    access_point_id: _builtins.str
+    iam: _builtins.str
+    """"ENABLED" or "DISABLED"."""
+    def __init__(
+        self,
+        *,
+        access_point_id: _builtins.str | None = ...,
+        iam: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access_point_id", b"_access_point_id", "_iam", b"_iam", "access_point_id", b"access_point_id", "iam", b"iam"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access_point_id", b"_access_point_id", "_iam", b"_iam", "access_point_id", b"access_point_id", "iam", b"iam"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__access_point_id: _TypeAlias = _typing.Literal["access_point_id"]  # noqa: Y015
+    _WhichOneofArgType__access_point_id: _TypeAlias = _typing.Literal["_access_point_id", b"_access_point_id"]  # noqa: Y015
+    _WhichOneofReturnType__iam: _TypeAlias = _typing.Literal["iam"]  # noqa: Y015
+    _WhichOneofArgType__iam: _TypeAlias = _typing.Literal["_iam", b"_iam"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__access_point_id) -> _WhichOneofReturnType__access_point_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iam) -> _WhichOneofReturnType__iam | None: ...
+
+Global___EFSAuthorizationConfig: _TypeAlias = EFSAuthorizationConfig  # noqa: Y015
+
+@_typing.final
+class EFSVolumeConfiguration(_message.Message):
+    """A volume on Amazon EFS. Stored and returned; no runtime can mount it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_SYSTEM_ID_FIELD_NUMBER: _builtins.int
+    ROOT_DIRECTORY_FIELD_NUMBER: _builtins.int
+    TRANSIT_ENCRYPTION_FIELD_NUMBER: _builtins.int
+    TRANSIT_ENCRYPTION_PORT_FIELD_NUMBER: _builtins.int
+    AUTHORIZATION_CONFIG_FIELD_NUMBER: _builtins.int
+    file_system_id: _builtins.str
+    root_directory: _builtins.str
+    transit_encryption: _builtins.str
+    """"ENABLED" or "DISABLED"."""
+    transit_encryption_port: _builtins.int
+    """0 to 65535."""
+    @_builtins.property
+    def authorization_config(self) -> Global___EFSAuthorizationConfig: ...
+    def __init__(
+        self,
+        *,
+        file_system_id: _builtins.str | None = ...,
+        root_directory: _builtins.str | None = ...,
+        transit_encryption: _builtins.str | None = ...,
+        transit_encryption_port: _builtins.int | None = ...,
+        authorization_config: Global___EFSAuthorizationConfig | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_file_system_id", b"_file_system_id", "_root_directory", b"_root_directory", "_transit_encryption", b"_transit_encryption", "_transit_encryption_port", b"_transit_encryption_port", "authorization_config", b"authorization_config", "file_system_id", b"file_system_id", "root_directory", b"root_directory", "transit_encryption", b"transit_encryption", "transit_encryption_port", b"transit_encryption_port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_file_system_id", b"_file_system_id", "_root_directory", b"_root_directory", "_transit_encryption", b"_transit_encryption", "_transit_encryption_port", b"_transit_encryption_port", "authorization_config", b"authorization_config", "file_system_id", b"file_system_id", "root_directory", b"root_directory", "transit_encryption", b"transit_encryption", "transit_encryption_port", b"transit_encryption_port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__file_system_id: _TypeAlias = _typing.Literal["file_system_id"]  # noqa: Y015
+    _WhichOneofArgType__file_system_id: _TypeAlias = _typing.Literal["_file_system_id", b"_file_system_id"]  # noqa: Y015
+    _WhichOneofReturnType__root_directory: _TypeAlias = _typing.Literal["root_directory"]  # noqa: Y015
+    _WhichOneofArgType__root_directory: _TypeAlias = _typing.Literal["_root_directory", b"_root_directory"]  # noqa: Y015
+    _WhichOneofReturnType__transit_encryption: _TypeAlias = _typing.Literal["transit_encryption"]  # noqa: Y015
+    _WhichOneofArgType__transit_encryption: _TypeAlias = _typing.Literal["_transit_encryption", b"_transit_encryption"]  # noqa: Y015
+    _WhichOneofReturnType__transit_encryption_port: _TypeAlias = _typing.Literal["transit_encryption_port"]  # noqa: Y015
+    _WhichOneofArgType__transit_encryption_port: _TypeAlias = _typing.Literal["_transit_encryption_port", b"_transit_encryption_port"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__file_system_id) -> _WhichOneofReturnType__file_system_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__root_directory) -> _WhichOneofReturnType__root_directory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__transit_encryption) -> _WhichOneofReturnType__transit_encryption | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__transit_encryption_port) -> _WhichOneofReturnType__transit_encryption_port | None: ...
+
+Global___EFSVolumeConfiguration: _TypeAlias = EFSVolumeConfiguration  # noqa: Y015
+
+@_typing.final
+class S3FilesVolumeConfiguration(_message.Message):
+    """A volume on Amazon S3 Files. Stored and returned; no runtime can mount it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_SYSTEM_ARN_FIELD_NUMBER: _builtins.int
+    ROOT_DIRECTORY_FIELD_NUMBER: _builtins.int
+    TRANSIT_ENCRYPTION_PORT_FIELD_NUMBER: _builtins.int
+    ACCESS_POINT_ARN_FIELD_NUMBER: _builtins.int
+    file_system_arn: _builtins.str
+    root_directory: _builtins.str
+    transit_encryption_port: _builtins.int
+    """0 to 65535."""
+    access_point_arn: _builtins.str
+    def __init__(
+        self,
+        *,
+        file_system_arn: _builtins.str | None = ...,
+        root_directory: _builtins.str | None = ...,
+        transit_encryption_port: _builtins.int | None = ...,
+        access_point_arn: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access_point_arn", b"_access_point_arn", "_file_system_arn", b"_file_system_arn", "_root_directory", b"_root_directory", "_transit_encryption_port", b"_transit_encryption_port", "access_point_arn", b"access_point_arn", "file_system_arn", b"file_system_arn", "root_directory", b"root_directory", "transit_encryption_port", b"transit_encryption_port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access_point_arn", b"_access_point_arn", "_file_system_arn", b"_file_system_arn", "_root_directory", b"_root_directory", "_transit_encryption_port", b"_transit_encryption_port", "access_point_arn", b"access_point_arn", "file_system_arn", b"file_system_arn", "root_directory", b"root_directory", "transit_encryption_port", b"transit_encryption_port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__access_point_arn: _TypeAlias = _typing.Literal["access_point_arn"]  # noqa: Y015
+    _WhichOneofArgType__access_point_arn: _TypeAlias = _typing.Literal["_access_point_arn", b"_access_point_arn"]  # noqa: Y015
+    _WhichOneofReturnType__file_system_arn: _TypeAlias = _typing.Literal["file_system_arn"]  # noqa: Y015
+    _WhichOneofArgType__file_system_arn: _TypeAlias = _typing.Literal["_file_system_arn", b"_file_system_arn"]  # noqa: Y015
+    _WhichOneofReturnType__root_directory: _TypeAlias = _typing.Literal["root_directory"]  # noqa: Y015
+    _WhichOneofArgType__root_directory: _TypeAlias = _typing.Literal["_root_directory", b"_root_directory"]  # noqa: Y015
+    _WhichOneofReturnType__transit_encryption_port: _TypeAlias = _typing.Literal["transit_encryption_port"]  # noqa: Y015
+    _WhichOneofArgType__transit_encryption_port: _TypeAlias = _typing.Literal["_transit_encryption_port", b"_transit_encryption_port"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__access_point_arn) -> _WhichOneofReturnType__access_point_arn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__file_system_arn) -> _WhichOneofReturnType__file_system_arn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__root_directory) -> _WhichOneofReturnType__root_directory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__transit_encryption_port) -> _WhichOneofReturnType__transit_encryption_port | None: ...
+
+Global___S3FilesVolumeConfiguration: _TypeAlias = S3FilesVolumeConfiguration  # noqa: Y015
+
+@_typing.final
 class Volume(_message.Message):
-    """A data volume that mount points refer to by name."""
+    """A data volume that mount points refer to by name; of one kind at most."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HOST_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    EFS_VOLUME_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    S3FILES_VOLUME_CONFIGURATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Up to 255 letters, digits, hyphens and underscores."""
     @_builtins.property
     def host(self) -> Global___Host: ...
+    @_builtins.property
+    def efs_volume_configuration(self) -> Global___EFSVolumeConfiguration: ...
+    @_builtins.property
+    def s3files_volume_configuration(self) -> Global___S3FilesVolumeConfiguration: ...
     def __init__(
         self,
         *,
         host: Global___Host | None = ...,
         name: _builtins.str | None = ...,
+        efs_volume_configuration: Global___EFSVolumeConfiguration | None = ...,
+        s3files_volume_configuration: Global___S3FilesVolumeConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "host", b"host", "name", b"name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "efs_volume_configuration", b"efs_volume_configuration", "host", b"host", "name", b"name", "s3files_volume_configuration", b"s3files_volume_configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "host", b"host", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "efs_volume_configuration", b"efs_volume_configuration", "host", b"host", "name", b"name", "s3files_volume_configuration", b"s3files_volume_configuration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
@@ -215,6 +352,350 @@ class ResourceRequirement(_message.Message):
 Global___ResourceRequirement: _TypeAlias = ResourceRequirement  # noqa: Y015
 
 @_typing.final
+class Device(_message.Message):
+    """A device of the host that appears in the container."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_PATH_FIELD_NUMBER: _builtins.int
+    CONTAINER_PATH_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    host_path: _builtins.str
+    container_path: _builtins.str
+    """Default: as on the host."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of "READ", "WRITE" and "MKNOD"; default all."""
+
+    def __init__(
+        self,
+        *,
+        host_path: _builtins.str | None = ...,
+        container_path: _builtins.str | None = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container_path", b"_container_path", "_host_path", b"_host_path", "container_path", b"container_path", "host_path", b"host_path"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_path", b"_container_path", "_host_path", b"_host_path", "container_path", b"container_path", "host_path", b"host_path", "permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__container_path: _TypeAlias = _typing.Literal["container_path"]  # noqa: Y015
+    _WhichOneofArgType__container_path: _TypeAlias = _typing.Literal["_container_path", b"_container_path"]  # noqa: Y015
+    _WhichOneofReturnType__host_path: _TypeAlias = _typing.Literal["host_path"]  # noqa: Y015
+    _WhichOneofArgType__host_path: _TypeAlias = _typing.Literal["_host_path", b"_host_path"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__container_path) -> _WhichOneofReturnType__container_path | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__host_path) -> _WhichOneofReturnType__host_path | None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class Tmpfs(_message.Message):
+    """A file system in memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_PATH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    MOUNT_OPTIONS_FIELD_NUMBER: _builtins.int
+    container_path: _builtins.str
+    size: _builtins.int
+    """MiB, at least 1."""
+    @_builtins.property
+    def mount_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        container_path: _builtins.str | None = ...,
+        size: _builtins.int | None = ...,
+        mount_options: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container_path", b"_container_path", "_size", b"_size", "container_path", b"container_path", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_path", b"_container_path", "_size", b"_size", "container_path", b"container_path", "mount_options", b"mount_options", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__container_path: _TypeAlias = _typing.Literal["container_path"]  # noqa: Y015
+    _WhichOneofArgType__container_path: _TypeAlias = _typing.Literal["_container_path", b"_container_path"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__container_path) -> _WhichOneofReturnType__container_path | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+Global___Tmpfs: _TypeAlias = Tmpfs  # noqa: Y015
+
+@_typing.final
+class LinuxParameters(_message.Message):
+    """Settings of the container that Linux alone has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    INIT_PROCESS_ENABLED_FIELD_NUMBER: _builtins.int
+    SHARED_MEMORY_SIZE_FIELD_NUMBER: _builtins.int
+    TMPFS_FIELD_NUMBER: _builtins.int
+    MAX_SWAP_FIELD_NUMBER: _builtins.int
+    SWAPPINESS_FIELD_NUMBER: _builtins.int
+    init_process_enabled: _builtins.bool
+    """Whether an init process forwards signals and reaps processes."""
+    shared_memory_size: _builtins.int
+    """Size of /dev/shm in MiB."""
+    max_swap: _builtins.int
+    """Swap that the container may use, in MiB; 0 for none. Needs a swappiness."""
+    swappiness: _builtins.int
+    """0 to 100."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def tmpfs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tmpfs]: ...
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___Device] | None = ...,
+        init_process_enabled: _builtins.bool | None = ...,
+        shared_memory_size: _builtins.int | None = ...,
+        tmpfs: _abc.Iterable[Global___Tmpfs] | None = ...,
+        max_swap: _builtins.int | None = ...,
+        swappiness: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_init_process_enabled", b"_init_process_enabled", "_max_swap", b"_max_swap", "_shared_memory_size", b"_shared_memory_size", "_swappiness", b"_swappiness", "init_process_enabled", b"init_process_enabled", "max_swap", b"max_swap", "shared_memory_size", b"shared_memory_size", "swappiness", b"swappiness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_init_process_enabled", b"_init_process_enabled", "_max_swap", b"_max_swap", "_shared_memory_size", b"_shared_memory_size", "_swappiness", b"_swappiness", "devices", b"devices", "init_process_enabled", b"init_process_enabled", "max_swap", b"max_swap", "shared_memory_size", b"shared_memory_size", "swappiness", b"swappiness", "tmpfs", b"tmpfs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__init_process_enabled: _TypeAlias = _typing.Literal["init_process_enabled"]  # noqa: Y015
+    _WhichOneofArgType__init_process_enabled: _TypeAlias = _typing.Literal["_init_process_enabled", b"_init_process_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__max_swap: _TypeAlias = _typing.Literal["max_swap"]  # noqa: Y015
+    _WhichOneofArgType__max_swap: _TypeAlias = _typing.Literal["_max_swap", b"_max_swap"]  # noqa: Y015
+    _WhichOneofReturnType__shared_memory_size: _TypeAlias = _typing.Literal["shared_memory_size"]  # noqa: Y015
+    _WhichOneofArgType__shared_memory_size: _TypeAlias = _typing.Literal["_shared_memory_size", b"_shared_memory_size"]  # noqa: Y015
+    _WhichOneofReturnType__swappiness: _TypeAlias = _typing.Literal["swappiness"]  # noqa: Y015
+    _WhichOneofArgType__swappiness: _TypeAlias = _typing.Literal["_swappiness", b"_swappiness"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__init_process_enabled) -> _WhichOneofReturnType__init_process_enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_swap) -> _WhichOneofReturnType__max_swap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared_memory_size) -> _WhichOneofReturnType__shared_memory_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__swappiness) -> _WhichOneofReturnType__swappiness | None: ...
+
+Global___LinuxParameters: _TypeAlias = LinuxParameters  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    """A secret, by the name under which a container or a log driver gets it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FROM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value_from: _builtins.str
+    """ARN in AWS's Secrets Manager or Parameter Store."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str | None = ...,
+        value_from: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_value_from", b"_value_from", "name", b"name", "value_from", b"value_from"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_value_from", b"_value_from", "name", b"name", "value_from", b"value_from"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__value_from: _TypeAlias = _typing.Literal["value_from"]  # noqa: Y015
+    _WhichOneofArgType__value_from: _TypeAlias = _typing.Literal["_value_from", b"_value_from"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value_from) -> _WhichOneofReturnType__value_from | None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
+
+@_typing.final
+class LogConfiguration(_message.Message):
+    """Where a container's output goes on AWS."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LOG_DRIVER_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    SECRET_OPTIONS_FIELD_NUMBER: _builtins.int
+    log_driver: _builtins.str
+    """"awslogs", "json-file", "syslog", "journald", "gelf", "fluentd", "splunk" or "awsfirelens"."""
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def secret_options(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]: ...
+    def __init__(
+        self,
+        *,
+        log_driver: _builtins.str | None = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        secret_options: _abc.Iterable[Global___Secret] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_driver", b"_log_driver", "log_driver", b"log_driver"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_driver", b"_log_driver", "log_driver", b"log_driver", "options", b"options", "secret_options", b"secret_options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_driver: _TypeAlias = _typing.Literal["log_driver"]  # noqa: Y015
+    _WhichOneofArgType__log_driver: _TypeAlias = _typing.Literal["_log_driver", b"_log_driver"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_driver) -> _WhichOneofReturnType__log_driver | None: ...
+
+Global___LogConfiguration: _TypeAlias = LogConfiguration  # noqa: Y015
+
+@_typing.final
+class NetworkConfiguration(_message.Message):
+    """Fargate's network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGN_PUBLIC_IP_FIELD_NUMBER: _builtins.int
+    assign_public_ip: _builtins.str
+    """"ENABLED" or "DISABLED"."""
+    def __init__(
+        self,
+        *,
+        assign_public_ip: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_assign_public_ip", b"_assign_public_ip", "assign_public_ip", b"assign_public_ip"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_assign_public_ip", b"_assign_public_ip", "assign_public_ip", b"assign_public_ip"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__assign_public_ip: _TypeAlias = _typing.Literal["assign_public_ip"]  # noqa: Y015
+    _WhichOneofArgType__assign_public_ip: _TypeAlias = _typing.Literal["_assign_public_ip", b"_assign_public_ip"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__assign_public_ip) -> _WhichOneofReturnType__assign_public_ip | None: ...
+
+Global___NetworkConfiguration: _TypeAlias = NetworkConfiguration  # noqa: Y015
+
+@_typing.final
+class FargatePlatformConfiguration(_message.Message):
+    """Fargate's platform."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLATFORM_VERSION_FIELD_NUMBER: _builtins.int
+    platform_version: _builtins.str
+    """Such as "1.4.0" or "LATEST"."""
+    def __init__(
+        self,
+        *,
+        platform_version: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_platform_version", b"_platform_version", "platform_version", b"platform_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_platform_version", b"_platform_version", "platform_version", b"platform_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__platform_version: _TypeAlias = _typing.Literal["platform_version"]  # noqa: Y015
+    _WhichOneofArgType__platform_version: _TypeAlias = _typing.Literal["_platform_version", b"_platform_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__platform_version) -> _WhichOneofReturnType__platform_version | None: ...
+
+Global___FargatePlatformConfiguration: _TypeAlias = FargatePlatformConfiguration  # noqa: Y015
+
+@_typing.final
+class EphemeralStorage(_message.Message):
+    """The disk of a Fargate task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_IN_GI_B_FIELD_NUMBER: _builtins.int
+    size_in_gi_b: _builtins.int
+    """21 to 200 GiB."""
+    def __init__(
+        self,
+        *,
+        size_in_gi_b: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size_in_gi_b", b"_size_in_gi_b", "size_in_gi_b", b"size_in_gi_b"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_in_gi_b", b"_size_in_gi_b", "size_in_gi_b", b"size_in_gi_b"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__size_in_gi_b: _TypeAlias = _typing.Literal["size_in_gi_b"]  # noqa: Y015
+    _WhichOneofArgType__size_in_gi_b: _TypeAlias = _typing.Literal["_size_in_gi_b", b"_size_in_gi_b"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size_in_gi_b) -> _WhichOneofReturnType__size_in_gi_b | None: ...
+
+Global___EphemeralStorage: _TypeAlias = EphemeralStorage  # noqa: Y015
+
+@_typing.final
+class RuntimePlatform(_message.Message):
+    """The system that an image is made for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATING_SYSTEM_FAMILY_FIELD_NUMBER: _builtins.int
+    CPU_ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    operating_system_family: _builtins.str
+    """Such as "LINUX"."""
+    cpu_architecture: _builtins.str
+    """"X86_64" or "ARM64"."""
+    def __init__(
+        self,
+        *,
+        operating_system_family: _builtins.str | None = ...,
+        cpu_architecture: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_architecture", b"_cpu_architecture", "_operating_system_family", b"_operating_system_family", "cpu_architecture", b"cpu_architecture", "operating_system_family", b"operating_system_family"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_architecture", b"_cpu_architecture", "_operating_system_family", b"_operating_system_family", "cpu_architecture", b"cpu_architecture", "operating_system_family", b"operating_system_family"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_architecture: _TypeAlias = _typing.Literal["cpu_architecture"]  # noqa: Y015
+    _WhichOneofArgType__cpu_architecture: _TypeAlias = _typing.Literal["_cpu_architecture", b"_cpu_architecture"]  # noqa: Y015
+    _WhichOneofReturnType__operating_system_family: _TypeAlias = _typing.Literal["operating_system_family"]  # noqa: Y015
+    _WhichOneofArgType__operating_system_family: _TypeAlias = _typing.Literal["_operating_system_family", b"_operating_system_family"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_architecture) -> _WhichOneofReturnType__cpu_architecture | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__operating_system_family) -> _WhichOneofReturnType__operating_system_family | None: ...
+
+Global___RuntimePlatform: _TypeAlias = RuntimePlatform  # noqa: Y015
+
+@_typing.final
+class RepositoryCredentials(_message.Message):
+    """How a private registry lets the image be pulled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIALS_PARAMETER_FIELD_NUMBER: _builtins.int
+    credentials_parameter: _builtins.str
+    """ARN of a secret."""
+    def __init__(
+        self,
+        *,
+        credentials_parameter: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credentials_parameter", b"_credentials_parameter", "credentials_parameter", b"credentials_parameter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credentials_parameter", b"_credentials_parameter", "credentials_parameter", b"credentials_parameter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__credentials_parameter: _TypeAlias = _typing.Literal["credentials_parameter"]  # noqa: Y015
+    _WhichOneofArgType__credentials_parameter: _TypeAlias = _typing.Literal["_credentials_parameter", b"_credentials_parameter"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credentials_parameter) -> _WhichOneofReturnType__credentials_parameter | None: ...
+
+Global___RepositoryCredentials: _TypeAlias = RepositoryCredentials  # noqa: Y015
+
+@_typing.final
 class EvaluateOnExit(_message.Message):
     """Which failed attempts are tried again. Every condition that is given must match; at least one is needed. A pattern is
     the whole text, or a beginning followed by `*`.
@@ -294,6 +775,62 @@ class RetryStrategy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__attempts) -> _WhichOneofReturnType__attempts | None: ...
 
 Global___RetryStrategy: _TypeAlias = RetryStrategy  # noqa: Y015
+
+@_typing.final
+class ConsumableResourceRequirement(_message.Message):
+    """An amount of a consumable resource that a job holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMABLE_RESOURCE_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    consumable_resource: _builtins.str
+    """Name or ARN."""
+    quantity: _builtins.int
+    def __init__(
+        self,
+        *,
+        consumable_resource: _builtins.str | None = ...,
+        quantity: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_consumable_resource", b"_consumable_resource", "_quantity", b"_quantity", "consumable_resource", b"consumable_resource", "quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_consumable_resource", b"_consumable_resource", "_quantity", b"_quantity", "consumable_resource", b"consumable_resource", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__consumable_resource: _TypeAlias = _typing.Literal["consumable_resource"]  # noqa: Y015
+    _WhichOneofArgType__consumable_resource: _TypeAlias = _typing.Literal["_consumable_resource", b"_consumable_resource"]  # noqa: Y015
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__consumable_resource) -> _WhichOneofReturnType__consumable_resource | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
+
+Global___ConsumableResourceRequirement: _TypeAlias = ConsumableResourceRequirement  # noqa: Y015
+
+@_typing.final
+class ConsumableResourceProperties(_message.Message):
+    """The consumable resources that a job holds while it runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMABLE_RESOURCE_LIST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consumable_resource_list(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumableResourceRequirement]:
+        """Up to 5."""
+
+    def __init__(
+        self,
+        *,
+        consumable_resource_list: _abc.Iterable[Global___ConsumableResourceRequirement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumable_resource_list", b"consumable_resource_list"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsumableResourceProperties: _TypeAlias = ConsumableResourceProperties  # noqa: Y015
 
 @_typing.final
 class JobTimeout(_message.Message):

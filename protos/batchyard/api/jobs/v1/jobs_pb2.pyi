@@ -254,6 +254,17 @@ class ContainerDetail(_message.Message):
     TASK_ARN_FIELD_NUMBER: _builtins.int
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
     RESOURCE_REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    EXECUTION_ROLE_ARN_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
+    LINUX_PARAMETERS_FIELD_NUMBER: _builtins.int
+    LOG_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    NETWORK_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    FARGATE_PLATFORM_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    ENABLE_EXECUTE_COMMAND_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_STORAGE_FIELD_NUMBER: _builtins.int
+    RUNTIME_PLATFORM_FIELD_NUMBER: _builtins.int
+    REPOSITORY_CREDENTIALS_FIELD_NUMBER: _builtins.int
     NETWORK_INTERFACES_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     vcpus: _builtins.int
@@ -272,6 +283,9 @@ class ContainerDetail(_message.Message):
     task_arn: _builtins.str
     log_stream_name: _builtins.str
     """Present from RUNNING on; a stream that is named can be read."""
+    execution_role_arn: _builtins.str
+    instance_type: _builtins.str
+    enable_execute_command: _builtins.bool
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -284,6 +298,22 @@ class ContainerDetail(_message.Message):
     def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.Ulimit]: ...
     @_builtins.property
     def resource_requirements(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.ResourceRequirement]: ...
+    @_builtins.property
+    def linux_parameters(self) -> _container_pb2.LinuxParameters: ...
+    @_builtins.property
+    def log_configuration(self) -> _container_pb2.LogConfiguration: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.Secret]: ...
+    @_builtins.property
+    def network_configuration(self) -> _container_pb2.NetworkConfiguration: ...
+    @_builtins.property
+    def fargate_platform_configuration(self) -> _container_pb2.FargatePlatformConfiguration: ...
+    @_builtins.property
+    def ephemeral_storage(self) -> _container_pb2.EphemeralStorage: ...
+    @_builtins.property
+    def runtime_platform(self) -> _container_pb2.RuntimePlatform: ...
+    @_builtins.property
+    def repository_credentials(self) -> _container_pb2.RepositoryCredentials: ...
     @_builtins.property
     def network_interfaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkInterface]:
         """Always empty: what AWS tells here is about its own networks."""
@@ -309,18 +339,35 @@ class ContainerDetail(_message.Message):
         task_arn: _builtins.str | None = ...,
         log_stream_name: _builtins.str | None = ...,
         resource_requirements: _abc.Iterable[_container_pb2.ResourceRequirement] | None = ...,
+        execution_role_arn: _builtins.str | None = ...,
+        instance_type: _builtins.str | None = ...,
+        linux_parameters: _container_pb2.LinuxParameters | None = ...,
+        log_configuration: _container_pb2.LogConfiguration | None = ...,
+        secrets: _abc.Iterable[_container_pb2.Secret] | None = ...,
+        network_configuration: _container_pb2.NetworkConfiguration | None = ...,
+        fargate_platform_configuration: _container_pb2.FargatePlatformConfiguration | None = ...,
+        enable_execute_command: _builtins.bool | None = ...,
+        ephemeral_storage: _container_pb2.EphemeralStorage | None = ...,
+        runtime_platform: _container_pb2.RuntimePlatform | None = ...,
+        repository_credentials: _container_pb2.RepositoryCredentials | None = ...,
         network_interfaces: _abc.Iterable[Global___NetworkInterface] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "container_instance_arn", b"container_instance_arn", "exit_code", b"exit_code", "image", b"image", "job_role_arn", b"job_role_arn", "log_stream_name", b"log_stream_name", "memory", b"memory", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "task_arn", b"task_arn", "user", b"user", "vcpus", b"vcpus"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_enable_execute_command", b"_enable_execute_command", "_execution_role_arn", b"_execution_role_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_instance_type", b"_instance_type", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "container_instance_arn", b"container_instance_arn", "enable_execute_command", b"enable_execute_command", "ephemeral_storage", b"ephemeral_storage", "execution_role_arn", b"execution_role_arn", "exit_code", b"exit_code", "fargate_platform_configuration", b"fargate_platform_configuration", "image", b"image", "instance_type", b"instance_type", "job_role_arn", b"job_role_arn", "linux_parameters", b"linux_parameters", "log_configuration", b"log_configuration", "log_stream_name", b"log_stream_name", "memory", b"memory", "network_configuration", b"network_configuration", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "repository_credentials", b"repository_credentials", "runtime_platform", b"runtime_platform", "task_arn", b"task_arn", "user", b"user", "vcpus", b"vcpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "command", b"command", "container_instance_arn", b"container_instance_arn", "environment", b"environment", "exit_code", b"exit_code", "image", b"image", "job_role_arn", b"job_role_arn", "log_stream_name", b"log_stream_name", "memory", b"memory", "mount_points", b"mount_points", "network_interfaces", b"network_interfaces", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "resource_requirements", b"resource_requirements", "task_arn", b"task_arn", "ulimits", b"ulimits", "user", b"user", "vcpus", b"vcpus", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn", "_enable_execute_command", b"_enable_execute_command", "_execution_role_arn", b"_execution_role_arn", "_exit_code", b"_exit_code", "_image", b"_image", "_instance_type", b"_instance_type", "_job_role_arn", b"_job_role_arn", "_log_stream_name", b"_log_stream_name", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_reason", b"_reason", "_task_arn", b"_task_arn", "_user", b"_user", "_vcpus", b"_vcpus", "command", b"command", "container_instance_arn", b"container_instance_arn", "enable_execute_command", b"enable_execute_command", "environment", b"environment", "ephemeral_storage", b"ephemeral_storage", "execution_role_arn", b"execution_role_arn", "exit_code", b"exit_code", "fargate_platform_configuration", b"fargate_platform_configuration", "image", b"image", "instance_type", b"instance_type", "job_role_arn", b"job_role_arn", "linux_parameters", b"linux_parameters", "log_configuration", b"log_configuration", "log_stream_name", b"log_stream_name", "memory", b"memory", "mount_points", b"mount_points", "network_configuration", b"network_configuration", "network_interfaces", b"network_interfaces", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "reason", b"reason", "repository_credentials", b"repository_credentials", "resource_requirements", b"resource_requirements", "runtime_platform", b"runtime_platform", "secrets", b"secrets", "task_arn", b"task_arn", "ulimits", b"ulimits", "user", b"user", "vcpus", b"vcpus", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__container_instance_arn: _TypeAlias = _typing.Literal["container_instance_arn"]  # noqa: Y015
     _WhichOneofArgType__container_instance_arn: _TypeAlias = _typing.Literal["_container_instance_arn", b"_container_instance_arn"]  # noqa: Y015
+    _WhichOneofReturnType__enable_execute_command: _TypeAlias = _typing.Literal["enable_execute_command"]  # noqa: Y015
+    _WhichOneofArgType__enable_execute_command: _TypeAlias = _typing.Literal["_enable_execute_command", b"_enable_execute_command"]  # noqa: Y015
+    _WhichOneofReturnType__execution_role_arn: _TypeAlias = _typing.Literal["execution_role_arn"]  # noqa: Y015
+    _WhichOneofArgType__execution_role_arn: _TypeAlias = _typing.Literal["_execution_role_arn", b"_execution_role_arn"]  # noqa: Y015
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
     _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = _typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = _typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
     _WhichOneofReturnType__job_role_arn: _TypeAlias = _typing.Literal["job_role_arn"]  # noqa: Y015
     _WhichOneofArgType__job_role_arn: _TypeAlias = _typing.Literal["_job_role_arn", b"_job_role_arn"]  # noqa: Y015
     _WhichOneofReturnType__log_stream_name: _TypeAlias = _typing.Literal["log_stream_name"]  # noqa: Y015
@@ -342,9 +389,15 @@ class ContainerDetail(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__container_instance_arn) -> _WhichOneofReturnType__container_instance_arn | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_execute_command) -> _WhichOneofReturnType__enable_execute_command | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__execution_role_arn) -> _WhichOneofReturnType__execution_role_arn | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_role_arn) -> _WhichOneofReturnType__job_role_arn | None: ...
     @_typing.overload

@@ -39,6 +39,195 @@ COMPUTE_ENVIRONMENT_TYPE_UNMANAGED: ComputeEnvironmentType.ValueType  # 2
 Global___ComputeEnvironmentType: _TypeAlias = ComputeEnvironmentType  # noqa: Y015
 
 @_typing.final
+class LaunchTemplateSpecificationOverride(_message.Message):
+    """A launch template for some of the instance types."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAUNCH_TEMPLATE_ID_FIELD_NUMBER: _builtins.int
+    LAUNCH_TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TARGET_INSTANCE_TYPES_FIELD_NUMBER: _builtins.int
+    USERDATA_TYPE_FIELD_NUMBER: _builtins.int
+    launch_template_id: _builtins.str
+    launch_template_name: _builtins.str
+    version: _builtins.str
+    userdata_type: _builtins.str
+    @_builtins.property
+    def target_instance_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        launch_template_id: _builtins.str | None = ...,
+        launch_template_name: _builtins.str | None = ...,
+        version: _builtins.str | None = ...,
+        target_instance_types: _abc.Iterable[_builtins.str] | None = ...,
+        userdata_type: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_launch_template_id", b"_launch_template_id", "_launch_template_name", b"_launch_template_name", "_userdata_type", b"_userdata_type", "_version", b"_version", "launch_template_id", b"launch_template_id", "launch_template_name", b"launch_template_name", "userdata_type", b"userdata_type", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_launch_template_id", b"_launch_template_id", "_launch_template_name", b"_launch_template_name", "_userdata_type", b"_userdata_type", "_version", b"_version", "launch_template_id", b"launch_template_id", "launch_template_name", b"launch_template_name", "target_instance_types", b"target_instance_types", "userdata_type", b"userdata_type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__launch_template_id: _TypeAlias = _typing.Literal["launch_template_id"]  # noqa: Y015
+    _WhichOneofArgType__launch_template_id: _TypeAlias = _typing.Literal["_launch_template_id", b"_launch_template_id"]  # noqa: Y015
+    _WhichOneofReturnType__launch_template_name: _TypeAlias = _typing.Literal["launch_template_name"]  # noqa: Y015
+    _WhichOneofArgType__launch_template_name: _TypeAlias = _typing.Literal["_launch_template_name", b"_launch_template_name"]  # noqa: Y015
+    _WhichOneofReturnType__userdata_type: _TypeAlias = _typing.Literal["userdata_type"]  # noqa: Y015
+    _WhichOneofArgType__userdata_type: _TypeAlias = _typing.Literal["_userdata_type", b"_userdata_type"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__launch_template_id) -> _WhichOneofReturnType__launch_template_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__launch_template_name) -> _WhichOneofReturnType__launch_template_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__userdata_type) -> _WhichOneofReturnType__userdata_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___LaunchTemplateSpecificationOverride: _TypeAlias = LaunchTemplateSpecificationOverride  # noqa: Y015
+
+@_typing.final
+class LaunchTemplateSpecification(_message.Message):
+    """An EC2 launch template, by its id or its name, not both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAUNCH_TEMPLATE_ID_FIELD_NUMBER: _builtins.int
+    LAUNCH_TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    USERDATA_TYPE_FIELD_NUMBER: _builtins.int
+    launch_template_id: _builtins.str
+    launch_template_name: _builtins.str
+    version: _builtins.str
+    userdata_type: _builtins.str
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaunchTemplateSpecificationOverride]:
+        """Up to 10."""
+
+    def __init__(
+        self,
+        *,
+        launch_template_id: _builtins.str | None = ...,
+        launch_template_name: _builtins.str | None = ...,
+        version: _builtins.str | None = ...,
+        overrides: _abc.Iterable[Global___LaunchTemplateSpecificationOverride] | None = ...,
+        userdata_type: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_launch_template_id", b"_launch_template_id", "_launch_template_name", b"_launch_template_name", "_userdata_type", b"_userdata_type", "_version", b"_version", "launch_template_id", b"launch_template_id", "launch_template_name", b"launch_template_name", "userdata_type", b"userdata_type", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_launch_template_id", b"_launch_template_id", "_launch_template_name", b"_launch_template_name", "_userdata_type", b"_userdata_type", "_version", b"_version", "launch_template_id", b"launch_template_id", "launch_template_name", b"launch_template_name", "overrides", b"overrides", "userdata_type", b"userdata_type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__launch_template_id: _TypeAlias = _typing.Literal["launch_template_id"]  # noqa: Y015
+    _WhichOneofArgType__launch_template_id: _TypeAlias = _typing.Literal["_launch_template_id", b"_launch_template_id"]  # noqa: Y015
+    _WhichOneofReturnType__launch_template_name: _TypeAlias = _typing.Literal["launch_template_name"]  # noqa: Y015
+    _WhichOneofArgType__launch_template_name: _TypeAlias = _typing.Literal["_launch_template_name", b"_launch_template_name"]  # noqa: Y015
+    _WhichOneofReturnType__userdata_type: _TypeAlias = _typing.Literal["userdata_type"]  # noqa: Y015
+    _WhichOneofArgType__userdata_type: _TypeAlias = _typing.Literal["_userdata_type", b"_userdata_type"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__launch_template_id) -> _WhichOneofReturnType__launch_template_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__launch_template_name) -> _WhichOneofReturnType__launch_template_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__userdata_type) -> _WhichOneofReturnType__userdata_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___LaunchTemplateSpecification: _TypeAlias = LaunchTemplateSpecification  # noqa: Y015
+
+@_typing.final
+class Ec2Configuration(_message.Message):
+    """Which machine image instances get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_TYPE_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_OVERRIDE_FIELD_NUMBER: _builtins.int
+    BATCH_IMAGE_STATUS_FIELD_NUMBER: _builtins.int
+    IMAGE_KUBERNETES_VERSION_FIELD_NUMBER: _builtins.int
+    image_type: _builtins.str
+    """1 to 256 characters, such as "ECS_AL2023"."""
+    image_id_override: _builtins.str
+    """1 to 256 characters."""
+    batch_image_status: _builtins.str
+    image_kubernetes_version: _builtins.str
+    """1 to 256 characters."""
+    def __init__(
+        self,
+        *,
+        image_type: _builtins.str | None = ...,
+        image_id_override: _builtins.str | None = ...,
+        batch_image_status: _builtins.str | None = ...,
+        image_kubernetes_version: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_image_status", b"_batch_image_status", "_image_id_override", b"_image_id_override", "_image_kubernetes_version", b"_image_kubernetes_version", "_image_type", b"_image_type", "batch_image_status", b"batch_image_status", "image_id_override", b"image_id_override", "image_kubernetes_version", b"image_kubernetes_version", "image_type", b"image_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_image_status", b"_batch_image_status", "_image_id_override", b"_image_id_override", "_image_kubernetes_version", b"_image_kubernetes_version", "_image_type", b"_image_type", "batch_image_status", b"batch_image_status", "image_id_override", b"image_id_override", "image_kubernetes_version", b"image_kubernetes_version", "image_type", b"image_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_image_status: _TypeAlias = _typing.Literal["batch_image_status"]  # noqa: Y015
+    _WhichOneofArgType__batch_image_status: _TypeAlias = _typing.Literal["_batch_image_status", b"_batch_image_status"]  # noqa: Y015
+    _WhichOneofReturnType__image_id_override: _TypeAlias = _typing.Literal["image_id_override"]  # noqa: Y015
+    _WhichOneofArgType__image_id_override: _TypeAlias = _typing.Literal["_image_id_override", b"_image_id_override"]  # noqa: Y015
+    _WhichOneofReturnType__image_kubernetes_version: _TypeAlias = _typing.Literal["image_kubernetes_version"]  # noqa: Y015
+    _WhichOneofArgType__image_kubernetes_version: _TypeAlias = _typing.Literal["_image_kubernetes_version", b"_image_kubernetes_version"]  # noqa: Y015
+    _WhichOneofReturnType__image_type: _TypeAlias = _typing.Literal["image_type"]  # noqa: Y015
+    _WhichOneofArgType__image_type: _TypeAlias = _typing.Literal["_image_type", b"_image_type"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_image_status) -> _WhichOneofReturnType__batch_image_status | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_id_override) -> _WhichOneofReturnType__image_id_override | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_kubernetes_version) -> _WhichOneofReturnType__image_kubernetes_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_type) -> _WhichOneofReturnType__image_type | None: ...
+
+Global___Ec2Configuration: _TypeAlias = Ec2Configuration  # noqa: Y015
+
+@_typing.final
+class ComputeScalingPolicy(_message.Message):
+    """How instances go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_SCALE_DOWN_DELAY_MINUTES_FIELD_NUMBER: _builtins.int
+    min_scale_down_delay_minutes: _builtins.int
+    """20 to 10080, or 0 for none."""
+    def __init__(
+        self,
+        *,
+        min_scale_down_delay_minutes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_scale_down_delay_minutes", b"_min_scale_down_delay_minutes", "min_scale_down_delay_minutes", b"min_scale_down_delay_minutes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_scale_down_delay_minutes", b"_min_scale_down_delay_minutes", "min_scale_down_delay_minutes", b"min_scale_down_delay_minutes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_scale_down_delay_minutes: _TypeAlias = _typing.Literal["min_scale_down_delay_minutes"]  # noqa: Y015
+    _WhichOneofArgType__min_scale_down_delay_minutes: _TypeAlias = _typing.Literal["_min_scale_down_delay_minutes", b"_min_scale_down_delay_minutes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_scale_down_delay_minutes) -> _WhichOneofReturnType__min_scale_down_delay_minutes | None: ...
+
+Global___ComputeScalingPolicy: _TypeAlias = ComputeScalingPolicy  # noqa: Y015
+
+@_typing.final
+class ManagedInstancesProvider(_message.Message):
+    """ECS Managed Instances. Refused: they are a service of AWS."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManagedInstancesProvider: _TypeAlias = ManagedInstancesProvider  # noqa: Y015
+
+@_typing.final
 class ComputeResource(_message.Message):
     """What a MANAGED compute environment may use. `maxv_cpus` is enforced; the members that describe EC2 instances
     are stored and returned.
@@ -48,6 +237,26 @@ class ComputeResource(_message.Message):
 
     @_typing.final
     class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CapacityTagsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -79,6 +288,13 @@ class ComputeResource(_message.Message):
     BID_PERCENTAGE_FIELD_NUMBER: _builtins.int
     SPOT_IAM_FLEET_ROLE_FIELD_NUMBER: _builtins.int
     ALLOCATION_STRATEGY_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    PLACEMENT_GROUP_FIELD_NUMBER: _builtins.int
+    LAUNCH_TEMPLATE_FIELD_NUMBER: _builtins.int
+    EC2_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    SCALING_POLICY_FIELD_NUMBER: _builtins.int
+    MANAGED_INSTANCES_PROVIDER_FIELD_NUMBER: _builtins.int
+    CAPACITY_TAGS_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """"EC2", "SPOT", "FARGATE" or "FARGATE_SPOT"."""
     minv_cpus: _builtins.int
@@ -94,6 +310,8 @@ class ComputeResource(_message.Message):
     spot_iam_fleet_role: _builtins.str
     allocation_strategy: _builtins.str
     """"BEST_FIT" and the like."""
+    image_id: _builtins.str
+    placement_group: _builtins.str
     @_builtins.property
     def instance_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -103,6 +321,24 @@ class ComputeResource(_message.Message):
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags of the instances; not the environment's own."""
+
+    @_builtins.property
+    def launch_template(self) -> Global___LaunchTemplateSpecification:
+        """With one, security groups may be left out: they can stand in the template."""
+
+    @_builtins.property
+    def ec2_configuration(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ec2Configuration]:
+        """1 or 2."""
+
+    @_builtins.property
+    def scaling_policy(self) -> Global___ComputeScalingPolicy: ...
+    @_builtins.property
+    def managed_instances_provider(self) -> Global___ManagedInstancesProvider:
+        """Refused."""
+
+    @_builtins.property
+    def capacity_tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Refused: AWS has them for ECS Managed Instances only."""
 
     def __init__(
         self,
@@ -120,10 +356,17 @@ class ComputeResource(_message.Message):
         bid_percentage: _builtins.int | None = ...,
         spot_iam_fleet_role: _builtins.str | None = ...,
         allocation_strategy: _builtins.str | None = ...,
+        image_id: _builtins.str | None = ...,
+        placement_group: _builtins.str | None = ...,
+        launch_template: Global___LaunchTemplateSpecification | None = ...,
+        ec2_configuration: _abc.Iterable[Global___Ec2Configuration] | None = ...,
+        scaling_policy: Global___ComputeScalingPolicy | None = ...,
+        managed_instances_provider: Global___ManagedInstancesProvider | None = ...,
+        capacity_tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy", "_bid_percentage", b"_bid_percentage", "_desiredv_cpus", b"_desiredv_cpus", "_ec2_key_pair", b"_ec2_key_pair", "_instance_role", b"_instance_role", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "_spot_iam_fleet_role", b"_spot_iam_fleet_role", "_type", b"_type", "allocation_strategy", b"allocation_strategy", "bid_percentage", b"bid_percentage", "desiredv_cpus", b"desiredv_cpus", "ec2_key_pair", b"ec2_key_pair", "instance_role", b"instance_role", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus", "spot_iam_fleet_role", b"spot_iam_fleet_role", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy", "_bid_percentage", b"_bid_percentage", "_desiredv_cpus", b"_desiredv_cpus", "_ec2_key_pair", b"_ec2_key_pair", "_image_id", b"_image_id", "_instance_role", b"_instance_role", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "_placement_group", b"_placement_group", "_spot_iam_fleet_role", b"_spot_iam_fleet_role", "_type", b"_type", "allocation_strategy", b"allocation_strategy", "bid_percentage", b"bid_percentage", "desiredv_cpus", b"desiredv_cpus", "ec2_key_pair", b"ec2_key_pair", "image_id", b"image_id", "instance_role", b"instance_role", "launch_template", b"launch_template", "managed_instances_provider", b"managed_instances_provider", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus", "placement_group", b"placement_group", "scaling_policy", b"scaling_policy", "spot_iam_fleet_role", b"spot_iam_fleet_role", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy", "_bid_percentage", b"_bid_percentage", "_desiredv_cpus", b"_desiredv_cpus", "_ec2_key_pair", b"_ec2_key_pair", "_instance_role", b"_instance_role", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "_spot_iam_fleet_role", b"_spot_iam_fleet_role", "_type", b"_type", "allocation_strategy", b"allocation_strategy", "bid_percentage", b"bid_percentage", "desiredv_cpus", b"desiredv_cpus", "ec2_key_pair", b"ec2_key_pair", "instance_role", b"instance_role", "instance_types", b"instance_types", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus", "security_group_ids", b"security_group_ids", "spot_iam_fleet_role", b"spot_iam_fleet_role", "subnets", b"subnets", "tags", b"tags", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy", "_bid_percentage", b"_bid_percentage", "_desiredv_cpus", b"_desiredv_cpus", "_ec2_key_pair", b"_ec2_key_pair", "_image_id", b"_image_id", "_instance_role", b"_instance_role", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "_placement_group", b"_placement_group", "_spot_iam_fleet_role", b"_spot_iam_fleet_role", "_type", b"_type", "allocation_strategy", b"allocation_strategy", "bid_percentage", b"bid_percentage", "capacity_tags", b"capacity_tags", "desiredv_cpus", b"desiredv_cpus", "ec2_configuration", b"ec2_configuration", "ec2_key_pair", b"ec2_key_pair", "image_id", b"image_id", "instance_role", b"instance_role", "instance_types", b"instance_types", "launch_template", b"launch_template", "managed_instances_provider", b"managed_instances_provider", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus", "placement_group", b"placement_group", "scaling_policy", b"scaling_policy", "security_group_ids", b"security_group_ids", "spot_iam_fleet_role", b"spot_iam_fleet_role", "subnets", b"subnets", "tags", b"tags", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allocation_strategy: _TypeAlias = _typing.Literal["allocation_strategy"]  # noqa: Y015
     _WhichOneofArgType__allocation_strategy: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy"]  # noqa: Y015
@@ -133,12 +376,16 @@ class ComputeResource(_message.Message):
     _WhichOneofArgType__desiredv_cpus: _TypeAlias = _typing.Literal["_desiredv_cpus", b"_desiredv_cpus"]  # noqa: Y015
     _WhichOneofReturnType__ec2_key_pair: _TypeAlias = _typing.Literal["ec2_key_pair"]  # noqa: Y015
     _WhichOneofArgType__ec2_key_pair: _TypeAlias = _typing.Literal["_ec2_key_pair", b"_ec2_key_pair"]  # noqa: Y015
+    _WhichOneofReturnType__image_id: _TypeAlias = _typing.Literal["image_id"]  # noqa: Y015
+    _WhichOneofArgType__image_id: _TypeAlias = _typing.Literal["_image_id", b"_image_id"]  # noqa: Y015
     _WhichOneofReturnType__instance_role: _TypeAlias = _typing.Literal["instance_role"]  # noqa: Y015
     _WhichOneofArgType__instance_role: _TypeAlias = _typing.Literal["_instance_role", b"_instance_role"]  # noqa: Y015
     _WhichOneofReturnType__maxv_cpus: _TypeAlias = _typing.Literal["maxv_cpus"]  # noqa: Y015
     _WhichOneofArgType__maxv_cpus: _TypeAlias = _typing.Literal["_maxv_cpus", b"_maxv_cpus"]  # noqa: Y015
     _WhichOneofReturnType__minv_cpus: _TypeAlias = _typing.Literal["minv_cpus"]  # noqa: Y015
     _WhichOneofArgType__minv_cpus: _TypeAlias = _typing.Literal["_minv_cpus", b"_minv_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__placement_group: _TypeAlias = _typing.Literal["placement_group"]  # noqa: Y015
+    _WhichOneofArgType__placement_group: _TypeAlias = _typing.Literal["_placement_group", b"_placement_group"]  # noqa: Y015
     _WhichOneofReturnType__spot_iam_fleet_role: _TypeAlias = _typing.Literal["spot_iam_fleet_role"]  # noqa: Y015
     _WhichOneofArgType__spot_iam_fleet_role: _TypeAlias = _typing.Literal["_spot_iam_fleet_role", b"_spot_iam_fleet_role"]  # noqa: Y015
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
@@ -152,11 +399,15 @@ class ComputeResource(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ec2_key_pair) -> _WhichOneofReturnType__ec2_key_pair | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_id) -> _WhichOneofReturnType__image_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_role) -> _WhichOneofReturnType__instance_role | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__maxv_cpus) -> _WhichOneofReturnType__maxv_cpus | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__minv_cpus) -> _WhichOneofReturnType__minv_cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placement_group) -> _WhichOneofReturnType__placement_group | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__spot_iam_fleet_role) -> _WhichOneofReturnType__spot_iam_fleet_role | None: ...
     @_typing.overload
@@ -166,41 +417,263 @@ Global___ComputeResource: _TypeAlias = ComputeResource  # noqa: Y015
 
 @_typing.final
 class ComputeResourceUpdate(_message.Message):
-    """The members of ComputeResource that an update may change; those not sent keep their value."""
+    """The members of ComputeResource that an update may change; those not sent keep their value. An empty text removes a
+    member; so does an empty list, if it is named in `cleared_members`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CapacityTagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     MINV_CPUS_FIELD_NUMBER: _builtins.int
     MAXV_CPUS_FIELD_NUMBER: _builtins.int
     DESIREDV_CPUS_FIELD_NUMBER: _builtins.int
+    SUBNETS_FIELD_NUMBER: _builtins.int
+    SECURITY_GROUP_IDS_FIELD_NUMBER: _builtins.int
+    ALLOCATION_STRATEGY_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPES_FIELD_NUMBER: _builtins.int
+    EC2_KEY_PAIR_FIELD_NUMBER: _builtins.int
+    INSTANCE_ROLE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_GROUP_FIELD_NUMBER: _builtins.int
+    BID_PERCENTAGE_FIELD_NUMBER: _builtins.int
+    LAUNCH_TEMPLATE_FIELD_NUMBER: _builtins.int
+    EC2_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    UPDATE_TO_LATEST_IMAGE_VERSION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    SCALING_POLICY_FIELD_NUMBER: _builtins.int
+    MANAGED_INSTANCES_PROVIDER_FIELD_NUMBER: _builtins.int
+    CAPACITY_TAGS_FIELD_NUMBER: _builtins.int
+    CLEARED_MEMBERS_FIELD_NUMBER: _builtins.int
     minv_cpus: _builtins.int
     maxv_cpus: _builtins.int
     desiredv_cpus: _builtins.int
+    allocation_strategy: _builtins.str
+    ec2_key_pair: _builtins.str
+    instance_role: _builtins.str
+    placement_group: _builtins.str
+    bid_percentage: _builtins.int
+    update_to_latest_image_version: _builtins.bool
+    """Taken, without effect: nothing here has machine images."""
+    type: _builtins.str
+    """Between "EC2" and "SPOT", or "FARGATE" and "FARGATE_SPOT"."""
+    image_id: _builtins.str
+    @_builtins.property
+    def subnets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def security_group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def instance_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def launch_template(self) -> Global___LaunchTemplateSpecification:
+        """Replaces the old one whole; an empty id or name removes it."""
+
+    @_builtins.property
+    def ec2_configuration(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ec2Configuration]: ...
+    @_builtins.property
+    def scaling_policy(self) -> Global___ComputeScalingPolicy: ...
+    @_builtins.property
+    def managed_instances_provider(self) -> Global___ManagedInstancesProvider:
+        """Refused."""
+
+    @_builtins.property
+    def capacity_tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Refused: AWS has them for ECS Managed Instances only."""
+
+    @_builtins.property
+    def cleared_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """AWS names of lists and maps to empty, such as "securityGroupIds"."""
+
     def __init__(
         self,
         *,
         minv_cpus: _builtins.int | None = ...,
         maxv_cpus: _builtins.int | None = ...,
         desiredv_cpus: _builtins.int | None = ...,
+        subnets: _abc.Iterable[_builtins.str] | None = ...,
+        security_group_ids: _abc.Iterable[_builtins.str] | None = ...,
+        allocation_strategy: _builtins.str | None = ...,
+        instance_types: _abc.Iterable[_builtins.str] | None = ...,
+        ec2_key_pair: _builtins.str | None = ...,
+        instance_role: _builtins.str | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        placement_group: _builtins.str | None = ...,
+        bid_percentage: _builtins.int | None = ...,
+        launch_template: Global___LaunchTemplateSpecification | None = ...,
+        ec2_configuration: _abc.Iterable[Global___Ec2Configuration] | None = ...,
+        update_to_latest_image_version: _builtins.bool | None = ...,
+        type: _builtins.str | None = ...,
+        image_id: _builtins.str | None = ...,
+        scaling_policy: Global___ComputeScalingPolicy | None = ...,
+        managed_instances_provider: Global___ManagedInstancesProvider | None = ...,
+        capacity_tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cleared_members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_desiredv_cpus", b"_desiredv_cpus", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "desiredv_cpus", b"desiredv_cpus", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy", "_bid_percentage", b"_bid_percentage", "_desiredv_cpus", b"_desiredv_cpus", "_ec2_key_pair", b"_ec2_key_pair", "_image_id", b"_image_id", "_instance_role", b"_instance_role", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "_placement_group", b"_placement_group", "_type", b"_type", "_update_to_latest_image_version", b"_update_to_latest_image_version", "allocation_strategy", b"allocation_strategy", "bid_percentage", b"bid_percentage", "desiredv_cpus", b"desiredv_cpus", "ec2_key_pair", b"ec2_key_pair", "image_id", b"image_id", "instance_role", b"instance_role", "launch_template", b"launch_template", "managed_instances_provider", b"managed_instances_provider", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus", "placement_group", b"placement_group", "scaling_policy", b"scaling_policy", "type", b"type", "update_to_latest_image_version", b"update_to_latest_image_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_desiredv_cpus", b"_desiredv_cpus", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "desiredv_cpus", b"desiredv_cpus", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy", "_bid_percentage", b"_bid_percentage", "_desiredv_cpus", b"_desiredv_cpus", "_ec2_key_pair", b"_ec2_key_pair", "_image_id", b"_image_id", "_instance_role", b"_instance_role", "_maxv_cpus", b"_maxv_cpus", "_minv_cpus", b"_minv_cpus", "_placement_group", b"_placement_group", "_type", b"_type", "_update_to_latest_image_version", b"_update_to_latest_image_version", "allocation_strategy", b"allocation_strategy", "bid_percentage", b"bid_percentage", "capacity_tags", b"capacity_tags", "cleared_members", b"cleared_members", "desiredv_cpus", b"desiredv_cpus", "ec2_configuration", b"ec2_configuration", "ec2_key_pair", b"ec2_key_pair", "image_id", b"image_id", "instance_role", b"instance_role", "instance_types", b"instance_types", "launch_template", b"launch_template", "managed_instances_provider", b"managed_instances_provider", "maxv_cpus", b"maxv_cpus", "minv_cpus", b"minv_cpus", "placement_group", b"placement_group", "scaling_policy", b"scaling_policy", "security_group_ids", b"security_group_ids", "subnets", b"subnets", "tags", b"tags", "type", b"type", "update_to_latest_image_version", b"update_to_latest_image_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allocation_strategy: _TypeAlias = _typing.Literal["allocation_strategy"]  # noqa: Y015
+    _WhichOneofArgType__allocation_strategy: _TypeAlias = _typing.Literal["_allocation_strategy", b"_allocation_strategy"]  # noqa: Y015
+    _WhichOneofReturnType__bid_percentage: _TypeAlias = _typing.Literal["bid_percentage"]  # noqa: Y015
+    _WhichOneofArgType__bid_percentage: _TypeAlias = _typing.Literal["_bid_percentage", b"_bid_percentage"]  # noqa: Y015
     _WhichOneofReturnType__desiredv_cpus: _TypeAlias = _typing.Literal["desiredv_cpus"]  # noqa: Y015
     _WhichOneofArgType__desiredv_cpus: _TypeAlias = _typing.Literal["_desiredv_cpus", b"_desiredv_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__ec2_key_pair: _TypeAlias = _typing.Literal["ec2_key_pair"]  # noqa: Y015
+    _WhichOneofArgType__ec2_key_pair: _TypeAlias = _typing.Literal["_ec2_key_pair", b"_ec2_key_pair"]  # noqa: Y015
+    _WhichOneofReturnType__image_id: _TypeAlias = _typing.Literal["image_id"]  # noqa: Y015
+    _WhichOneofArgType__image_id: _TypeAlias = _typing.Literal["_image_id", b"_image_id"]  # noqa: Y015
+    _WhichOneofReturnType__instance_role: _TypeAlias = _typing.Literal["instance_role"]  # noqa: Y015
+    _WhichOneofArgType__instance_role: _TypeAlias = _typing.Literal["_instance_role", b"_instance_role"]  # noqa: Y015
     _WhichOneofReturnType__maxv_cpus: _TypeAlias = _typing.Literal["maxv_cpus"]  # noqa: Y015
     _WhichOneofArgType__maxv_cpus: _TypeAlias = _typing.Literal["_maxv_cpus", b"_maxv_cpus"]  # noqa: Y015
     _WhichOneofReturnType__minv_cpus: _TypeAlias = _typing.Literal["minv_cpus"]  # noqa: Y015
     _WhichOneofArgType__minv_cpus: _TypeAlias = _typing.Literal["_minv_cpus", b"_minv_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__placement_group: _TypeAlias = _typing.Literal["placement_group"]  # noqa: Y015
+    _WhichOneofArgType__placement_group: _TypeAlias = _typing.Literal["_placement_group", b"_placement_group"]  # noqa: Y015
+    _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
+    _WhichOneofReturnType__update_to_latest_image_version: _TypeAlias = _typing.Literal["update_to_latest_image_version"]  # noqa: Y015
+    _WhichOneofArgType__update_to_latest_image_version: _TypeAlias = _typing.Literal["_update_to_latest_image_version", b"_update_to_latest_image_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allocation_strategy) -> _WhichOneofReturnType__allocation_strategy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bid_percentage) -> _WhichOneofReturnType__bid_percentage | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__desiredv_cpus) -> _WhichOneofReturnType__desiredv_cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ec2_key_pair) -> _WhichOneofReturnType__ec2_key_pair | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_id) -> _WhichOneofReturnType__image_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_role) -> _WhichOneofReturnType__instance_role | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__maxv_cpus) -> _WhichOneofReturnType__maxv_cpus | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__minv_cpus) -> _WhichOneofReturnType__minv_cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placement_group) -> _WhichOneofReturnType__placement_group | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__update_to_latest_image_version) -> _WhichOneofReturnType__update_to_latest_image_version | None: ...
 
 Global___ComputeResourceUpdate: _TypeAlias = ComputeResourceUpdate  # noqa: Y015
+
+@_typing.final
+class UpdatePolicy(_message.Message):
+    """How an update treats running jobs on AWS. Stored and returned: an update here never disturbs a running job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMINATE_JOBS_ON_UPDATE_FIELD_NUMBER: _builtins.int
+    JOB_EXECUTION_TIMEOUT_MINUTES_FIELD_NUMBER: _builtins.int
+    terminate_jobs_on_update: _builtins.bool
+    """Default false."""
+    job_execution_timeout_minutes: _builtins.int
+    """1 to 7200, default 30."""
+    def __init__(
+        self,
+        *,
+        terminate_jobs_on_update: _builtins.bool | None = ...,
+        job_execution_timeout_minutes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_execution_timeout_minutes", b"_job_execution_timeout_minutes", "_terminate_jobs_on_update", b"_terminate_jobs_on_update", "job_execution_timeout_minutes", b"job_execution_timeout_minutes", "terminate_jobs_on_update", b"terminate_jobs_on_update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_execution_timeout_minutes", b"_job_execution_timeout_minutes", "_terminate_jobs_on_update", b"_terminate_jobs_on_update", "job_execution_timeout_minutes", b"job_execution_timeout_minutes", "terminate_jobs_on_update", b"terminate_jobs_on_update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__job_execution_timeout_minutes: _TypeAlias = _typing.Literal["job_execution_timeout_minutes"]  # noqa: Y015
+    _WhichOneofArgType__job_execution_timeout_minutes: _TypeAlias = _typing.Literal["_job_execution_timeout_minutes", b"_job_execution_timeout_minutes"]  # noqa: Y015
+    _WhichOneofReturnType__terminate_jobs_on_update: _TypeAlias = _typing.Literal["terminate_jobs_on_update"]  # noqa: Y015
+    _WhichOneofArgType__terminate_jobs_on_update: _TypeAlias = _typing.Literal["_terminate_jobs_on_update", b"_terminate_jobs_on_update"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job_execution_timeout_minutes) -> _WhichOneofReturnType__job_execution_timeout_minutes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__terminate_jobs_on_update) -> _WhichOneofReturnType__terminate_jobs_on_update | None: ...
+
+Global___UpdatePolicy: _TypeAlias = UpdatePolicy  # noqa: Y015
+
+@_typing.final
+class EcsSettings(_message.Message):
+    """Settings of the environment's ECS cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_INSIGHTS_FIELD_NUMBER: _builtins.int
+    container_insights: _builtins.str
+    """"ENABLED", "ENHANCED" or "DISABLED"."""
+    def __init__(
+        self,
+        *,
+        container_insights: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container_insights", b"_container_insights", "container_insights", b"container_insights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_insights", b"_container_insights", "container_insights", b"container_insights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__container_insights: _TypeAlias = _typing.Literal["container_insights"]  # noqa: Y015
+    _WhichOneofArgType__container_insights: _TypeAlias = _typing.Literal["_container_insights", b"_container_insights"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__container_insights) -> _WhichOneofReturnType__container_insights | None: ...
+
+Global___EcsSettings: _TypeAlias = EcsSettings  # noqa: Y015
+
+@_typing.final
+class EksConfiguration(_message.Message):
+    """A Kubernetes cluster. Refused whatever is in it: nothing here runs on Kubernetes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EksConfiguration: _TypeAlias = EksConfiguration  # noqa: Y015
 
 @_typing.final
 class ComputeEnvironmentDetail(_message.Message):
@@ -238,6 +711,12 @@ class ComputeEnvironmentDetail(_message.Message):
     COMPUTE_RESOURCES_FIELD_NUMBER: _builtins.int
     SERVICE_ROLE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    UNMANAGEDV_CPUS_FIELD_NUMBER: _builtins.int
+    UPDATE_POLICY_FIELD_NUMBER: _builtins.int
+    CONTAINER_ORCHESTRATION_TYPE_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ECS_SETTINGS_FIELD_NUMBER: _builtins.int
     compute_environment_name: _builtins.str
     compute_environment_arn: _builtins.str
     ecs_cluster_arn: _builtins.str
@@ -246,12 +725,23 @@ class ComputeEnvironmentDetail(_message.Message):
     status: _resource_state_pb2.ResourceStatus.ValueType
     status_reason: _builtins.str
     service_role: _builtins.str
+    unmanagedv_cpus: _builtins.int
+    """Of an UNMANAGED environment: its vCPUs, of which fair share reserves a part."""
+    container_orchestration_type: _builtins.str
+    """Always "ECS"."""
+    uuid: _builtins.str
+    """Differs between environments that had the same name."""
+    context: _builtins.str
     @_builtins.property
     def compute_resources(self) -> Global___ComputeResource:
         """Absent for UNMANAGED."""
 
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def update_policy(self) -> Global___UpdatePolicy: ...
+    @_builtins.property
+    def ecs_settings(self) -> Global___EcsSettings: ...
     def __init__(
         self,
         *,
@@ -265,15 +755,25 @@ class ComputeEnvironmentDetail(_message.Message):
         compute_resources: Global___ComputeResource | None = ...,
         service_role: _builtins.str | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        unmanagedv_cpus: _builtins.int | None = ...,
+        update_policy: Global___UpdatePolicy | None = ...,
+        container_orchestration_type: _builtins.str | None = ...,
+        uuid: _builtins.str | None = ...,
+        context: _builtins.str | None = ...,
+        ecs_settings: Global___EcsSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_arn", b"_compute_environment_arn", "_compute_environment_name", b"_compute_environment_name", "_ecs_cluster_arn", b"_ecs_cluster_arn", "_service_role", b"_service_role", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "_type", b"_type", "compute_environment_arn", b"compute_environment_arn", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "ecs_cluster_arn", b"ecs_cluster_arn", "service_role", b"service_role", "state", b"state", "status", b"status", "status_reason", b"status_reason", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_arn", b"_compute_environment_arn", "_compute_environment_name", b"_compute_environment_name", "_container_orchestration_type", b"_container_orchestration_type", "_context", b"_context", "_ecs_cluster_arn", b"_ecs_cluster_arn", "_service_role", b"_service_role", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "_type", b"_type", "_unmanagedv_cpus", b"_unmanagedv_cpus", "_uuid", b"_uuid", "compute_environment_arn", b"compute_environment_arn", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "container_orchestration_type", b"container_orchestration_type", "context", b"context", "ecs_cluster_arn", b"ecs_cluster_arn", "ecs_settings", b"ecs_settings", "service_role", b"service_role", "state", b"state", "status", b"status", "status_reason", b"status_reason", "type", b"type", "unmanagedv_cpus", b"unmanagedv_cpus", "update_policy", b"update_policy", "uuid", b"uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_arn", b"_compute_environment_arn", "_compute_environment_name", b"_compute_environment_name", "_ecs_cluster_arn", b"_ecs_cluster_arn", "_service_role", b"_service_role", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "_type", b"_type", "compute_environment_arn", b"compute_environment_arn", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "ecs_cluster_arn", b"ecs_cluster_arn", "service_role", b"service_role", "state", b"state", "status", b"status", "status_reason", b"status_reason", "tags", b"tags", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_arn", b"_compute_environment_arn", "_compute_environment_name", b"_compute_environment_name", "_container_orchestration_type", b"_container_orchestration_type", "_context", b"_context", "_ecs_cluster_arn", b"_ecs_cluster_arn", "_service_role", b"_service_role", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "_type", b"_type", "_unmanagedv_cpus", b"_unmanagedv_cpus", "_uuid", b"_uuid", "compute_environment_arn", b"compute_environment_arn", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "container_orchestration_type", b"container_orchestration_type", "context", b"context", "ecs_cluster_arn", b"ecs_cluster_arn", "ecs_settings", b"ecs_settings", "service_role", b"service_role", "state", b"state", "status", b"status", "status_reason", b"status_reason", "tags", b"tags", "type", b"type", "unmanagedv_cpus", b"unmanagedv_cpus", "update_policy", b"update_policy", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_environment_arn: _TypeAlias = _typing.Literal["compute_environment_arn"]  # noqa: Y015
     _WhichOneofArgType__compute_environment_arn: _TypeAlias = _typing.Literal["_compute_environment_arn", b"_compute_environment_arn"]  # noqa: Y015
     _WhichOneofReturnType__compute_environment_name: _TypeAlias = _typing.Literal["compute_environment_name"]  # noqa: Y015
     _WhichOneofArgType__compute_environment_name: _TypeAlias = _typing.Literal["_compute_environment_name", b"_compute_environment_name"]  # noqa: Y015
+    _WhichOneofReturnType__container_orchestration_type: _TypeAlias = _typing.Literal["container_orchestration_type"]  # noqa: Y015
+    _WhichOneofArgType__container_orchestration_type: _TypeAlias = _typing.Literal["_container_orchestration_type", b"_container_orchestration_type"]  # noqa: Y015
+    _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
+    _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
     _WhichOneofReturnType__ecs_cluster_arn: _TypeAlias = _typing.Literal["ecs_cluster_arn"]  # noqa: Y015
     _WhichOneofArgType__ecs_cluster_arn: _TypeAlias = _typing.Literal["_ecs_cluster_arn", b"_ecs_cluster_arn"]  # noqa: Y015
     _WhichOneofReturnType__service_role: _TypeAlias = _typing.Literal["service_role"]  # noqa: Y015
@@ -286,10 +786,18 @@ class ComputeEnvironmentDetail(_message.Message):
     _WhichOneofArgType__status_reason: _TypeAlias = _typing.Literal["_status_reason", b"_status_reason"]  # noqa: Y015
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
+    _WhichOneofReturnType__unmanagedv_cpus: _TypeAlias = _typing.Literal["unmanagedv_cpus"]  # noqa: Y015
+    _WhichOneofArgType__unmanagedv_cpus: _TypeAlias = _typing.Literal["_unmanagedv_cpus", b"_unmanagedv_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__uuid: _TypeAlias = _typing.Literal["uuid"]  # noqa: Y015
+    _WhichOneofArgType__uuid: _TypeAlias = _typing.Literal["_uuid", b"_uuid"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_environment_arn) -> _WhichOneofReturnType__compute_environment_arn | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_environment_name) -> _WhichOneofReturnType__compute_environment_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__container_orchestration_type) -> _WhichOneofReturnType__container_orchestration_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ecs_cluster_arn) -> _WhichOneofReturnType__ecs_cluster_arn | None: ...
     @_typing.overload
@@ -302,5 +810,9 @@ class ComputeEnvironmentDetail(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_reason) -> _WhichOneofReturnType__status_reason | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unmanagedv_cpus) -> _WhichOneofReturnType__unmanagedv_cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uuid) -> _WhichOneofReturnType__uuid | None: ...
 
 Global___ComputeEnvironmentDetail: _TypeAlias = ComputeEnvironmentDetail  # noqa: Y015

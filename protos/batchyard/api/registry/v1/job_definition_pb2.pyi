@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from batchyard.api.common.v1 import container_pb2 as _container_pb2
+from batchyard.api.registry.v1 import task_properties_pb2 as _task_properties_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -38,6 +39,17 @@ class ContainerProperties(_message.Message):
     ULIMITS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     RESOURCE_REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    EXECUTION_ROLE_ARN_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
+    LINUX_PARAMETERS_FIELD_NUMBER: _builtins.int
+    LOG_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    NETWORK_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    FARGATE_PLATFORM_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    ENABLE_EXECUTE_COMMAND_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_STORAGE_FIELD_NUMBER: _builtins.int
+    RUNTIME_PLATFORM_FIELD_NUMBER: _builtins.int
+    REPOSITORY_CREDENTIALS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """Handed to the container engine unchanged. The process runtime ignores it."""
     vcpus: _builtins.int
@@ -49,6 +61,11 @@ class ContainerProperties(_message.Message):
     privileged: _builtins.bool
     user: _builtins.str
     """User name or uid, optionally with `:group`."""
+    execution_role_arn: _builtins.str
+    """The role that pulls the image and reads secrets on AWS."""
+    instance_type: _builtins.str
+    """For multi-node jobs."""
+    enable_execute_command: _builtins.bool
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replaces the image's CMD. `Ref::name` is replaced by the parameter of that name."""
@@ -63,6 +80,26 @@ class ContainerProperties(_message.Message):
     def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.Ulimit]: ...
     @_builtins.property
     def resource_requirements(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.ResourceRequirement]: ...
+    @_builtins.property
+    def linux_parameters(self) -> _container_pb2.LinuxParameters: ...
+    @_builtins.property
+    def log_configuration(self) -> _container_pb2.LogConfiguration: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.Secret]:
+        """Need an execution role."""
+
+    @_builtins.property
+    def network_configuration(self) -> _container_pb2.NetworkConfiguration:
+        """For Fargate only."""
+
+    @_builtins.property
+    def fargate_platform_configuration(self) -> _container_pb2.FargatePlatformConfiguration: ...
+    @_builtins.property
+    def ephemeral_storage(self) -> _container_pb2.EphemeralStorage: ...
+    @_builtins.property
+    def runtime_platform(self) -> _container_pb2.RuntimePlatform: ...
+    @_builtins.property
+    def repository_credentials(self) -> _container_pb2.RepositoryCredentials: ...
     def __init__(
         self,
         *,
@@ -79,13 +116,30 @@ class ContainerProperties(_message.Message):
         ulimits: _abc.Iterable[_container_pb2.Ulimit] | None = ...,
         user: _builtins.str | None = ...,
         resource_requirements: _abc.Iterable[_container_pb2.ResourceRequirement] | None = ...,
+        execution_role_arn: _builtins.str | None = ...,
+        instance_type: _builtins.str | None = ...,
+        linux_parameters: _container_pb2.LinuxParameters | None = ...,
+        log_configuration: _container_pb2.LogConfiguration | None = ...,
+        secrets: _abc.Iterable[_container_pb2.Secret] | None = ...,
+        network_configuration: _container_pb2.NetworkConfiguration | None = ...,
+        fargate_platform_configuration: _container_pb2.FargatePlatformConfiguration | None = ...,
+        enable_execute_command: _builtins.bool | None = ...,
+        ephemeral_storage: _container_pb2.EphemeralStorage | None = ...,
+        runtime_platform: _container_pb2.RuntimePlatform | None = ...,
+        repository_credentials: _container_pb2.RepositoryCredentials | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_job_role_arn", b"_job_role_arn", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_user", b"_user", "_vcpus", b"_vcpus", "image", b"image", "job_role_arn", b"job_role_arn", "memory", b"memory", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "user", b"user", "vcpus", b"vcpus"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_execute_command", b"_enable_execute_command", "_execution_role_arn", b"_execution_role_arn", "_image", b"_image", "_instance_type", b"_instance_type", "_job_role_arn", b"_job_role_arn", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_user", b"_user", "_vcpus", b"_vcpus", "enable_execute_command", b"enable_execute_command", "ephemeral_storage", b"ephemeral_storage", "execution_role_arn", b"execution_role_arn", "fargate_platform_configuration", b"fargate_platform_configuration", "image", b"image", "instance_type", b"instance_type", "job_role_arn", b"job_role_arn", "linux_parameters", b"linux_parameters", "log_configuration", b"log_configuration", "memory", b"memory", "network_configuration", b"network_configuration", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "repository_credentials", b"repository_credentials", "runtime_platform", b"runtime_platform", "user", b"user", "vcpus", b"vcpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_job_role_arn", b"_job_role_arn", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_user", b"_user", "_vcpus", b"_vcpus", "command", b"command", "environment", b"environment", "image", b"image", "job_role_arn", b"job_role_arn", "memory", b"memory", "mount_points", b"mount_points", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "resource_requirements", b"resource_requirements", "ulimits", b"ulimits", "user", b"user", "vcpus", b"vcpus", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_execute_command", b"_enable_execute_command", "_execution_role_arn", b"_execution_role_arn", "_image", b"_image", "_instance_type", b"_instance_type", "_job_role_arn", b"_job_role_arn", "_memory", b"_memory", "_privileged", b"_privileged", "_readonly_root_filesystem", b"_readonly_root_filesystem", "_user", b"_user", "_vcpus", b"_vcpus", "command", b"command", "enable_execute_command", b"enable_execute_command", "environment", b"environment", "ephemeral_storage", b"ephemeral_storage", "execution_role_arn", b"execution_role_arn", "fargate_platform_configuration", b"fargate_platform_configuration", "image", b"image", "instance_type", b"instance_type", "job_role_arn", b"job_role_arn", "linux_parameters", b"linux_parameters", "log_configuration", b"log_configuration", "memory", b"memory", "mount_points", b"mount_points", "network_configuration", b"network_configuration", "privileged", b"privileged", "readonly_root_filesystem", b"readonly_root_filesystem", "repository_credentials", b"repository_credentials", "resource_requirements", b"resource_requirements", "runtime_platform", b"runtime_platform", "secrets", b"secrets", "ulimits", b"ulimits", "user", b"user", "vcpus", b"vcpus", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enable_execute_command: _TypeAlias = _typing.Literal["enable_execute_command"]  # noqa: Y015
+    _WhichOneofArgType__enable_execute_command: _TypeAlias = _typing.Literal["_enable_execute_command", b"_enable_execute_command"]  # noqa: Y015
+    _WhichOneofReturnType__execution_role_arn: _TypeAlias = _typing.Literal["execution_role_arn"]  # noqa: Y015
+    _WhichOneofArgType__execution_role_arn: _TypeAlias = _typing.Literal["_execution_role_arn", b"_execution_role_arn"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
     _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = _typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = _typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
     _WhichOneofReturnType__job_role_arn: _TypeAlias = _typing.Literal["job_role_arn"]  # noqa: Y015
     _WhichOneofArgType__job_role_arn: _TypeAlias = _typing.Literal["_job_role_arn", b"_job_role_arn"]  # noqa: Y015
     _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
@@ -99,7 +153,13 @@ class ContainerProperties(_message.Message):
     _WhichOneofReturnType__vcpus: _TypeAlias = _typing.Literal["vcpus"]  # noqa: Y015
     _WhichOneofArgType__vcpus: _TypeAlias = _typing.Literal["_vcpus", b"_vcpus"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_execute_command) -> _WhichOneofReturnType__enable_execute_command | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__execution_role_arn) -> _WhichOneofReturnType__execution_role_arn | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_role_arn) -> _WhichOneofReturnType__job_role_arn | None: ...
     @_typing.overload
@@ -114,6 +174,95 @@ class ContainerProperties(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vcpus) -> _WhichOneofReturnType__vcpus | None: ...
 
 Global___ContainerProperties: _TypeAlias = ContainerProperties  # noqa: Y015
+
+@_typing.final
+class NodeRangeProperty(_message.Message):
+    """The nodes of a multi-node job that are alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_NODES_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPES_FIELD_NUMBER: _builtins.int
+    ECS_PROPERTIES_FIELD_NUMBER: _builtins.int
+    EKS_PROPERTIES_FIELD_NUMBER: _builtins.int
+    CONSUMABLE_RESOURCE_PROPERTIES_FIELD_NUMBER: _builtins.int
+    target_nodes: _builtins.str
+    """"a:b", "a:", ":b" or "a", counted from 0. Together the ranges cover all nodes; of nested ones the later wins."""
+    @_builtins.property
+    def container(self) -> Global___ContainerProperties:
+        """Either this or ecs_properties."""
+
+    @_builtins.property
+    def instance_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most one; with ecs_properties only."""
+
+    @_builtins.property
+    def ecs_properties(self) -> _task_properties_pb2.EcsProperties: ...
+    @_builtins.property
+    def eks_properties(self) -> _task_properties_pb2.EksProperties:
+        """Refused: nothing here runs on Kubernetes."""
+
+    @_builtins.property
+    def consumable_resource_properties(self) -> _container_pb2.ConsumableResourceProperties: ...
+    def __init__(
+        self,
+        *,
+        target_nodes: _builtins.str | None = ...,
+        container: Global___ContainerProperties | None = ...,
+        instance_types: _abc.Iterable[_builtins.str] | None = ...,
+        ecs_properties: _task_properties_pb2.EcsProperties | None = ...,
+        eks_properties: _task_properties_pb2.EksProperties | None = ...,
+        consumable_resource_properties: _container_pb2.ConsumableResourceProperties | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_nodes", b"_target_nodes", "consumable_resource_properties", b"consumable_resource_properties", "container", b"container", "ecs_properties", b"ecs_properties", "eks_properties", b"eks_properties", "target_nodes", b"target_nodes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_nodes", b"_target_nodes", "consumable_resource_properties", b"consumable_resource_properties", "container", b"container", "ecs_properties", b"ecs_properties", "eks_properties", b"eks_properties", "instance_types", b"instance_types", "target_nodes", b"target_nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__target_nodes: _TypeAlias = _typing.Literal["target_nodes"]  # noqa: Y015
+    _WhichOneofArgType__target_nodes: _TypeAlias = _typing.Literal["_target_nodes", b"_target_nodes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_nodes) -> _WhichOneofReturnType__target_nodes | None: ...
+
+Global___NodeRangeProperty: _TypeAlias = NodeRangeProperty  # noqa: Y015
+
+@_typing.final
+class NodeProperties(_message.Message):
+    """The nodes of a multi-node job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_NODES_FIELD_NUMBER: _builtins.int
+    MAIN_NODE_FIELD_NUMBER: _builtins.int
+    NODE_RANGE_PROPERTIES_FIELD_NUMBER: _builtins.int
+    num_nodes: _builtins.int
+    """1 to 1000."""
+    main_node: _builtins.int
+    """Index of the node that decides how the job ends; less than num_nodes."""
+    @_builtins.property
+    def node_range_properties(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRangeProperty]:
+        """1 to 5."""
+
+    def __init__(
+        self,
+        *,
+        num_nodes: _builtins.int | None = ...,
+        main_node: _builtins.int | None = ...,
+        node_range_properties: _abc.Iterable[Global___NodeRangeProperty] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_main_node", b"_main_node", "_num_nodes", b"_num_nodes", "main_node", b"main_node", "num_nodes", b"num_nodes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_main_node", b"_main_node", "_num_nodes", b"_num_nodes", "main_node", b"main_node", "node_range_properties", b"node_range_properties", "num_nodes", b"num_nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__main_node: _TypeAlias = _typing.Literal["main_node"]  # noqa: Y015
+    _WhichOneofArgType__main_node: _TypeAlias = _typing.Literal["_main_node", b"_main_node"]  # noqa: Y015
+    _WhichOneofReturnType__num_nodes: _TypeAlias = _typing.Literal["num_nodes"]  # noqa: Y015
+    _WhichOneofArgType__num_nodes: _TypeAlias = _typing.Literal["_num_nodes", b"_num_nodes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__main_node) -> _WhichOneofReturnType__main_node | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_nodes) -> _WhichOneofReturnType__num_nodes | None: ...
+
+Global___NodeProperties: _TypeAlias = NodeProperties  # noqa: Y015
 
 @_typing.final
 class JobDefinition(_message.Message):
@@ -172,6 +321,12 @@ class JobDefinition(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
+    NODE_PROPERTIES_FIELD_NUMBER: _builtins.int
+    PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
+    PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
+    ECS_PROPERTIES_FIELD_NUMBER: _builtins.int
+    CONTAINER_ORCHESTRATION_TYPE_FIELD_NUMBER: _builtins.int
+    CONSUMABLE_RESOURCE_PROPERTIES_FIELD_NUMBER: _builtins.int
     job_definition_name: _builtins.str
     job_definition_arn: _builtins.str
     revision: _builtins.int
@@ -179,9 +334,13 @@ class JobDefinition(_message.Message):
     status: _builtins.str
     """"ACTIVE" or "INACTIVE"."""
     type: _builtins.str
-    """"container"."""
+    """"container" or "multinode"."""
     scheduling_priority: _builtins.int
     """0 to 9999; in a queue with fair share, higher is first within a share."""
+    propagate_tags: _builtins.bool
+    """Whether tags go on to the container; false unless registered."""
+    container_orchestration_type: _builtins.str
+    """Always "ECS"."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -192,6 +351,20 @@ class JobDefinition(_message.Message):
     def timeout(self) -> _container_pb2.JobTimeout: ...
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def node_properties(self) -> Global___NodeProperties:
+        """Of a multinode definition."""
+
+    @_builtins.property
+    def platform_capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As registered: nothing, "EC2" or "FARGATE"."""
+
+    @_builtins.property
+    def ecs_properties(self) -> _task_properties_pb2.EcsProperties:
+        """In place of container_properties."""
+
+    @_builtins.property
+    def consumable_resource_properties(self) -> _container_pb2.ConsumableResourceProperties: ...
     def __init__(
         self,
         *,
@@ -206,15 +379,25 @@ class JobDefinition(_message.Message):
         timeout: _container_pb2.JobTimeout | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         scheduling_priority: _builtins.int | None = ...,
+        node_properties: Global___NodeProperties | None = ...,
+        propagate_tags: _builtins.bool | None = ...,
+        platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        ecs_properties: _task_properties_pb2.EcsProperties | None = ...,
+        container_orchestration_type: _builtins.str | None = ...,
+        consumable_resource_properties: _container_pb2.ConsumableResourceProperties | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_revision", b"_revision", "_scheduling_priority", b"_scheduling_priority", "_status", b"_status", "_type", b"_type", "container_properties", b"container_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "retry_strategy", b"retry_strategy", "revision", b"revision", "scheduling_priority", b"scheduling_priority", "status", b"status", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_container_orchestration_type", b"_container_orchestration_type", "_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_propagate_tags", b"_propagate_tags", "_revision", b"_revision", "_scheduling_priority", b"_scheduling_priority", "_status", b"_status", "_type", b"_type", "consumable_resource_properties", b"consumable_resource_properties", "container_orchestration_type", b"container_orchestration_type", "container_properties", b"container_properties", "ecs_properties", b"ecs_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "node_properties", b"node_properties", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "revision", b"revision", "scheduling_priority", b"scheduling_priority", "status", b"status", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_revision", b"_revision", "_scheduling_priority", b"_scheduling_priority", "_status", b"_status", "_type", b"_type", "container_properties", b"container_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "revision", b"revision", "scheduling_priority", b"scheduling_priority", "status", b"status", "tags", b"tags", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_container_orchestration_type", b"_container_orchestration_type", "_job_definition_arn", b"_job_definition_arn", "_job_definition_name", b"_job_definition_name", "_propagate_tags", b"_propagate_tags", "_revision", b"_revision", "_scheduling_priority", b"_scheduling_priority", "_status", b"_status", "_type", b"_type", "consumable_resource_properties", b"consumable_resource_properties", "container_orchestration_type", b"container_orchestration_type", "container_properties", b"container_properties", "ecs_properties", b"ecs_properties", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "node_properties", b"node_properties", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "revision", b"revision", "scheduling_priority", b"scheduling_priority", "status", b"status", "tags", b"tags", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__container_orchestration_type: _TypeAlias = _typing.Literal["container_orchestration_type"]  # noqa: Y015
+    _WhichOneofArgType__container_orchestration_type: _TypeAlias = _typing.Literal["_container_orchestration_type", b"_container_orchestration_type"]  # noqa: Y015
     _WhichOneofReturnType__job_definition_arn: _TypeAlias = _typing.Literal["job_definition_arn"]  # noqa: Y015
     _WhichOneofArgType__job_definition_arn: _TypeAlias = _typing.Literal["_job_definition_arn", b"_job_definition_arn"]  # noqa: Y015
     _WhichOneofReturnType__job_definition_name: _TypeAlias = _typing.Literal["job_definition_name"]  # noqa: Y015
     _WhichOneofArgType__job_definition_name: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name"]  # noqa: Y015
+    _WhichOneofReturnType__propagate_tags: _TypeAlias = _typing.Literal["propagate_tags"]  # noqa: Y015
+    _WhichOneofArgType__propagate_tags: _TypeAlias = _typing.Literal["_propagate_tags", b"_propagate_tags"]  # noqa: Y015
     _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
     _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
     _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
@@ -224,9 +407,13 @@ class JobDefinition(_message.Message):
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__container_orchestration_type) -> _WhichOneofReturnType__container_orchestration_type | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_definition_arn) -> _WhichOneofReturnType__job_definition_arn | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_definition_name) -> _WhichOneofReturnType__job_definition_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propagate_tags) -> _WhichOneofReturnType__propagate_tags | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
     @_typing.overload

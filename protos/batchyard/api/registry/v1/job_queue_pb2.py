@@ -26,7 +26,7 @@ from batchyard.api.common.v1 import annotations_pb2 as batchyard_dot_api_dot_com
 from batchyard.api.registry.v1 import resource_state_pb2 as batchyard_dot_api_dot_registry_dot_v1_dot_resource__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)batchyard/api/registry/v1/job_queue.proto\x12\x19\x62\x61tchyard.api.registry.v1\x1a)batchyard/api/common/v1/annotations.proto\x1a.batchyard/api/registry/v1/resource_state.proto\"\x81\x01\n\x17\x43omputeEnvironmentOrder\x12\x1a\n\x05order\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12(\n\x13\x63ompute_environment\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x08\n\x06_orderB\x16\n\x14_compute_environment\"\xaa\x04\n\x0eJobQueueDetail\x12\x1b\n\x0ejob_queue_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rjob_queue_arn\x18\x02 \x01(\tH\x01\x88\x01\x01\x12<\n\x05state\x18\x03 \x01(\x0e\x32(.batchyard.api.registry.v1.ResourceStateH\x02\x88\x01\x01\x12>\n\x06status\x18\x04 \x01(\x0e\x32).batchyard.api.registry.v1.ResourceStatusH\x03\x88\x01\x01\x12\x1a\n\rstatus_reason\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12]\n\x19\x63ompute_environment_order\x18\x07 \x03(\x0b\x32\x32.batchyard.api.registry.v1.ComputeEnvironmentOrderB\x06\xea\xc7\x18\x02\x10\x01\x12I\n\x04tags\x18\x08 \x03(\x0b\x32\x33.batchyard.api.registry.v1.JobQueueDetail.TagsEntryB\x06\xea\xc7\x18\x02\x10\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_job_queue_nameB\x10\n\x0e_job_queue_arnB\x08\n\x06_stateB\t\n\x07_statusB\x10\n\x0e_status_reasonB\x0b\n\t_priorityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)batchyard/api/registry/v1/job_queue.proto\x12\x19\x62\x61tchyard.api.registry.v1\x1a)batchyard/api/common/v1/annotations.proto\x1a.batchyard/api/registry/v1/resource_state.proto\"\x81\x01\n\x17\x43omputeEnvironmentOrder\x12\x1a\n\x05order\x18\x01 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12(\n\x13\x63ompute_environment\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x42\x08\n\x06_orderB\x16\n\x14_compute_environment\"\xcb\x01\n\x17JobStateTimeLimitAction\x12\x1b\n\x06reason\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1a\n\x05state\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12%\n\x10max_time_seconds\x18\x03 \x01(\x05\x42\x06\xea\xc7\x18\x02\x08\x01H\x02\x88\x01\x01\x12\x1b\n\x06\x61\x63tion\x18\x04 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x03\x88\x01\x01\x42\t\n\x07_reasonB\x08\n\x06_stateB\x13\n\x11_max_time_secondsB\t\n\x07_action\"\x19\n\x17ServiceEnvironmentOrder\"\xf2\x05\n\x0eJobQueueDetail\x12\x1b\n\x0ejob_queue_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rjob_queue_arn\x18\x02 \x01(\tH\x01\x88\x01\x01\x12<\n\x05state\x18\x03 \x01(\x0e\x32(.batchyard.api.registry.v1.ResourceStateH\x02\x88\x01\x01\x12>\n\x06status\x18\x04 \x01(\x0e\x32).batchyard.api.registry.v1.ResourceStatusH\x03\x88\x01\x01\x12\x1a\n\rstatus_reason\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12]\n\x19\x63ompute_environment_order\x18\x07 \x03(\x0b\x32\x32.batchyard.api.registry.v1.ComputeEnvironmentOrderB\x06\xea\xc7\x18\x02\x10\x01\x12I\n\x04tags\x18\x08 \x03(\x0b\x32\x33.batchyard.api.registry.v1.JobQueueDetail.TagsEntryB\x06\xea\xc7\x18\x02\x10\x01\x12\"\n\x15scheduling_policy_arn\x18\t \x01(\tH\x06\x88\x01\x01\x12\x1b\n\x0ejob_queue_type\x18\n \x01(\tH\x07\x88\x01\x01\x12X\n\x1cjob_state_time_limit_actions\x18\x0b \x03(\x0b\x32\x32.batchyard.api.registry.v1.JobStateTimeLimitAction\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_job_queue_nameB\x10\n\x0e_job_queue_arnB\x08\n\x06_stateB\t\n\x07_statusB\x10\n\x0e_status_reasonB\x0b\n\t_priorityB\x18\n\x16_scheduling_policy_arnB\x11\n\x0f_job_queue_typeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPUTEENVIRONMENTORDER'].fields_by_name['order']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_COMPUTEENVIRONMENTORDER'].fields_by_name['compute_environment']._loaded_options = None
   _globals['_COMPUTEENVIRONMENTORDER'].fields_by_name['compute_environment']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['reason']._loaded_options = None
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['reason']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['state']._loaded_options = None
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['state']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['max_time_seconds']._loaded_options = None
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['max_time_seconds']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['action']._loaded_options = None
+  _globals['_JOBSTATETIMELIMITACTION'].fields_by_name['action']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_JOBQUEUEDETAIL_TAGSENTRY']._loaded_options = None
   _globals['_JOBQUEUEDETAIL_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_JOBQUEUEDETAIL'].fields_by_name['compute_environment_order']._loaded_options = None
@@ -45,8 +53,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBQUEUEDETAIL'].fields_by_name['tags']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_COMPUTEENVIRONMENTORDER']._serialized_start=164
   _globals['_COMPUTEENVIRONMENTORDER']._serialized_end=293
-  _globals['_JOBQUEUEDETAIL']._serialized_start=296
-  _globals['_JOBQUEUEDETAIL']._serialized_end=850
-  _globals['_JOBQUEUEDETAIL_TAGSENTRY']._serialized_start=718
-  _globals['_JOBQUEUEDETAIL_TAGSENTRY']._serialized_end=761
+  _globals['_JOBSTATETIMELIMITACTION']._serialized_start=296
+  _globals['_JOBSTATETIMELIMITACTION']._serialized_end=499
+  _globals['_SERVICEENVIRONMENTORDER']._serialized_start=501
+  _globals['_SERVICEENVIRONMENTORDER']._serialized_end=526
+  _globals['_JOBQUEUEDETAIL']._serialized_start=529
+  _globals['_JOBQUEUEDETAIL']._serialized_end=1283
+  _globals['_JOBQUEUEDETAIL_TAGSENTRY']._serialized_start=1106
+  _globals['_JOBQUEUEDETAIL_TAGSENTRY']._serialized_end=1149
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,72 @@ class ComputeEnvironmentOrder(_message.Message):
 Global___ComputeEnvironmentOrder: _TypeAlias = ComputeEnvironmentOrder  # noqa: Y015
 
 @_typing.final
+class JobStateTimeLimitAction(_message.Message):
+    """What is done with a job that has been at the head of its queue for too long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MAX_TIME_SECONDS_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why the job waits: the code that its status reason begins with, such as "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT"."""
+    state: _builtins.str
+    """"RUNNABLE"."""
+    max_time_seconds: _builtins.int
+    """Seconds, 600 to 86400."""
+    action: _builtins.str
+    """"CANCEL"."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str | None = ...,
+        state: _builtins.str | None = ...,
+        max_time_seconds: _builtins.int | None = ...,
+        action: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_max_time_seconds", b"_max_time_seconds", "_reason", b"_reason", "_state", b"_state", "action", b"action", "max_time_seconds", b"max_time_seconds", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_max_time_seconds", b"_max_time_seconds", "_reason", b"_reason", "_state", b"_state", "action", b"action", "max_time_seconds", b"max_time_seconds", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
+    _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
+    _WhichOneofReturnType__max_time_seconds: _TypeAlias = _typing.Literal["max_time_seconds"]  # noqa: Y015
+    _WhichOneofArgType__max_time_seconds: _TypeAlias = _typing.Literal["_max_time_seconds", b"_max_time_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
+    _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__action) -> _WhichOneofReturnType__action | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_time_seconds) -> _WhichOneofReturnType__max_time_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
+
+Global___JobStateTimeLimitAction: _TypeAlias = JobStateTimeLimitAction  # noqa: Y015
+
+@_typing.final
+class ServiceEnvironmentOrder(_message.Message):
+    """One service environment of a queue for service jobs. Refused whatever is in it: service jobs run on AWS alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceEnvironmentOrder: _TypeAlias = ServiceEnvironmentOrder  # noqa: Y015
+
+@_typing.final
 class JobQueueDetail(_message.Message):
     """A job queue as it stands."""
 
@@ -86,6 +152,9 @@ class JobQueueDetail(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     COMPUTE_ENVIRONMENT_ORDER_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_POLICY_ARN_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_TYPE_FIELD_NUMBER: _builtins.int
+    JOB_STATE_TIME_LIMIT_ACTIONS_FIELD_NUMBER: _builtins.int
     job_queue_name: _builtins.str
     job_queue_arn: _builtins.str
     state: _resource_state_pb2.ResourceState.ValueType
@@ -93,10 +162,16 @@ class JobQueueDetail(_message.Message):
     status_reason: _builtins.str
     priority: _builtins.int
     """Among queues that share an environment, the lower number is served first (`--compat aws` turns it round)."""
+    scheduling_policy_arn: _builtins.str
+    """Absent: first in, first out."""
+    job_queue_type: _builtins.str
+    """"ECS" or "ECS_FARGATE", as its environments are."""
     @_builtins.property
     def compute_environment_order(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComputeEnvironmentOrder]: ...
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def job_state_time_limit_actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStateTimeLimitAction]: ...
     def __init__(
         self,
         *,
@@ -108,17 +183,24 @@ class JobQueueDetail(_message.Message):
         priority: _builtins.int | None = ...,
         compute_environment_order: _abc.Iterable[Global___ComputeEnvironmentOrder] | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        scheduling_policy_arn: _builtins.str | None = ...,
+        job_queue_type: _builtins.str | None = ...,
+        job_state_time_limit_actions: _abc.Iterable[Global___JobStateTimeLimitAction] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue_arn", b"_job_queue_arn", "_job_queue_name", b"_job_queue_name", "_priority", b"_priority", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "priority", b"priority", "state", b"state", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue_arn", b"_job_queue_arn", "_job_queue_name", b"_job_queue_name", "_job_queue_type", b"_job_queue_type", "_priority", b"_priority", "_scheduling_policy_arn", b"_scheduling_policy_arn", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "job_queue_type", b"job_queue_type", "priority", b"priority", "scheduling_policy_arn", b"scheduling_policy_arn", "state", b"state", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue_arn", b"_job_queue_arn", "_job_queue_name", b"_job_queue_name", "_priority", b"_priority", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "compute_environment_order", b"compute_environment_order", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "priority", b"priority", "state", b"state", "status", b"status", "status_reason", b"status_reason", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue_arn", b"_job_queue_arn", "_job_queue_name", b"_job_queue_name", "_job_queue_type", b"_job_queue_type", "_priority", b"_priority", "_scheduling_policy_arn", b"_scheduling_policy_arn", "_state", b"_state", "_status", b"_status", "_status_reason", b"_status_reason", "compute_environment_order", b"compute_environment_order", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "job_queue_type", b"job_queue_type", "job_state_time_limit_actions", b"job_state_time_limit_actions", "priority", b"priority", "scheduling_policy_arn", b"scheduling_policy_arn", "state", b"state", "status", b"status", "status_reason", b"status_reason", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_queue_arn: _TypeAlias = _typing.Literal["job_queue_arn"]  # noqa: Y015
     _WhichOneofArgType__job_queue_arn: _TypeAlias = _typing.Literal["_job_queue_arn", b"_job_queue_arn"]  # noqa: Y015
     _WhichOneofReturnType__job_queue_name: _TypeAlias = _typing.Literal["job_queue_name"]  # noqa: Y015
     _WhichOneofArgType__job_queue_name: _TypeAlias = _typing.Literal["_job_queue_name", b"_job_queue_name"]  # noqa: Y015
+    _WhichOneofReturnType__job_queue_type: _TypeAlias = _typing.Literal["job_queue_type"]  # noqa: Y015
+    _WhichOneofArgType__job_queue_type: _TypeAlias = _typing.Literal["_job_queue_type", b"_job_queue_type"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_policy_arn: _TypeAlias = _typing.Literal["scheduling_policy_arn"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_policy_arn: _TypeAlias = _typing.Literal["_scheduling_policy_arn", b"_scheduling_policy_arn"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
@@ -130,7 +212,11 @@ class JobQueueDetail(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue_name) -> _WhichOneofReturnType__job_queue_name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue_type) -> _WhichOneofReturnType__job_queue_type | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_policy_arn) -> _WhichOneofReturnType__scheduling_policy_arn | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
     @_typing.overload

@@ -8,6 +8,8 @@ from batchyard.api.registry.v1 import compute_environment_pb2 as _compute_enviro
 from batchyard.api.registry.v1 import job_definition_pb2 as _job_definition_pb2
 from batchyard.api.registry.v1 import job_queue_pb2 as _job_queue_pb2
 from batchyard.api.registry.v1 import resource_state_pb2 as _resource_state_pb2
+from batchyard.api.registry.v1 import scheduling_policy_pb2 as _scheduling_policy_pb2
+from batchyard.api.registry.v1 import task_properties_pb2 as _task_properties_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -53,6 +55,10 @@ class CreateComputeEnvironmentRequest(_message.Message):
     COMPUTE_RESOURCES_FIELD_NUMBER: _builtins.int
     SERVICE_ROLE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    UNMANAGEDV_CPUS_FIELD_NUMBER: _builtins.int
+    EKS_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ECS_SETTINGS_FIELD_NUMBER: _builtins.int
     compute_environment_name: _builtins.str
     """1 to 128 letters, digits, underscores and hyphens."""
     type: _compute_environment_pb2.ComputeEnvironmentType.ValueType
@@ -60,12 +66,22 @@ class CreateComputeEnvironmentRequest(_message.Message):
     """Default ENABLED."""
     service_role: _builtins.str
     """Stored as given; absent: AWS's service-linked role."""
+    unmanagedv_cpus: _builtins.int
+    """For UNMANAGED only; at least 0."""
+    context: _builtins.str
+    """Stored as given."""
     @_builtins.property
     def compute_resources(self) -> _compute_environment_pb2.ComputeResource:
         """Required for MANAGED, ignored for UNMANAGED."""
 
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def eks_configuration(self) -> _compute_environment_pb2.EksConfiguration:
+        """Refused."""
+
+    @_builtins.property
+    def ecs_settings(self) -> _compute_environment_pb2.EcsSettings: ...
     def __init__(
         self,
         *,
@@ -75,27 +91,39 @@ class CreateComputeEnvironmentRequest(_message.Message):
         compute_resources: _compute_environment_pb2.ComputeResource | None = ...,
         service_role: _builtins.str | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        unmanagedv_cpus: _builtins.int | None = ...,
+        eks_configuration: _compute_environment_pb2.EksConfiguration | None = ...,
+        context: _builtins.str | None = ...,
+        ecs_settings: _compute_environment_pb2.EcsSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_name", b"_compute_environment_name", "_service_role", b"_service_role", "_state", b"_state", "_type", b"_type", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "service_role", b"service_role", "state", b"state", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_name", b"_compute_environment_name", "_context", b"_context", "_service_role", b"_service_role", "_state", b"_state", "_type", b"_type", "_unmanagedv_cpus", b"_unmanagedv_cpus", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "context", b"context", "ecs_settings", b"ecs_settings", "eks_configuration", b"eks_configuration", "service_role", b"service_role", "state", b"state", "type", b"type", "unmanagedv_cpus", b"unmanagedv_cpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_name", b"_compute_environment_name", "_service_role", b"_service_role", "_state", b"_state", "_type", b"_type", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "service_role", b"service_role", "state", b"state", "tags", b"tags", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_environment_name", b"_compute_environment_name", "_context", b"_context", "_service_role", b"_service_role", "_state", b"_state", "_type", b"_type", "_unmanagedv_cpus", b"_unmanagedv_cpus", "compute_environment_name", b"compute_environment_name", "compute_resources", b"compute_resources", "context", b"context", "ecs_settings", b"ecs_settings", "eks_configuration", b"eks_configuration", "service_role", b"service_role", "state", b"state", "tags", b"tags", "type", b"type", "unmanagedv_cpus", b"unmanagedv_cpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_environment_name: _TypeAlias = _typing.Literal["compute_environment_name"]  # noqa: Y015
     _WhichOneofArgType__compute_environment_name: _TypeAlias = _typing.Literal["_compute_environment_name", b"_compute_environment_name"]  # noqa: Y015
+    _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
+    _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
     _WhichOneofReturnType__service_role: _TypeAlias = _typing.Literal["service_role"]  # noqa: Y015
     _WhichOneofArgType__service_role: _TypeAlias = _typing.Literal["_service_role", b"_service_role"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
+    _WhichOneofReturnType__unmanagedv_cpus: _TypeAlias = _typing.Literal["unmanagedv_cpus"]  # noqa: Y015
+    _WhichOneofArgType__unmanagedv_cpus: _TypeAlias = _typing.Literal["_unmanagedv_cpus", b"_unmanagedv_cpus"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_environment_name) -> _WhichOneofReturnType__compute_environment_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__service_role) -> _WhichOneofReturnType__service_role | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unmanagedv_cpus) -> _WhichOneofReturnType__unmanagedv_cpus | None: ...
 
 Global___CreateComputeEnvironmentRequest: _TypeAlias = CreateComputeEnvironmentRequest  # noqa: Y015
 
@@ -198,11 +226,29 @@ class UpdateComputeEnvironmentRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     COMPUTE_RESOURCES_FIELD_NUMBER: _builtins.int
     SERVICE_ROLE_FIELD_NUMBER: _builtins.int
+    UNMANAGEDV_CPUS_FIELD_NUMBER: _builtins.int
+    UPDATE_POLICY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ECS_SETTINGS_FIELD_NUMBER: _builtins.int
+    EKS_CONFIGURATION_FIELD_NUMBER: _builtins.int
     compute_environment: _builtins.str
     state: _resource_state_pb2.ResourceState.ValueType
     service_role: _builtins.str
+    unmanagedv_cpus: _builtins.int
+    """For UNMANAGED only; at least 0."""
+    context: _builtins.str
     @_builtins.property
-    def compute_resources(self) -> _compute_environment_pb2.ComputeResourceUpdate: ...
+    def compute_resources(self) -> _compute_environment_pb2.ComputeResourceUpdate:
+        """Ignored for UNMANAGED."""
+
+    @_builtins.property
+    def update_policy(self) -> _compute_environment_pb2.UpdatePolicy: ...
+    @_builtins.property
+    def ecs_settings(self) -> _compute_environment_pb2.EcsSettings: ...
+    @_builtins.property
+    def eks_configuration(self) -> _compute_environment_pb2.EksConfiguration:
+        """Refused."""
+
     def __init__(
         self,
         *,
@@ -210,23 +256,36 @@ class UpdateComputeEnvironmentRequest(_message.Message):
         state: _resource_state_pb2.ResourceState.ValueType | None = ...,
         compute_resources: _compute_environment_pb2.ComputeResourceUpdate | None = ...,
         service_role: _builtins.str | None = ...,
+        unmanagedv_cpus: _builtins.int | None = ...,
+        update_policy: _compute_environment_pb2.UpdatePolicy | None = ...,
+        context: _builtins.str | None = ...,
+        ecs_settings: _compute_environment_pb2.EcsSettings | None = ...,
+        eks_configuration: _compute_environment_pb2.EksConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_environment", b"_compute_environment", "_service_role", b"_service_role", "_state", b"_state", "compute_environment", b"compute_environment", "compute_resources", b"compute_resources", "service_role", b"service_role", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_environment", b"_compute_environment", "_context", b"_context", "_service_role", b"_service_role", "_state", b"_state", "_unmanagedv_cpus", b"_unmanagedv_cpus", "compute_environment", b"compute_environment", "compute_resources", b"compute_resources", "context", b"context", "ecs_settings", b"ecs_settings", "eks_configuration", b"eks_configuration", "service_role", b"service_role", "state", b"state", "unmanagedv_cpus", b"unmanagedv_cpus", "update_policy", b"update_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_environment", b"_compute_environment", "_service_role", b"_service_role", "_state", b"_state", "compute_environment", b"compute_environment", "compute_resources", b"compute_resources", "service_role", b"service_role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_environment", b"_compute_environment", "_context", b"_context", "_service_role", b"_service_role", "_state", b"_state", "_unmanagedv_cpus", b"_unmanagedv_cpus", "compute_environment", b"compute_environment", "compute_resources", b"compute_resources", "context", b"context", "ecs_settings", b"ecs_settings", "eks_configuration", b"eks_configuration", "service_role", b"service_role", "state", b"state", "unmanagedv_cpus", b"unmanagedv_cpus", "update_policy", b"update_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_environment: _TypeAlias = _typing.Literal["compute_environment"]  # noqa: Y015
     _WhichOneofArgType__compute_environment: _TypeAlias = _typing.Literal["_compute_environment", b"_compute_environment"]  # noqa: Y015
+    _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
+    _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
     _WhichOneofReturnType__service_role: _TypeAlias = _typing.Literal["service_role"]  # noqa: Y015
     _WhichOneofArgType__service_role: _TypeAlias = _typing.Literal["_service_role", b"_service_role"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    _WhichOneofReturnType__unmanagedv_cpus: _TypeAlias = _typing.Literal["unmanagedv_cpus"]  # noqa: Y015
+    _WhichOneofArgType__unmanagedv_cpus: _TypeAlias = _typing.Literal["_unmanagedv_cpus", b"_unmanagedv_cpus"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_environment) -> _WhichOneofReturnType__compute_environment | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__service_role) -> _WhichOneofReturnType__service_role | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unmanagedv_cpus) -> _WhichOneofReturnType__unmanagedv_cpus | None: ...
 
 Global___UpdateComputeEnvironmentRequest: _TypeAlias = UpdateComputeEnvironmentRequest  # noqa: Y015
 
@@ -324,18 +383,32 @@ class CreateJobQueueRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     COMPUTE_ENVIRONMENT_ORDER_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_POLICY_ARN_FIELD_NUMBER: _builtins.int
+    JOB_STATE_TIME_LIMIT_ACTIONS_FIELD_NUMBER: _builtins.int
+    SERVICE_ENVIRONMENT_ORDER_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_TYPE_FIELD_NUMBER: _builtins.int
     job_queue_name: _builtins.str
     """1 to 128 letters, digits, underscores and hyphens."""
     state: _resource_state_pb2.ResourceState.ValueType
     """Default ENABLED."""
     priority: _builtins.int
     """At least 0."""
+    scheduling_policy_arn: _builtins.str
+    """ARN of a policy that exists. It can be replaced later, but not taken away."""
+    job_queue_type: _builtins.str
+    """"ECS" or "ECS_FARGATE", as the environments are."""
     @_builtins.property
     def compute_environment_order(self) -> _containers.RepeatedCompositeFieldContainer[_job_queue_pb2.ComputeEnvironmentOrder]:
-        """1 to 3 entries."""
+        """1 to 3 entries; required."""
 
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def job_state_time_limit_actions(self) -> _containers.RepeatedCompositeFieldContainer[_job_queue_pb2.JobStateTimeLimitAction]: ...
+    @_builtins.property
+    def service_environment_order(self) -> _containers.RepeatedCompositeFieldContainer[_job_queue_pb2.ServiceEnvironmentOrder]:
+        """Refused."""
+
     def __init__(
         self,
         *,
@@ -344,21 +417,33 @@ class CreateJobQueueRequest(_message.Message):
         priority: _builtins.int | None = ...,
         compute_environment_order: _abc.Iterable[_job_queue_pb2.ComputeEnvironmentOrder] | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        scheduling_policy_arn: _builtins.str | None = ...,
+        job_state_time_limit_actions: _abc.Iterable[_job_queue_pb2.JobStateTimeLimitAction] | None = ...,
+        service_environment_order: _abc.Iterable[_job_queue_pb2.ServiceEnvironmentOrder] | None = ...,
+        job_queue_type: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue_name", b"_job_queue_name", "_priority", b"_priority", "_state", b"_state", "job_queue_name", b"job_queue_name", "priority", b"priority", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue_name", b"_job_queue_name", "_job_queue_type", b"_job_queue_type", "_priority", b"_priority", "_scheduling_policy_arn", b"_scheduling_policy_arn", "_state", b"_state", "job_queue_name", b"job_queue_name", "job_queue_type", b"job_queue_type", "priority", b"priority", "scheduling_policy_arn", b"scheduling_policy_arn", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue_name", b"_job_queue_name", "_priority", b"_priority", "_state", b"_state", "compute_environment_order", b"compute_environment_order", "job_queue_name", b"job_queue_name", "priority", b"priority", "state", b"state", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue_name", b"_job_queue_name", "_job_queue_type", b"_job_queue_type", "_priority", b"_priority", "_scheduling_policy_arn", b"_scheduling_policy_arn", "_state", b"_state", "compute_environment_order", b"compute_environment_order", "job_queue_name", b"job_queue_name", "job_queue_type", b"job_queue_type", "job_state_time_limit_actions", b"job_state_time_limit_actions", "priority", b"priority", "scheduling_policy_arn", b"scheduling_policy_arn", "service_environment_order", b"service_environment_order", "state", b"state", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_queue_name: _TypeAlias = _typing.Literal["job_queue_name"]  # noqa: Y015
     _WhichOneofArgType__job_queue_name: _TypeAlias = _typing.Literal["_job_queue_name", b"_job_queue_name"]  # noqa: Y015
+    _WhichOneofReturnType__job_queue_type: _TypeAlias = _typing.Literal["job_queue_type"]  # noqa: Y015
+    _WhichOneofArgType__job_queue_type: _TypeAlias = _typing.Literal["_job_queue_type", b"_job_queue_type"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_policy_arn: _TypeAlias = _typing.Literal["scheduling_policy_arn"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_policy_arn: _TypeAlias = _typing.Literal["_scheduling_policy_arn", b"_scheduling_policy_arn"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue_name) -> _WhichOneofReturnType__job_queue_name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue_type) -> _WhichOneofReturnType__job_queue_type | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_policy_arn) -> _WhichOneofReturnType__scheduling_policy_arn | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 
@@ -463,11 +548,29 @@ class UpdateJobQueueRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     COMPUTE_ENVIRONMENT_ORDER_FIELD_NUMBER: _builtins.int
+    SCHEDULING_POLICY_ARN_FIELD_NUMBER: _builtins.int
+    JOB_STATE_TIME_LIMIT_ACTIONS_FIELD_NUMBER: _builtins.int
+    SERVICE_ENVIRONMENT_ORDER_FIELD_NUMBER: _builtins.int
+    CLEARED_MEMBERS_FIELD_NUMBER: _builtins.int
     job_queue: _builtins.str
     state: _resource_state_pb2.ResourceState.ValueType
     priority: _builtins.int
+    scheduling_policy_arn: _builtins.str
+    """Only for a queue that was created with a policy."""
     @_builtins.property
     def compute_environment_order(self) -> _containers.RepeatedCompositeFieldContainer[_job_queue_pb2.ComputeEnvironmentOrder]: ...
+    @_builtins.property
+    def job_state_time_limit_actions(self) -> _containers.RepeatedCompositeFieldContainer[_job_queue_pb2.JobStateTimeLimitAction]:
+        """Replace the old ones; an empty list takes them away, if it is named in `cleared_members`."""
+
+    @_builtins.property
+    def service_environment_order(self) -> _containers.RepeatedCompositeFieldContainer[_job_queue_pb2.ServiceEnvironmentOrder]:
+        """Refused."""
+
+    @_builtins.property
+    def cleared_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """AWS names of lists to empty, such as "jobStateTimeLimitActions"."""
+
     def __init__(
         self,
         *,
@@ -475,21 +578,29 @@ class UpdateJobQueueRequest(_message.Message):
         state: _resource_state_pb2.ResourceState.ValueType | None = ...,
         priority: _builtins.int | None = ...,
         compute_environment_order: _abc.Iterable[_job_queue_pb2.ComputeEnvironmentOrder] | None = ...,
+        scheduling_policy_arn: _builtins.str | None = ...,
+        job_state_time_limit_actions: _abc.Iterable[_job_queue_pb2.JobStateTimeLimitAction] | None = ...,
+        service_environment_order: _abc.Iterable[_job_queue_pb2.ServiceEnvironmentOrder] | None = ...,
+        cleared_members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_priority", b"_priority", "_state", b"_state", "job_queue", b"job_queue", "priority", b"priority", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_priority", b"_priority", "_scheduling_policy_arn", b"_scheduling_policy_arn", "_state", b"_state", "job_queue", b"job_queue", "priority", b"priority", "scheduling_policy_arn", b"scheduling_policy_arn", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_priority", b"_priority", "_state", b"_state", "compute_environment_order", b"compute_environment_order", "job_queue", b"job_queue", "priority", b"priority", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_priority", b"_priority", "_scheduling_policy_arn", b"_scheduling_policy_arn", "_state", b"_state", "cleared_members", b"cleared_members", "compute_environment_order", b"compute_environment_order", "job_queue", b"job_queue", "job_state_time_limit_actions", b"job_state_time_limit_actions", "priority", b"priority", "scheduling_policy_arn", b"scheduling_policy_arn", "service_environment_order", b"service_environment_order", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
     _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_policy_arn: _TypeAlias = _typing.Literal["scheduling_policy_arn"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_policy_arn: _TypeAlias = _typing.Literal["_scheduling_policy_arn", b"_scheduling_policy_arn"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue) -> _WhichOneofReturnType__job_queue | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_policy_arn) -> _WhichOneofReturnType__scheduling_policy_arn | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 
@@ -611,22 +722,50 @@ class RegisterJobDefinitionRequest(_message.Message):
     RETRY_STRATEGY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
+    NODE_PROPERTIES_FIELD_NUMBER: _builtins.int
+    PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
+    PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
+    ECS_PROPERTIES_FIELD_NUMBER: _builtins.int
+    EKS_PROPERTIES_FIELD_NUMBER: _builtins.int
+    CONSUMABLE_RESOURCE_PROPERTIES_FIELD_NUMBER: _builtins.int
     job_definition_name: _builtins.str
     """1 to 128 letters, digits, underscores and hyphens."""
     type: _builtins.str
-    """"container"."""
+    """"container" or "multinode"."""
+    scheduling_priority: _builtins.int
+    """0 to 9999."""
+    propagate_tags: _builtins.bool
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Defaults for `Ref::name` in the command."""
 
     @_builtins.property
-    def container_properties(self) -> _job_definition_pb2.ContainerProperties: ...
+    def container_properties(self) -> _job_definition_pb2.ContainerProperties:
+        """For "container", this or ecs_properties."""
+
     @_builtins.property
     def retry_strategy(self) -> _container_pb2.RetryStrategy: ...
     @_builtins.property
     def timeout(self) -> _container_pb2.JobTimeout: ...
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def node_properties(self) -> _job_definition_pb2.NodeProperties:
+        """For "multinode"."""
+
+    @_builtins.property
+    def platform_capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"EC2" (the default) or "FARGATE"."""
+
+    @_builtins.property
+    def ecs_properties(self) -> _task_properties_pb2.EcsProperties: ...
+    @_builtins.property
+    def eks_properties(self) -> _task_properties_pb2.EksProperties:
+        """Refused."""
+
+    @_builtins.property
+    def consumable_resource_properties(self) -> _container_pb2.ConsumableResourceProperties: ...
     def __init__(
         self,
         *,
@@ -637,17 +776,32 @@ class RegisterJobDefinitionRequest(_message.Message):
         retry_strategy: _container_pb2.RetryStrategy | None = ...,
         timeout: _container_pb2.JobTimeout | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        scheduling_priority: _builtins.int | None = ...,
+        node_properties: _job_definition_pb2.NodeProperties | None = ...,
+        propagate_tags: _builtins.bool | None = ...,
+        platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        ecs_properties: _task_properties_pb2.EcsProperties | None = ...,
+        eks_properties: _task_properties_pb2.EksProperties | None = ...,
+        consumable_resource_properties: _container_pb2.ConsumableResourceProperties | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name", "_type", b"_type", "container_properties", b"container_properties", "job_definition_name", b"job_definition_name", "retry_strategy", b"retry_strategy", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_type", b"_type", "consumable_resource_properties", b"consumable_resource_properties", "container_properties", b"container_properties", "ecs_properties", b"ecs_properties", "eks_properties", b"eks_properties", "job_definition_name", b"job_definition_name", "node_properties", b"node_properties", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name", "_type", b"_type", "container_properties", b"container_properties", "job_definition_name", b"job_definition_name", "parameters", b"parameters", "retry_strategy", b"retry_strategy", "tags", b"tags", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_type", b"_type", "consumable_resource_properties", b"consumable_resource_properties", "container_properties", b"container_properties", "ecs_properties", b"ecs_properties", "eks_properties", b"eks_properties", "job_definition_name", b"job_definition_name", "node_properties", b"node_properties", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "tags", b"tags", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_definition_name: _TypeAlias = _typing.Literal["job_definition_name"]  # noqa: Y015
     _WhichOneofArgType__job_definition_name: _TypeAlias = _typing.Literal["_job_definition_name", b"_job_definition_name"]  # noqa: Y015
+    _WhichOneofReturnType__propagate_tags: _TypeAlias = _typing.Literal["propagate_tags"]  # noqa: Y015
+    _WhichOneofArgType__propagate_tags: _TypeAlias = _typing.Literal["_propagate_tags", b"_propagate_tags"]  # noqa: Y015
+    _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
+    _WhichOneofArgType__scheduling_priority: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority"]  # noqa: Y015
     _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_definition_name) -> _WhichOneofReturnType__job_definition_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propagate_tags) -> _WhichOneofReturnType__propagate_tags | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority) -> _WhichOneofReturnType__scheduling_priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
@@ -803,3 +957,438 @@ class DeregisterJobDefinitionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeregisterJobDefinitionResponse: _TypeAlias = DeregisterJobDefinitionResponse  # noqa: Y015
+
+@_typing.final
+class CreateSchedulingPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    QUOTA_SHARE_POLICY_FIELD_NUMBER: _builtins.int
+    FAIRSHARE_POLICY_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 128 letters, digits, underscores and hyphens."""
+    @_builtins.property
+    def quota_share_policy(self) -> _scheduling_policy_pb2.QuotaSharePolicy:
+        """Refused."""
+
+    @_builtins.property
+    def fairshare_policy(self) -> _scheduling_policy_pb2.FairsharePolicy:
+        """Absent: as if empty, which is fair share with equal weights."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str | None = ...,
+        quota_share_policy: _scheduling_policy_pb2.QuotaSharePolicy | None = ...,
+        fairshare_policy: _scheduling_policy_pb2.FairsharePolicy | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "fairshare_policy", b"fairshare_policy", "name", b"name", "quota_share_policy", b"quota_share_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "fairshare_policy", b"fairshare_policy", "name", b"name", "quota_share_policy", b"quota_share_policy", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+
+Global___CreateSchedulingPolicyRequest: _TypeAlias = CreateSchedulingPolicyRequest  # noqa: Y015
+
+@_typing.final
+class CreateSchedulingPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ARN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    arn: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str | None = ...,
+        arn: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "_name", b"_name", "arn", b"arn", "name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "_name", b"_name", "arn", b"arn", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__arn: _TypeAlias = _typing.Literal["arn"]  # noqa: Y015
+    _WhichOneofArgType__arn: _TypeAlias = _typing.Literal["_arn", b"_arn"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__arn) -> _WhichOneofReturnType__arn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+
+Global___CreateSchedulingPolicyResponse: _TypeAlias = CreateSchedulingPolicyResponse  # noqa: Y015
+
+@_typing.final
+class DescribeSchedulingPoliciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def arns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        arns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arns", b"arns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeSchedulingPoliciesRequest: _TypeAlias = DescribeSchedulingPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class DescribeSchedulingPoliciesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULING_POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scheduling_policies(self) -> _containers.RepeatedCompositeFieldContainer[_scheduling_policy_pb2.SchedulingPolicyDetail]: ...
+    def __init__(
+        self,
+        *,
+        scheduling_policies: _abc.Iterable[_scheduling_policy_pb2.SchedulingPolicyDetail] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduling_policies", b"scheduling_policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeSchedulingPoliciesResponse: _TypeAlias = DescribeSchedulingPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class ListSchedulingPoliciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_RESULTS_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    max_results: _builtins.int
+    """1 to 100, default 100."""
+    next_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        max_results: _builtins.int | None = ...,
+        next_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_results", b"_max_results", "_next_token", b"_next_token", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_results", b"_max_results", "_next_token", b"_next_token", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_results: _TypeAlias = _typing.Literal["max_results"]  # noqa: Y015
+    _WhichOneofArgType__max_results: _TypeAlias = _typing.Literal["_max_results", b"_max_results"]  # noqa: Y015
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_results) -> _WhichOneofReturnType__max_results | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+
+Global___ListSchedulingPoliciesRequest: _TypeAlias = ListSchedulingPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListSchedulingPoliciesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULING_POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    next_token: _builtins.str
+    """Present only when there is a further page."""
+    @_builtins.property
+    def scheduling_policies(self) -> _containers.RepeatedCompositeFieldContainer[_scheduling_policy_pb2.SchedulingPolicyListingDetail]: ...
+    def __init__(
+        self,
+        *,
+        scheduling_policies: _abc.Iterable[_scheduling_policy_pb2.SchedulingPolicyListingDetail] | None = ...,
+        next_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "next_token", b"next_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "next_token", b"next_token", "scheduling_policies", b"scheduling_policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+
+Global___ListSchedulingPoliciesResponse: _TypeAlias = ListSchedulingPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateSchedulingPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARN_FIELD_NUMBER: _builtins.int
+    QUOTA_SHARE_POLICY_FIELD_NUMBER: _builtins.int
+    FAIRSHARE_POLICY_FIELD_NUMBER: _builtins.int
+    arn: _builtins.str
+    @_builtins.property
+    def quota_share_policy(self) -> _scheduling_policy_pb2.QuotaSharePolicy:
+        """Refused."""
+
+    @_builtins.property
+    def fairshare_policy(self) -> _scheduling_policy_pb2.FairsharePolicy:
+        """Replaces the old one whole; absent: nothing changes."""
+
+    def __init__(
+        self,
+        *,
+        arn: _builtins.str | None = ...,
+        quota_share_policy: _scheduling_policy_pb2.QuotaSharePolicy | None = ...,
+        fairshare_policy: _scheduling_policy_pb2.FairsharePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "arn", b"arn", "fairshare_policy", b"fairshare_policy", "quota_share_policy", b"quota_share_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "arn", b"arn", "fairshare_policy", b"fairshare_policy", "quota_share_policy", b"quota_share_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__arn: _TypeAlias = _typing.Literal["arn"]  # noqa: Y015
+    _WhichOneofArgType__arn: _TypeAlias = _typing.Literal["_arn", b"_arn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__arn) -> _WhichOneofReturnType__arn | None: ...
+
+Global___UpdateSchedulingPolicyRequest: _TypeAlias = UpdateSchedulingPolicyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSchedulingPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSchedulingPolicyResponse: _TypeAlias = UpdateSchedulingPolicyResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSchedulingPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARN_FIELD_NUMBER: _builtins.int
+    arn: _builtins.str
+    def __init__(
+        self,
+        *,
+        arn: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "arn", b"arn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "arn", b"arn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__arn: _TypeAlias = _typing.Literal["arn"]  # noqa: Y015
+    _WhichOneofArgType__arn: _TypeAlias = _typing.Literal["_arn", b"_arn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__arn) -> _WhichOneofReturnType__arn | None: ...
+
+Global___DeleteSchedulingPolicyRequest: _TypeAlias = DeleteSchedulingPolicyRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSchedulingPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSchedulingPolicyResponse: _TypeAlias = DeleteSchedulingPolicyResponse  # noqa: Y015
+
+@_typing.final
+class TagResourceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESOURCE_ARN_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    resource_arn: _builtins.str
+    """Not of an array's child or a node: those have no tags."""
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """1 to 50. Keys have 1 to 128 characters and do not begin with "aws:", values up to 256."""
+
+    def __init__(
+        self,
+        *,
+        resource_arn: _builtins.str | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn", "resource_arn", b"resource_arn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn", "resource_arn", b"resource_arn", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resource_arn: _TypeAlias = _typing.Literal["resource_arn"]  # noqa: Y015
+    _WhichOneofArgType__resource_arn: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resource_arn) -> _WhichOneofReturnType__resource_arn | None: ...
+
+Global___TagResourceRequest: _TypeAlias = TagResourceRequest  # noqa: Y015
+
+@_typing.final
+class TagResourceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagResourceResponse: _TypeAlias = TagResourceResponse  # noqa: Y015
+
+@_typing.final
+class UntagResourceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_ARN_FIELD_NUMBER: _builtins.int
+    TAG_KEYS_FIELD_NUMBER: _builtins.int
+    resource_arn: _builtins.str
+    @_builtins.property
+    def tag_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 50."""
+
+    def __init__(
+        self,
+        *,
+        resource_arn: _builtins.str | None = ...,
+        tag_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn", "resource_arn", b"resource_arn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn", "resource_arn", b"resource_arn", "tag_keys", b"tag_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resource_arn: _TypeAlias = _typing.Literal["resource_arn"]  # noqa: Y015
+    _WhichOneofArgType__resource_arn: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resource_arn) -> _WhichOneofReturnType__resource_arn | None: ...
+
+Global___UntagResourceRequest: _TypeAlias = UntagResourceRequest  # noqa: Y015
+
+@_typing.final
+class UntagResourceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UntagResourceResponse: _TypeAlias = UntagResourceResponse  # noqa: Y015
+
+@_typing.final
+class ListTagsForResourceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_ARN_FIELD_NUMBER: _builtins.int
+    resource_arn: _builtins.str
+    def __init__(
+        self,
+        *,
+        resource_arn: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn", "resource_arn", b"resource_arn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn", "resource_arn", b"resource_arn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resource_arn: _TypeAlias = _typing.Literal["resource_arn"]  # noqa: Y015
+    _WhichOneofArgType__resource_arn: _TypeAlias = _typing.Literal["_resource_arn", b"_resource_arn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resource_arn) -> _WhichOneofReturnType__resource_arn | None: ...
+
+Global___ListTagsForResourceRequest: _TypeAlias = ListTagsForResourceRequest  # noqa: Y015
+
+@_typing.final
+class ListTagsForResourceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TAGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTagsForResourceResponse: _TypeAlias = ListTagsForResourceResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RegistryServiceStub:
-    """What may run where: compute environments, job queues and job definitions, with the names, members and
+    """What may run where: compute environments, job queues, scheduling policies and job definitions, with the names, members and
     meaning of AWS Batch's operations. A resource is named by its name or its ARN wherever AWS accepts both.
 
     A change of a queue or of a definition's status that would let SubmitJob in or keep it out is answered only
@@ -94,10 +94,50 @@ class RegistryServiceStub:
                 request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeregisterJobDefinitionRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeregisterJobDefinitionResponse.FromString,
                 _registered_method=True)
+        self.CreateSchedulingPolicy = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/CreateSchedulingPolicy',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.CreateSchedulingPolicyRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.CreateSchedulingPolicyResponse.FromString,
+                _registered_method=True)
+        self.DescribeSchedulingPolicies = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/DescribeSchedulingPolicies',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DescribeSchedulingPoliciesRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DescribeSchedulingPoliciesResponse.FromString,
+                _registered_method=True)
+        self.ListSchedulingPolicies = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/ListSchedulingPolicies',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSchedulingPoliciesRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSchedulingPoliciesResponse.FromString,
+                _registered_method=True)
+        self.UpdateSchedulingPolicy = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/UpdateSchedulingPolicy',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UpdateSchedulingPolicyRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UpdateSchedulingPolicyResponse.FromString,
+                _registered_method=True)
+        self.DeleteSchedulingPolicy = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/DeleteSchedulingPolicy',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeleteSchedulingPolicyRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeleteSchedulingPolicyResponse.FromString,
+                _registered_method=True)
+        self.TagResource = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/TagResource',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.TagResourceRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.TagResourceResponse.FromString,
+                _registered_method=True)
+        self.UntagResource = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/UntagResource',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UntagResourceRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UntagResourceResponse.FromString,
+                _registered_method=True)
+        self.ListTagsForResource = channel.unary_unary(
+                '/batchyard.api.registry.v1.RegistryService/ListTagsForResource',
+                request_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListTagsForResourceRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListTagsForResourceResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
-    """What may run where: compute environments, job queues and job definitions, with the names, members and
+    """What may run where: compute environments, job queues, scheduling policies and job definitions, with the names, members and
     meaning of AWS Batch's operations. A resource is named by its name or its ARN wherever AWS accepts both.
 
     A change of a queue or of a definition's status that would let SubmitJob in or keep it out is answered only
@@ -181,6 +221,63 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSchedulingPolicy(self, request, context):
+        """Creates a scheduling policy, for queues to name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeSchedulingPolicies(self, request, context):
+        """Describes scheduling policies by ARN. Unknown ones are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedulingPolicies(self, request, context):
+        """Lists the ARNs of all scheduling policies, by name, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSchedulingPolicy(self, request, context):
+        """Replaces what a policy says. Queues follow at the next decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedulingPolicy(self, request, context):
+        """Deletes a policy that no queue names. Deleting an unknown one succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TagResource(self, request, context):
+        """Adds tags to a compute environment, job queue, scheduling policy, revision of a job definition or job; those with
+        a key that is there already get the new value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UntagResource(self, request, context):
+        """Takes tags away, by key. Keys that are not there are no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTagsForResource(self, request, context):
+        """Returns the tags of a resource, the same that its description shows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -239,6 +336,46 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeregisterJobDefinitionRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeregisterJobDefinitionResponse.SerializeToString,
             ),
+            'CreateSchedulingPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSchedulingPolicy,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.CreateSchedulingPolicyRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.CreateSchedulingPolicyResponse.SerializeToString,
+            ),
+            'DescribeSchedulingPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeSchedulingPolicies,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DescribeSchedulingPoliciesRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DescribeSchedulingPoliciesResponse.SerializeToString,
+            ),
+            'ListSchedulingPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedulingPolicies,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSchedulingPoliciesRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSchedulingPoliciesResponse.SerializeToString,
+            ),
+            'UpdateSchedulingPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedulingPolicy,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UpdateSchedulingPolicyRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UpdateSchedulingPolicyResponse.SerializeToString,
+            ),
+            'DeleteSchedulingPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedulingPolicy,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeleteSchedulingPolicyRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeleteSchedulingPolicyResponse.SerializeToString,
+            ),
+            'TagResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagResource,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.TagResourceRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.TagResourceResponse.SerializeToString,
+            ),
+            'UntagResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.UntagResource,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UntagResourceRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UntagResourceResponse.SerializeToString,
+            ),
+            'ListTagsForResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTagsForResource,
+                    request_deserializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListTagsForResourceRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListTagsForResourceResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'batchyard.api.registry.v1.RegistryService', rpc_method_handlers)
@@ -248,7 +385,7 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService:
-    """What may run where: compute environments, job queues and job definitions, with the names, members and
+    """What may run where: compute environments, job queues, scheduling policies and job definitions, with the names, members and
     meaning of AWS Batch's operations. A resource is named by its name or its ARN wherever AWS accepts both.
 
     A change of a queue or of a definition's status that would let SubmitJob in or keep it out is answered only
@@ -542,6 +679,222 @@ class RegistryService:
             '/batchyard.api.registry.v1.RegistryService/DeregisterJobDefinition',
             batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeregisterJobDefinitionRequest.SerializeToString,
             batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeregisterJobDefinitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSchedulingPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/CreateSchedulingPolicy',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.CreateSchedulingPolicyRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.CreateSchedulingPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeSchedulingPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/DescribeSchedulingPolicies',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DescribeSchedulingPoliciesRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DescribeSchedulingPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedulingPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/ListSchedulingPolicies',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSchedulingPoliciesRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSchedulingPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedulingPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/UpdateSchedulingPolicy',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UpdateSchedulingPolicyRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UpdateSchedulingPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedulingPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/DeleteSchedulingPolicy',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeleteSchedulingPolicyRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.DeleteSchedulingPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/TagResource',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.TagResourceRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.TagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UntagResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/UntagResource',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UntagResourceRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.UntagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTagsForResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.registry.v1.RegistryService/ListTagsForResource',
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListTagsForResourceRequest.SerializeToString,
+            batchyard_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListTagsForResourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """What may run where: compute environments, job queues and job definitions, with the names, members and
+    """What may run where: compute environments, job queues, scheduling policies and job definitions, with the names, members and
     meaning of AWS Batch's operations. A resource is named by its name or its ARN wherever AWS accepts both.
 
     A change of a queue or of a definition's status that would let SubmitJob in or keep it out is answered only
@@ -60,10 +60,28 @@ class RegistryServiceStub:
     """Lists definitions, by name ascending and revision descending, a page at a time."""
     DeregisterJobDefinition: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeregisterJobDefinitionRequest, _registry_service_pb2.DeregisterJobDefinitionResponse]
     """Makes a revision INACTIVE: new submissions are refused, submitted jobs run on."""
+    CreateSchedulingPolicy: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateSchedulingPolicyRequest, _registry_service_pb2.CreateSchedulingPolicyResponse]
+    """Creates a scheduling policy, for queues to name."""
+    DescribeSchedulingPolicies: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DescribeSchedulingPoliciesRequest, _registry_service_pb2.DescribeSchedulingPoliciesResponse]
+    """Describes scheduling policies by ARN. Unknown ones are left out."""
+    ListSchedulingPolicies: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListSchedulingPoliciesRequest, _registry_service_pb2.ListSchedulingPoliciesResponse]
+    """Lists the ARNs of all scheduling policies, by name, a page at a time."""
+    UpdateSchedulingPolicy: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.UpdateSchedulingPolicyRequest, _registry_service_pb2.UpdateSchedulingPolicyResponse]
+    """Replaces what a policy says. Queues follow at the next decision."""
+    DeleteSchedulingPolicy: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteSchedulingPolicyRequest, _registry_service_pb2.DeleteSchedulingPolicyResponse]
+    """Deletes a policy that no queue names. Deleting an unknown one succeeds."""
+    TagResource: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.TagResourceRequest, _registry_service_pb2.TagResourceResponse]
+    """Adds tags to a compute environment, job queue, scheduling policy, revision of a job definition or job; those with
+    a key that is there already get the new value.
+    """
+    UntagResource: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.UntagResourceRequest, _registry_service_pb2.UntagResourceResponse]
+    """Takes tags away, by key. Keys that are not there are no error."""
+    ListTagsForResource: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListTagsForResourceRequest, _registry_service_pb2.ListTagsForResourceResponse]
+    """Returns the tags of a resource, the same that its description shows."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
-    """What may run where: compute environments, job queues and job definitions, with the names, members and
+    """What may run where: compute environments, job queues, scheduling policies and job definitions, with the names, members and
     meaning of AWS Batch's operations. A resource is named by its name or its ARN wherever AWS accepts both.
 
     A change of a queue or of a definition's status that would let SubmitJob in or keep it out is answered only
@@ -93,9 +111,27 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists definitions, by name ascending and revision descending, a page at a time."""
     DeregisterJobDefinition: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeregisterJobDefinitionRequest, _registry_service_pb2.DeregisterJobDefinitionResponse]  # type: ignore[assignment]
     """Makes a revision INACTIVE: new submissions are refused, submitted jobs run on."""
+    CreateSchedulingPolicy: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateSchedulingPolicyRequest, _registry_service_pb2.CreateSchedulingPolicyResponse]  # type: ignore[assignment]
+    """Creates a scheduling policy, for queues to name."""
+    DescribeSchedulingPolicies: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DescribeSchedulingPoliciesRequest, _registry_service_pb2.DescribeSchedulingPoliciesResponse]  # type: ignore[assignment]
+    """Describes scheduling policies by ARN. Unknown ones are left out."""
+    ListSchedulingPolicies: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListSchedulingPoliciesRequest, _registry_service_pb2.ListSchedulingPoliciesResponse]  # type: ignore[assignment]
+    """Lists the ARNs of all scheduling policies, by name, a page at a time."""
+    UpdateSchedulingPolicy: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.UpdateSchedulingPolicyRequest, _registry_service_pb2.UpdateSchedulingPolicyResponse]  # type: ignore[assignment]
+    """Replaces what a policy says. Queues follow at the next decision."""
+    DeleteSchedulingPolicy: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteSchedulingPolicyRequest, _registry_service_pb2.DeleteSchedulingPolicyResponse]  # type: ignore[assignment]
+    """Deletes a policy that no queue names. Deleting an unknown one succeeds."""
+    TagResource: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.TagResourceRequest, _registry_service_pb2.TagResourceResponse]  # type: ignore[assignment]
+    """Adds tags to a compute environment, job queue, scheduling policy, revision of a job definition or job; those with
+    a key that is there already get the new value.
+    """
+    UntagResource: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.UntagResourceRequest, _registry_service_pb2.UntagResourceResponse]  # type: ignore[assignment]
+    """Takes tags away, by key. Keys that are not there are no error."""
+    ListTagsForResource: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListTagsForResourceRequest, _registry_service_pb2.ListTagsForResourceResponse]  # type: ignore[assignment]
+    """Returns the tags of a resource, the same that its description shows."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What may run where: compute environments, job queues and job definitions, with the names, members and
+    """What may run where: compute environments, job queues, scheduling policies and job definitions, with the names, members and
     meaning of AWS Batch's operations. A resource is named by its name or its ARN wherever AWS accepts both.
 
     A change of a queue or of a definition's status that would let SubmitJob in or keep it out is answered only
@@ -189,5 +225,71 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.DeregisterJobDefinitionResponse, _abc.Awaitable[_registry_service_pb2.DeregisterJobDefinitionResponse]]:
         """Makes a revision INACTIVE: new submissions are refused, submitted jobs run on."""
+
+    @_abc_1.abstractmethod
+    def CreateSchedulingPolicy(
+        self,
+        request: _registry_service_pb2.CreateSchedulingPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.CreateSchedulingPolicyResponse, _abc.Awaitable[_registry_service_pb2.CreateSchedulingPolicyResponse]]:
+        """Creates a scheduling policy, for queues to name."""
+
+    @_abc_1.abstractmethod
+    def DescribeSchedulingPolicies(
+        self,
+        request: _registry_service_pb2.DescribeSchedulingPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.DescribeSchedulingPoliciesResponse, _abc.Awaitable[_registry_service_pb2.DescribeSchedulingPoliciesResponse]]:
+        """Describes scheduling policies by ARN. Unknown ones are left out."""
+
+    @_abc_1.abstractmethod
+    def ListSchedulingPolicies(
+        self,
+        request: _registry_service_pb2.ListSchedulingPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListSchedulingPoliciesResponse, _abc.Awaitable[_registry_service_pb2.ListSchedulingPoliciesResponse]]:
+        """Lists the ARNs of all scheduling policies, by name, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def UpdateSchedulingPolicy(
+        self,
+        request: _registry_service_pb2.UpdateSchedulingPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.UpdateSchedulingPolicyResponse, _abc.Awaitable[_registry_service_pb2.UpdateSchedulingPolicyResponse]]:
+        """Replaces what a policy says. Queues follow at the next decision."""
+
+    @_abc_1.abstractmethod
+    def DeleteSchedulingPolicy(
+        self,
+        request: _registry_service_pb2.DeleteSchedulingPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.DeleteSchedulingPolicyResponse, _abc.Awaitable[_registry_service_pb2.DeleteSchedulingPolicyResponse]]:
+        """Deletes a policy that no queue names. Deleting an unknown one succeeds."""
+
+    @_abc_1.abstractmethod
+    def TagResource(
+        self,
+        request: _registry_service_pb2.TagResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.TagResourceResponse, _abc.Awaitable[_registry_service_pb2.TagResourceResponse]]:
+        """Adds tags to a compute environment, job queue, scheduling policy, revision of a job definition or job; those with
+        a key that is there already get the new value.
+        """
+
+    @_abc_1.abstractmethod
+    def UntagResource(
+        self,
+        request: _registry_service_pb2.UntagResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.UntagResourceResponse, _abc.Awaitable[_registry_service_pb2.UntagResourceResponse]]:
+        """Takes tags away, by key. Keys that are not there are no error."""
+
+    @_abc_1.abstractmethod
+    def ListTagsForResource(
+        self,
+        request: _registry_service_pb2.ListTagsForResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListTagsForResourceResponse, _abc.Awaitable[_registry_service_pb2.ListTagsForResourceResponse]]:
+        """Returns the tags of a resource, the same that its description shows."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

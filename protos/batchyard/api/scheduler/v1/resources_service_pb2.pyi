@@ -6,6 +6,7 @@ isort:skip_file
 from batchyard.api.registry.v1 import compute_environment_pb2 as _compute_environment_pb2
 from batchyard.api.registry.v1 import job_definition_pb2 as _job_definition_pb2
 from batchyard.api.registry.v1 import job_queue_pb2 as _job_queue_pb2
+from batchyard.api.registry.v1 import scheduling_policy_pb2 as _scheduling_policy_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -32,6 +33,7 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     RESOURCE_KIND_COMPUTE_ENVIRONMENT: _ResourceKind.ValueType  # 1
     RESOURCE_KIND_JOB_QUEUE: _ResourceKind.ValueType  # 2
     RESOURCE_KIND_JOB_DEFINITION: _ResourceKind.ValueType  # 3
+    RESOURCE_KIND_SCHEDULING_POLICY: _ResourceKind.ValueType  # 4
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper): ...
 
@@ -39,11 +41,12 @@ RESOURCE_KIND_UNSPECIFIED: ResourceKind.ValueType  # 0
 RESOURCE_KIND_COMPUTE_ENVIRONMENT: ResourceKind.ValueType  # 1
 RESOURCE_KIND_JOB_QUEUE: ResourceKind.ValueType  # 2
 RESOURCE_KIND_JOB_DEFINITION: ResourceKind.ValueType  # 3
+RESOURCE_KIND_SCHEDULING_POLICY: ResourceKind.ValueType  # 4
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final
 class ResourceChange(_message.Message):
-    """A resource as it is after a change. A queue or environment that is gone has the status DELETED."""
+    """A resource as it is after a change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -52,15 +55,21 @@ class ResourceChange(_message.Message):
     COMPUTE_ENVIRONMENT_FIELD_NUMBER: _builtins.int
     JOB_QUEUE_FIELD_NUMBER: _builtins.int
     JOB_DEFINITION_FIELD_NUMBER: _builtins.int
+    SCHEDULING_POLICY_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The registry's revision of this change; a copy with a higher one is newer."""
     namespace: _builtins.str
+    deleted: _builtins.bool
+    """The resource is gone. A queue or environment then has the status DELETED, too; a policy has no status."""
     @_builtins.property
     def compute_environment(self) -> _compute_environment_pb2.ComputeEnvironmentDetail: ...
     @_builtins.property
     def job_queue(self) -> _job_queue_pb2.JobQueueDetail: ...
     @_builtins.property
     def job_definition(self) -> _job_definition_pb2.JobDefinition: ...
+    @_builtins.property
+    def scheduling_policy(self) -> _scheduling_policy_pb2.SchedulingPolicyDetail: ...
     def __init__(
         self,
         *,
@@ -69,12 +78,14 @@ class ResourceChange(_message.Message):
         compute_environment: _compute_environment_pb2.ComputeEnvironmentDetail | None = ...,
         job_queue: _job_queue_pb2.JobQueueDetail | None = ...,
         job_definition: _job_definition_pb2.JobDefinition | None = ...,
+        scheduling_policy: _scheduling_policy_pb2.SchedulingPolicyDetail | None = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "job_definition", b"job_definition", "job_queue", b"job_queue", "resource", b"resource"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "job_definition", b"job_definition", "job_queue", b"job_queue", "resource", b"resource", "scheduling_policy", b"scheduling_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "job_definition", b"job_definition", "job_queue", b"job_queue", "namespace", b"namespace", "resource", b"resource", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "deleted", b"deleted", "job_definition", b"job_definition", "job_queue", b"job_queue", "namespace", b"namespace", "resource", b"resource", "revision", b"revision", "scheduling_policy", b"scheduling_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["compute_environment", "job_queue", "job_definition"]  # noqa: Y015
+    _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["compute_environment", "job_queue", "job_definition", "scheduling_policy"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_resource) -> _WhichOneofReturnType_resource | None: ...
 
@@ -139,16 +150,22 @@ class SettleResourcesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGES_FIELD_NUMBER: _builtins.int
+    END_JOBS_REASON_FIELD_NUMBER: _builtins.int
+    end_jobs_reason: _builtins.str
+    """Not empty: the unfinished jobs of a queue that is DELETING are terminated with this as their status reason. Until
+    they have ended the change is refused all the same, and may be tried again.
+    """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceChange]: ...
     def __init__(
         self,
         *,
         changes: _abc.Iterable[Global___ResourceChange] | None = ...,
+        end_jobs_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "end_jobs_reason", b"end_jobs_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
