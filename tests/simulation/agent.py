@@ -4,12 +4,14 @@ What is here in place of production code is the async shell alone: when it conne
 """
 
 import json
+from pathlib import Path
 
 from batchyard.agent.convert import demands_of, fence_message, report_of
 from batchyard.agent.host import Identity, IdentityKeeper, OutdatedSchedulerError
 from batchyard.agent.launcher import wire
 from batchyard.agent.lease import Heartbeats
 from batchyard.agent.reconcile import Reconciler
+from batchyard.agent.runtimes.process import start_order
 from batchyard.agent.session import REPORTS_PER_MESSAGE_MAX, SILENCE_HEARTBEATS, WELCOME_PATIENCE_S
 from batchyard.agent.state import Orders, record_from_launcher
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
@@ -17,6 +19,8 @@ from batchyard.domain.errors import StaleIncarnationError
 from simulation.host import Host
 from simulation.kernel import Life
 from simulation.network import End
+
+LOG = Path("log")
 
 
 class AgentActor:
@@ -106,15 +110,7 @@ class AgentActor:
         message: dict[str, object] = {}
         if orders.offers:
             message["offers"] = [
-                {
-                    "fence": offer.fence,
-                    "need": offer.need,
-                    "about": offer.about,
-                    "argv": [],
-                    "log": "",
-                    "env": {"AWS_BATCH_JOB_ID": offer.spec.job_id, "AWS_BATCH_JOB_ATTEMPT": str(offer.attempt)},
-                }
-                for offer in orders.offers
+                start_order(offer, agent_id=self.host.agent_id, log=LOG, environ={}) for offer in orders.offers
             ]
         if orders.revocations:
             message["revoke"] = orders.revocations

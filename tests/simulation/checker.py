@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import astuple
 
 from batchyard.agent.launcher.ledger import Fence, Need
-from batchyard.domain.jobs import AgentId, Job, JobId, JobKey
+from batchyard.domain.jobs import AgentId, Attempt, Job, JobId, JobKey
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
 from batchyard.jobstore.effects import Committed
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter
@@ -32,12 +32,19 @@ class Checker:
         """Thousandths of a vCPU, by compute environment."""
         self.dependencies: dict[JobId, Collection[JobId]] = {}
         self.acknowledged: set[JobId] = set()
+        self.was_rolled_back = False
         self.stopped: set[JobId] = set()
         """Jobs that may not start any more: a cancel or terminate was acknowledged before they had started."""
         self.live: dict[Fence, tuple[str, Job]] = {}
         """Host and job of each process that runs."""
         self.starts: Counter[JobId] = Counter()
+        self.kill_slack_s = 0.0
+        """How late a run may be killed whose time is over."""
         self._fences: set[Fence] = set()
+        self._tasks: dict[Fence, str] = {}
+        self._exit_codes: dict[str, int | None] = {}
+        """Of processes that have ended, by task id."""
+        self._ends_by: dict[Fence, float] = {}
         self._attempts: set[tuple[JobId, int]] = set()
         self._states: dict[JobKey, JobState] = {}
         self._ends: dict[JobKey, tuple[object, ...]] = {}
@@ -49,8 +56,10 @@ class Checker:
 
     # Processes
 
-    def started(self, host: str, fence: Fence, job_id: str, attempt: int) -> None:
-        """Take in that a process has started."""
+    def started(
+        self, host: str, fence: Fence, job_id: str, attempt: int, *, ends_within_s: float | None = None
+    ) -> None:
+        """Take in that a process has started, which must end within a time if it is given."""
         self._kernel.note(f"{host}: {job_id} starts, attempt {attempt}, fence {fence}")
         job = self._job(JobId(job_id))
         name = job.key.job_id
@@ -61,6 +70,10 @@ class Checker:
             job.run is not None and job.run.fence == fence, "I4", f"{name} starts under {fence}, the store: {job.run}"
         )
         self.require(name not in self.stopped, "I9", f"{name} starts after its cancel was acknowledged")
+        assert job.run is not None
+        self._tasks[fence] = job.run.task_id
+        if ends_within_s is not None:
+            self._ends_by[fence] = self._kernel.now + (ends_within_s + self.kill_slack_s) * 1.01
         self._fences.add(fence)
         self._attempts.add((name, attempt))
         self.starts[name] += 1
@@ -72,9 +85,11 @@ class Checker:
         self._check_room(host, job)
         self.on_start()
 
-    def ended(self, fence: Fence) -> None:
+    def ended(self, fence: Fence, exit_code: int | None) -> None:
         """Take in that a process, with all that came of it, has ended."""
         host, job = self.live.pop(fence)
+        self._ends_by.pop(fence, None)
+        self._exit_codes[self._tasks[fence]] = exit_code
         self._kernel.note(f"{host}: {job.key.job_id} ends, fence {fence}")
 
     def _check_room(self, host: str, started: Job) -> None:
@@ -113,6 +128,8 @@ class Checker:
             if self._states.get(job.key) is not job.state:
                 self._moved(job.key, job.state, unseen=True)
             self.require(job.attempts_made <= job.attempts_allowed, "I5", f"{job.key.job_id} has too many attempts")
+        for fence, moment in self._ends_by.items():
+            self.require(self._kernel.now <= moment, "I9", f"{fence} runs on after its timeout")
         for fence, (_, started) in self.live.items():
             run = self._job(started.key.job_id).run
             self.require(run is not None and run.fence == fence, "I4", f"{fence} runs, and is not the current run")
@@ -156,13 +173,18 @@ class Checker:
             self.require(self._ends[job.key] == astuple(job), "I8", f"{job.key.job_id} has changed after its end")
             attempts = self._attempts_of(job)
             self.require(len(attempts) <= job.attempts_allowed, "I5", f"{job.key.job_id} has too many attempts")
-            succeeded = job.state is JobState.SUCCEEDED
-            self.require(
-                not succeeded or self.starts[job.key.job_id] > 0, "I8", f"{job.key.job_id} succeeded and never ran"
-            )
+            for attempt in attempts:
+                code = self._exit_codes.get(attempt.task_id)
+                said = attempt.exit_code
+                self.require(
+                    said is None or said == code, "I8", f"{attempt} of {job.key.job_id}: it exited with {code}"
+                )
+            if job.state is JobState.SUCCEEDED:
+                code = self._exit_codes.get(job.task_id or "")
+                self.require(code == 0, "I8", f"{job.key.job_id} succeeded, and exited with {code}")
         self.require(not self.live, "I10", f"these run without an owner: {sorted(self.live)}")
 
-    def _attempts_of(self, job: Job) -> Collection[object]:
+    def _attempts_of(self, job: Job) -> Collection[Attempt]:
         (record,) = SqliteJobReader(self.connection).describe([job.key])
         return record.attempts
 

@@ -39,6 +39,8 @@ class Client:
         queue = rng.choice(self._queues)
         vcpus_milli, memory_mib = rng.choice((500, 1000, 1000, 2000)), rng.choice((64, 128, 512))
         spec = run_pb2.JobSpec(namespace=NAMESPACE, job_id=key.job_id, vcpus_milli=vcpus_milli, memory_mib=memory_mib)
+        if rng.random() < 0.2:
+            spec.timeout.attempt_duration_seconds = rng.choice((1, 10, 60))
         job = Job(
             key=key,
             sequence=0,

@@ -2,17 +2,23 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from unittest.mock import patch
 
 from batchyard.agent.launcher import journal as journal_module
 from batchyard.agent.launcher import server, tree, wire
 from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import Journal
-from batchyard.agent.launcher.ledger import Fence, Need, RunEnd
+from batchyard.agent.launcher.ledger import Fence, Need, RunEnd, RunState
+from batchyard.agent.launcher.processes import OUT_OF_MEMORY
 from batchyard.agent.launcher.server import Launcher
+from batchyard.agent.runtimes import launched
+from batchyard.agent.runtimes.launched import _end_leftovers
 from simulation.checker import Checker
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network
@@ -36,9 +42,15 @@ class Host:
         """The longest that a process takes to die of SIGKILL."""
         self.durations: Callable[[], float] = lambda: 1.0
         self.disk_failures = 0.0
+        self.lies = 0.0
+        """Probability that its launcher tells something of its runs late, again, or not whole."""
+        self.namespaced = kernel.chance(0.8)
+        """Whether the death of a launcher ends what it has started."""
+        self.orphans: dict[int, SimulatedProcess] = {}
+        """What a launcher without a namespace has left behind, by process id."""
         self.launcher: SimulatedLauncher | None = None
         self.boots = 0
-        self.launchers = 0
+        self.launchers = self.pids = 0
         self.disks = 0
         self._disk = disk
         self.new_disk()
@@ -69,10 +81,11 @@ class Host:
         """Start a launcher, unless one lives."""
         if self.launcher is None:
             with on_cpu_of(self):
+                _end_leftovers(self.folder, self.agent_id)
                 self.launcher = SimulatedLauncher(self)
 
     def launcher_dies(self) -> None:
-        """Kill the launcher, and with it, as PID 1 of its namespace, all that it has started."""
+        """Kill the launcher, and with it, if it is PID 1 of a namespace, all that it has started."""
         if self.launcher is not None:
             self.kernel.note(f"{self.name}: launcher dies")
             self.launcher.die()
@@ -82,6 +95,8 @@ class Host:
         """Stop everything; of what was not synced, a part is lost."""
         journal = self.launcher.journal if self.launcher is not None else None
         self.launcher_dies()
+        for process in list(self.orphans.values()):
+            process.vanish()
         if journal is not None:
             kept = self.kernel.rng.randint(journal.synced, journal.written)
             os.truncate(self.folder / "journal", kept)
@@ -94,7 +109,7 @@ class SyncedJournal(Journal):
         self._host = host
         self._is_ready = False
         self.synced = self.written = 0
-        super().__init__(str(host.folder / "journal"), wire.boot_id(), namespaced=True)
+        super().__init__(str(host.folder / "journal"), wire.boot_id(), namespaced=host.namespaced)
         self._is_ready = True
 
     def _write(self, line: list[object], *, sync: bool) -> None:
@@ -115,9 +130,11 @@ class SimulatedProcess:
 
     def __init__(self, launcher: "SimulatedLauncher", fence: Fence, order: wire.StartOrder) -> None:
         self._launcher = launcher
+        self._life = Life("process")
         self._kernel = launcher.host.kernel
         self.fence = fence
-        self.pid = launcher.next_pid()
+        launcher.host.pids += 1
+        self.pid = launcher.host.pids
         self.folder = ""
         self.cgroup = None
         self.exit_code: int | None = None
@@ -131,16 +148,17 @@ class SimulatedProcess:
             fence,
             order.env["AWS_BATCH_JOB_ID"],
             int(order.env["AWS_BATCH_JOB_ATTEMPT"]),
+            ends_within_s=order.timeout_s + order.timeout_grace_s if order.timeout_s is not None else None,
         )
         exit_code = 0 if self._kernel.chance(0.75) else 1
-        self._kernel.after(launcher.host.durations(), launcher.life, lambda: self._end(exit_code))
+        self._kernel.after(launcher.host.durations(), self._life, lambda: self._end(exit_code))
 
     def stop(self, end: RunEnd, now: float, grace_s: float) -> None:
         """Ask it to end, and have it killed after the grace."""
         if self.stopped is None:
             self.stopped, self.deadline = end, now + grace_s
             if grace_s > 0 and self._kernel.chance(0.5):
-                self._kernel.after(self._kernel.rng.random() * grace_s, self._launcher.life, lambda: self._end(143))
+                self._kernel.after(self._kernel.rng.random() * grace_s, self._life, lambda: self._end(143))
         else:
             self.deadline = min(self.deadline, now + grace_s)
 
@@ -153,7 +171,7 @@ class SimulatedProcess:
         if self.lives and not self._is_dying:
             self._is_dying = True
             latency_s = self._kernel.rng.random() * self._launcher.host.kill_latency_s
-            self._kernel.after(latency_s, self._launcher.life, lambda: self._end(137))
+            self._kernel.after(latency_s, self._life, lambda: self._end(137))
         self.deadline = now + 0.5
         return self.lives
 
@@ -161,15 +179,16 @@ class SimulatedProcess:
         """Tell whether it was killed for memory."""
         return False
 
-    def vanish(self) -> None:
+    def vanish(self, exit_code: int | None = None) -> None:
         """End without anyone to see it."""
         if self.lives:
-            self.lives = False
-            self._launcher.host.checker.ended(self.fence)
+            self.lives = self._life.alive = False
+            self._launcher.host.orphans.pop(self.pid, None)
+            self._launcher.host.checker.ended(self.fence, exit_code)
 
     def _end(self, exit_code: int) -> None:
         if self.lives:
-            self.vanish()
+            self.vanish(exit_code)
             self.exit_code = exit_code
             self._launcher.exited.append(self)
             self._launcher.soon()
@@ -196,29 +215,28 @@ class SimulatedLauncher(Launcher):
         self.life = Life(f"{host.name} launcher")
         self.exited: list[SimulatedProcess] = []
         self.journal = SyncedJournal(host)
-        self._pids = 1
         self._end: End | None = None
         self._wakes_at = float("inf")
         host.launchers += 1
         host.kernel.note(f"{host.name}: launcher {host.launchers} starts")
         options = Options(folder=str(host.folder), agent_id=host.agent_id, idle_s=IDLE_S)
-        super().__init__(options, self.journal, None, namespaced=True)
+        super().__init__(options, self.journal, None, namespaced=host.namespaced)
         self._selector.close()
+        self._said: deque[dict[str, object]] = deque(maxlen=8)
         self._instance = f"launcher-{host.launchers}"
         self._folders = _NoFolders()  # type: ignore[assignment]  # has what is used of it
         host.net.listen(f"{host.name} launcher", self.life, host.name, self._accepted)
         self.soon()
 
-    def next_pid(self) -> int:
-        """Return the number of a new process."""
-        self._pids += 1
-        return self._pids
-
     def die(self) -> None:
-        """End at once, with all that it started."""
+        """End at once; what it has started ends too, or becomes an orphan."""
         self.life.alive = False
-        for process in self._processes.values():
-            process.vanish()  # type: ignore[attr-defined]  # they are all simulated
+        processes = cast("dict[Fence, SimulatedProcess]", self._processes)
+        for process in list(processes.values()):
+            if self.host.namespaced:
+                process.vanish()
+            elif process.lives:
+                self.host.orphans[process.pid] = process
         self.journal.close()
         self.host.net.died(self.life)
 
@@ -272,7 +290,7 @@ class SimulatedLauncher(Launcher):
                 {
                     "protocol": wire.PROTOCOL,
                     "instance": self._instance,
-                    "namespaced": True,
+                    "namespaced": self._namespaced,
                     "lost": self._lost,
                     "runs": [wire.encode_run(run) for run in self._ledger.runs.values()],
                 }
@@ -296,11 +314,43 @@ class SimulatedLauncher(Launcher):
         self.soon()
 
     def _send(self, message: dict[str, object]) -> None:
-        if self._end is not None:
+        if self._end is None:
+            return
+        if "instance" not in message and self.host.kernel.chance(self.host.lies):
+            self._lie(self._end, message)
+        else:
             self._end.send(wire.encode(message))
+        self._said.append(message)
+
+    def _lie(self, end: End, message: dict[str, object]) -> None:
+        """Say it as a bad runtime does: an old word again, this one later, or without the exit code."""
+        kernel = self.host.kernel
+        kind = kernel.rng.choice(("again", "late", "never up", "no code", "out of memory"))
+        runs = [list(run) for run in cast("list[list[object]]", message["runs"])]
+        if kind == "late":
+            kernel.after(5 * kernel.rng.random(), self.life, lambda: end.send(wire.encode(message)))
+            return
+        if kind == "never up":
+            # How it ended tells that it was up.
+            runs = [run for run in runs if run[1] != RunState.STARTED]
+        for run in runs:
+            if kind == "no code" and run[6] == RunEnd.EXITED:
+                run[5] = None
+            if kind == "out of memory" and run[5]:
+                run[7] = OUT_OF_MEMORY
+        end.send(wire.encode({"runs": runs}))
+        if kind == "again" and self._said:
+            end.send(wire.encode(kernel.rng.choice(self._said)))
 
 
 _cpu: list[Host] = []
+
+
+def _kill_orphans(list_members: Callable[[], Collection[int]]) -> bool:
+    members = list_members()
+    for pid in members:
+        _cpu[-1].orphans[pid].vanish()
+    return bool(members)
 
 
 @contextmanager
@@ -327,6 +377,10 @@ def simulated_machine() -> Iterator[None]:
         patch.object(wire, "boot_id", lambda: f"{_cpu[-1].name} boot {_cpu[-1].boots}"),
         patch.object(server, "spawn", _spawn),
         patch.object(tree, "children", set),
+        patch.object(tree, "processes", lambda: dict(_cpu[-1].orphans)),
+        patch.object(tree, "carries", lambda pid, marks: True),
+        patch.object(tree, "kill", _kill_orphans),
+        patch.object(launched, "time", SimpleNamespace(sleep=lambda _: None)),
         patch.object(server, "_log", lambda _: None),
         patch.object(journal_module, "COMPACT_AFTER_BYTES", 4096),
     ):

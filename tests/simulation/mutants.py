@@ -7,6 +7,7 @@ given there.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -21,10 +22,11 @@ from batchyard.jobstore.group import Group, Proposal
 from batchyard.jobstore.leadership import Leadership
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
+from simulation import host
 from simulation.agent import AgentActor
 from simulation.world import simulate
 
-Mutation = tuple[type, str, Callable[..., Any]]
+Mutation = tuple[type | ModuleType, str, Callable[..., Any]]
 
 _report, _why_not, _register, _cancel = Group.report, Group._why_not, Group.register, Group.cancel
 _offer, _startable, _take = Ledger.offer, Ledger.startable, Reconciler._take
@@ -148,6 +150,7 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "claims of earlier launchers are forgotten": (Group, "register", _register_without_what_was_claimed_before),
     "what a registration lacks is lost at once": (Group, "register", _register_and_lose_what_is_missing),
     "a cancel is answered before the agent": (Group, "cancel", _cancel_without_asking),
+    "what a launcher left behind lives on": (host, "_end_leftovers", _nothing),
     "nobody guards the lease": (Launcher, "_guard_lease", _nothing),
     "runs start without a lease": (Ledger, "startable", _start_without_a_lease),
     "forgotten offers start again": (FenceHistory, "__contains__", lambda self, fence: False),
@@ -180,6 +183,7 @@ DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {
 
 STORMS: Final[Mapping[str, str]] = {
     "what a registration lacks is lost at once": "old streams",
+    "what a launcher left behind lives on": "runtimes",
     "runs start without a lease": "pauses",
     "the lease counts from the receipt of the answer": "late answers",
     "a scheduler leads without waiting": "two schedulers",

@@ -10,6 +10,7 @@ from simulation.host import Host
 from simulation.kernel import Kernel, Life
 from simulation.network import Network
 from simulation.profiles import Profile
+from simulation.registry import Registry
 from simulation.scheduler import SchedulerActor
 from simulation.store import Store
 
@@ -36,6 +37,7 @@ class Scene:
     rival: SchedulerActor
     """A second scheduler, which is started by mistake, or while the first is cut off; dead most of the time."""
     machines: Sequence[Machine]
+    registry: Registry
     config: SchedulerConfig
 
 
@@ -64,7 +66,7 @@ class Nemesis:
         if machine is not None and "pause at an offer" in self._kinds and self._kernel.chance(0.2):
             delay_s = self._kernel.rng.random() * (0.03 + 2 * self._net.conditions.delay_s)
             pause_s = self._longer_than_a_lease()
-            self._kernel.after(delay_s, self._life, lambda: self._pause(machine.life, pause_s))
+            self._kernel.after(delay_s, self._life, lambda: self._pause_agent(machine, pause_s))
 
     def stop(self) -> None:
         """Do no more harm, and repair what was done."""
@@ -74,6 +76,7 @@ class Nemesis:
         for repair in self._repairs:
             repair()
         self._repairs.clear()
+        self._scene.registry.restore()
         for life in self._lives():
             life.paused_until = min(life.paused_until, self._kernel.now)
 
@@ -160,12 +163,15 @@ class Nemesis:
 
     def _agent_crash(self) -> None:
         machine = self._kernel.rng.choice(self._scene.machines)
-        if machine.life.alive:
+        if machine.life.alive and not machine.host.orphans:
             machine.agent.crash()
             self._later(self._a_while(), machine.agent.start)
 
     def _launcher_death(self) -> None:
-        self._kernel.rng.choice(self._scene.machines).host.launcher_dies()
+        machine = self._kernel.rng.choice(self._scene.machines)
+        # Without a namespace somebody must be there to end what a launcher leaves behind: that is assumed.
+        if machine.host.namespaced or (machine.life.alive and machine.life.paused_until <= self._kernel.now):
+            machine.host.launcher_dies()
 
     def _power_failure(self) -> None:
         machine = self._kernel.rng.choice(self._scene.machines)
@@ -197,7 +203,11 @@ class Nemesis:
         self._pause(self._scene.scheduler.life, self._a_while())
 
     def _agent_pause(self) -> None:
-        self._pause(self._kernel.rng.choice(self._scene.machines).life, self._a_while())
+        self._pause_agent(self._kernel.rng.choice(self._scene.machines), self._a_while())
+
+    def _pause_agent(self, machine: Machine, seconds: float) -> None:
+        if not machine.host.orphans:
+            self._pause(machine.life, seconds)
 
     def _launcher_pause(self) -> None:
         """Pause a guard, for less than the kill budget: that it is scheduled within it is assumed."""
@@ -269,6 +279,21 @@ class Nemesis:
             for end in self._net.between(machine.host.name, "scheduler"):
                 self._net.break_stream(end)
         self._later(self._a_while(), lambda: setattr(conditions, "abandoned", 0.0))
+
+    def _slow_disk(self) -> None:
+        writer = self._scene.store.writer
+        before, writer.slow_s = writer.slow_s, self._kernel.rng.choice((1.0, 5.0, 20.0))
+        self._later(self._a_while(), lambda: setattr(writer, "slow_s", before))
+
+    def _lying_runtime(self) -> None:
+        host = self._kernel.rng.choice(self._scene.machines).host
+        host.lies = self._kernel.rng.choice((0.2, 1.0))
+        self._later(self._a_while(), lambda: setattr(host, "lies", 0.0))
+
+    def _resource_changes(self) -> None:
+        """Change a few queues and environments, one after the other; at the end they are what they were."""
+        for _ in range(self._kernel.rng.randint(1, 4)):
+            self._kernel.after(self._kernel.rng.random() * 5, self._life, self._scene.registry.change_something)
 
     def _store_disk(self) -> None:
         writer = self._scene.store.writer

@@ -24,6 +24,9 @@ KINDS: Final = (
     "late answers",
     "abandoned streams",
     "store disk",
+    "slow disk",
+    "lying runtime",
+    "resource changes",
     "journal disk",
 )
 
@@ -42,6 +45,8 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "two schedulers": Profile(("usurper",), (3, 6)),
     "pauses": Profile(("pause at an offer", "agent pause"), (6, 15)),
     "old streams": Profile(("abandoned streams",), (4, 8)),
+    "resources": Profile(("resource changes", "scheduler crash"), (6, 15)),
+    "runtimes": Profile(("lying runtime", "launcher death", "agent crash"), (6, 15)),
 }
 """Storms, by name. A seed without one has any number of kinds."""
 

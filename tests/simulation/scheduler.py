@@ -8,11 +8,11 @@ from batchyard.domain.errors import BatchyardError, StaleIncarnationError, Unava
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.dispatch import HEARTBEATS_A_LEASE
 from batchyard.scheduler.loop import Scheduler
-from batchyard.scheduler.model import ComputeEnvironment, JobQueue
 from batchyard.scheduler.outbox import AgentOutbox, StoreOutbox
 from batchyard.scheduler.session import Session
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network
+from simulation.registry import Registry
 
 
 class SchedulerActor:
@@ -24,16 +24,14 @@ class SchedulerActor:
         net: Network,
         config: SchedulerConfig,
         clock: HostClock,
-        environments: tuple[ComputeEnvironment, ...],
-        queues: tuple[JobQueue, ...],
+        registry: Registry,
         name: str = "scheduler",
     ) -> None:
         self._kernel = kernel
         self._net = net
         self._config = config
         self._clock = clock
-        self._environments = environments
-        self._queues = queues
+        self._registry = registry
         self.name = name
         self.life = Life(name)
         self._starts = 0
@@ -49,14 +47,14 @@ class SchedulerActor:
         self._is_turning = False
         self._turns_at = float("inf")
         self._pumped: set[End] = set()
-        for environment in self._environments:
-            self.core.planner.put_environment(environment)
-        for queue in self._queues:
-            self.core.planner.put_queue(queue)
-        self.core.resources_changed(complete=True)
         self._net.listen("sessions", self.life, self.name, self._accept_agent)
         self._kernel.note(f"{self.name} starts")
         self._connect()
+        self._registry.follow(self.life, self.core.planner, self._resources_changed)
+
+    def _resources_changed(self) -> None:
+        self.core.resources_changed(complete=True)
+        self._react()
 
     def crash(self) -> None:
         """Die."""

@@ -5,7 +5,7 @@ The database survives the actor, as a disk does. What is here in place of produc
 
 import pickle
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,16 +16,16 @@ from batchyard.domain.jobs import JobKey
 from batchyard.jobstore.convert import agent_message, effect_messages, snapshot_message
 from batchyard.jobstore.core import Command, JobStoreCore, run_group
 from batchyard.jobstore.dispatch import DispatchServicer
-from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.feed import Subscription
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
-from batchyard.storage.jobs import Changes, QueueCopy, QueueKey, StorageError
+from batchyard.storage.jobs import Changes, QueueCopy, StorageError
 from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
 from simulation.checker import Checker
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network
-from support.jobs import NAMESPACE
+from simulation.watcher import DrivenFeed, WatchStream
 
 SITE = "store"
 
@@ -38,6 +38,8 @@ class FlakyWriter(SqliteJobWriter):
         self._kernel = kernel
         self.failures = 0.0
         """Probability that a commit fails."""
+        self.slow_s = 0.005
+        """The longest that a commit takes."""
 
     def apply(self, epoch: int, changes: Changes) -> int:
         """Write the changes, or say that it failed, or both."""
@@ -54,7 +56,7 @@ class Store:
     """The actor. It may crash at any event and is started again on the same database."""
 
     def __init__(
-        self, kernel: Kernel, net: Network, checker: Checker, queues: tuple[str, ...], *, leader_lease_s: float
+        self, kernel: Kernel, net: Network, checker: Checker, queues: Sequence[QueueCopy], *, leader_lease_s: float
     ) -> None:
         self._kernel = kernel
         self._leader_lease_s = leader_lease_s
@@ -65,8 +67,7 @@ class Store:
         migrate_jobs(self.connection)
         self.writer = FlakyWriter(self.connection, kernel)
         self.life = Life("store")
-        copies = [QueueCopy(QueueKey(NAMESPACE, name), f"arn:{name}", True, False, 1) for name in queues]
-        run_group(JobStoreCore(self.writer), [Command(lambda group: group.settle(copies))], 0)
+        run_group(JobStoreCore(self.writer), [Command(lambda group: group.settle(queues))], 0)
         self.start()
 
     def start(self) -> None:
@@ -76,9 +77,11 @@ class Store:
         self._streams: list[_DispatchStream] = []
         self._stops: dict[JobKey, list[Callable[[object], None]]] = {}
         self._is_working = False
-        self.feed = Feed()
+        self._watches: list[WatchStream] = []
+        self.feed = DrivenFeed()
         self._net.listen("dispatch", self.life, SITE, self._accept_scheduler)
         self._net.listen("jobs", self.life, SITE, self._accept_call)
+        self._net.listen("watch", self.life, SITE, self._accept_watch)
         self._open()
         assert self.core is not None
         leader = self.core.counters.leader
@@ -102,12 +105,21 @@ class Store:
 
     # Commands
 
-    def do(self, act: Callable[[Group], object], *keys: JobKey, answer: Callable[[object], None]) -> None:
+    def settle(self, act: Callable[[Group], object], answer: Callable[[object], None]) -> None:
+        """Have a group of its own do what the registry asks."""
+        if self.life.alive:
+            self.do(act, answer=answer, alone=True)
+        else:
+            answer(UnavailableError("the job store is down"))
+
+    def do(
+        self, act: Callable[[Group], object], *keys: JobKey, answer: Callable[[object], None], alone: bool = False
+    ) -> None:
         """Have a group do something; `answer` gets what comes of it."""
         if self.core is None:
             answer(UnavailableError("the job store is not open; try again"))
             return
-        self._pending.append((Command(act, keys), answer))
+        self._pending.append((Command(act, keys, alone), answer))
         self._work_soon()
 
     def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
@@ -121,16 +133,17 @@ class Store:
             self._kernel.after(self._kernel.rng.random() * 0.01, self.life, self._work)
 
     def _work(self) -> None:
-        self._is_working = False
-        group, self._pending = self._pending, []
+        size = next((index for index, (command, _) in enumerate(self._pending) if command.alone), len(self._pending))
+        group, self._pending = self._pending[: max(size, 1)], self._pending[max(size, 1) :]
         core = self.core
         if core is None or not group:
+            self._is_working = False
             return
         try:
             result = run_group(core, [command for command, _ in group], self.clock.now_ms())
         except StorageError as error:
             self._kernel.note(f"store: {error}")
-            self.core = None
+            self.core, self._is_working = None, False
             for _, answer in group:
                 answer(UnavailableError("the job store could not say whether this was done"))
             self._kernel.after(RETRY_FIRST_S, self.life, self._open)
@@ -140,9 +153,10 @@ class Store:
         for value in result.answers:
             assert not isinstance(value, Exception) or isinstance(value, BatchyardError), value
         # The commit is on disk; a crash from here on leaves everybody in the dark.
-        self._kernel.after(self._kernel.rng.random() * 0.005, self.life, lambda: self._tell(group, result))
+        self._kernel.after(self._kernel.rng.random() * self.writer.slow_s, self.life, lambda: self._tell(group, result))
 
     def _tell(self, group: Any, result: Any) -> None:
+        self._is_working = False
         if self.core is not None:
             self.feed.committed(result.committed)
         for (_, answer), value in zip(group, result.answers, strict=True):
@@ -157,6 +171,8 @@ class Store:
     def _pump(self) -> None:
         for stream in self._streams:
             stream.pump_soon()
+        for watch in self._watches:
+            watch.pump()
 
     # Calls of clients
 
@@ -181,6 +197,10 @@ class Store:
 
         self._stops.setdefault(key, []).append(answer)
         self.do(lambda group: act(group, key, f"{kind} of the client"), key, answer=asked)
+
+    def _accept_watch(self, end: End, data: bytes) -> None:
+        self._watches = [watch for watch in self._watches if watch.end.open]
+        self._watches.append(WatchStream(end, self.feed, self.connection, pickle.loads(data)))
 
     # The scheduler's stream
 

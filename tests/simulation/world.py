@@ -7,7 +7,6 @@ from pathlib import Path
 
 from batchyard.domain.lifecycle import TERMINAL
 from batchyard.scheduler.config import SchedulerConfig
-from batchyard.scheduler.model import ComputeEnvironment, JobQueue, ResourceKey
 from simulation.checker import Checker, ViolationError
 from simulation.client import Client
 from simulation.host import Host, simulated_machine
@@ -15,9 +14,10 @@ from simulation.kernel import HostClock, Kernel, Life
 from simulation.nemesis import Machine, Nemesis, Scene
 from simulation.network import Network
 from simulation.profiles import PEACE, PROFILES, Profile, draw
+from simulation.registry import Registry
 from simulation.scheduler import SchedulerActor
 from simulation.store import Store
-from support.jobs import NAMESPACE
+from simulation.watcher import Watcher
 
 DRIFT = 0.01
 QUIET_S = 120.0
@@ -53,31 +53,24 @@ class World:
         self.net.conditions.delay_s = rng.choice((0.002, 0.02, 0.3))
         self.checker = Checker(kernel)
         self.config = config = _config(kernel)
+        self.checker.kill_slack_s = 2 * config.kill_budget_s
         self.faults_s = rng.uniform(4, 10) * config.lease_s
-        environments = (
-            ComputeEnvironment(ResourceKey(NAMESPACE, "first"), True, True, rng.choice((2000, 4000))),
-            ComputeEnvironment(ResourceKey(NAMESPACE, "second"), True, True, None),
-        )
-        queues = (
-            JobQueue(ResourceKey(NAMESPACE, "low"), 10, ("first", "second")),
-            JobQueue(ResourceKey(NAMESPACE, "high"), 1, ("second",)),
-        )
-        names = tuple(queue.key.name for queue in queues)
-        self.checker.ceilings = {
-            environment.key.name: environment.max_vcpus_milli or 1 << 40 for environment in environments
-        }
-        self.store = Store(kernel, self.net, self.checker, names, leader_lease_s=rng.uniform(3, 25))
+        self.registry = Registry(kernel, self.checker)
+        names = self.registry.queue_names
+        self.store = Store(kernel, self.net, self.checker, self.registry.copies(), leader_lease_s=rng.uniform(3, 25))
+        self.registry.settle = self.store.settle
         self.checker.connection = self.store.connection
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
-        self.scheduler = SchedulerActor(kernel, self.net, config, clock, environments, queues)
+        self.scheduler = SchedulerActor(kernel, self.net, config, clock, self.registry)
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
-        self.rival = SchedulerActor(kernel, self.net, config, clock, environments, queues, name="rival")
+        self.rival = SchedulerActor(kernel, self.net, config, clock, self.registry, name="rival")
         self.rival.crash()
         self.machines = [self._machine(f"host{number}", disk) for number in range(1, rng.randint(2, 4) + 1)]
         jobs = rng.randint(20, 60)
         self.client = Client(kernel, self.net, self.checker, names, jobs=jobs, within_s=self.faults_s * 0.9)
+        self.watcher = Watcher(kernel, self.net, self.checker)
         drawn = draw(rng)
-        scene = Scene(self.store, self.scheduler, self.rival, self.machines, config)
+        scene = Scene(self.store, self.scheduler, self.rival, self.machines, self.registry, config)
         self.nemesis = Nemesis(kernel, self.net, scene, profile or drawn, within_s=self.faults_s)
         self.checker.on_offer = self.nemesis.offered
         self.checker.on_start = self.nemesis.aim
@@ -116,6 +109,7 @@ class World:
             # Calls may still be under way that are older than the healing.
             quiet_s = quiet_s + self.config.lease_s / 4 if self.checker.all_is_over() else 0.0
         self.checker.check_end()
+        self.watcher.check_end(self.store.connection)
 
     def close(self) -> None:
         """Give back what this machine lent."""

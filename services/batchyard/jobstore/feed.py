@@ -86,6 +86,8 @@ class Feed:
         """Begin at the state of a store that was just read: what was known of the one before counts no more."""
         self.revision = self._complete_after = counters.revision
         self._recent.clear()
+        # The commit that failed may have been applied: whoever waits for the next one must look.
+        self._wake_watches()
         error = UnavailableError("the job store was opened anew")
         if self._subscription is not None:
             self._subscription.close(error)
@@ -102,8 +104,7 @@ class Feed:
             if len(self._recent) == COMMITS_IN_MEMORY:
                 self._complete_after = self._recent[0][0]
             self._recent.append((committed.revision, committed.changes))
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._wake_watches()
         if self._subscription is not None:
             self._subscription.push(committed)
         for key in committed.decided & self._undecided.keys():
@@ -148,5 +149,9 @@ class Feed:
         return newer[::-1]
 
     async def wait(self) -> None:
-        """Wait for the next commit that changes a job."""
+        """Wait for the next commit that changes a job, or for the store to be opened anew."""
         await self._changed.wait()
+
+    def _wake_watches(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
