@@ -143,6 +143,13 @@ class JobChange:
     exit_code: int | None
     reason: str | None
     log_stream_name: str | None
+    started_at: int | None = None
+    """Of the latest attempt, as are the two that follow the next one."""
+    stopped_at: int | None = None
+    agent_id: AgentId | None = None
+    task_id: str | None = None
+    cancelled: bool = False
+    terminated: bool = False
 
 
 def job_ids(last: JobId | None, now_ms: Callable[[], int], random_bits: Callable[[int], int]) -> Callable[[], JobId]:

@@ -598,6 +598,12 @@ def _change(job: Job, now_ms: int) -> JobChange:
         exit_code=job.exit_code,
         reason=job.reason,
         log_stream_name=job.log_stream_name,
+        started_at=job.started_at,
+        stopped_at=job.stopped_at,
+        agent_id=job.agent_id,
+        task_id=job.task_id,
+        cancelled=job.cancelled,
+        terminated=job.terminated,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 import grpc.aio
@@ -11,14 +12,18 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
     SubmitJobResult,
     SubmitJobsRequest,
     SubmitJobsResponse,
+    WatchJobEventsRequest,
+    WatchJobEventsResponse,
     WatchJobsRequest,
     WatchJobsResponse,
 )
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceServicer
-from batchyard.domain.errors import BatchyardError, HistoryGoneError, InvalidRequestError, UnavailableError
+from batchyard.domain.errors import BatchyardError, InvalidRequestError, UnavailableError
 from batchyard.domain.jobs import JobChange, JobId, JobKey
 from batchyard.domain.names import Caller, ResourceKind
+from batchyard.jobstore.events import EventWatch
 from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.history import History
 from batchyard.jobstore.repeats import request_key
 from batchyard.jobstore.service import Reading, Submitter
 from batchyard.jobstore.views import change_message, change_of
@@ -27,14 +32,13 @@ from batchyard.rpc.validation import check_required
 from batchyard.storage.jobs import RequestKey
 
 SUBMITTED_JOBS_MAX: Final = 1000
-COMMITS_A_READ: Final = 200
 
 
 class JobOperationsServicer(JobOperationsServiceServicer):
     """What AWS has no operation for."""
 
     def __init__(self, *, feed: Feed, reading: Reading, submitter: Submitter) -> None:
-        self._feed = feed
+        self._history = History(feed, reading)
         self._reading = reading
         self._submitter = submitter
 
@@ -73,14 +77,12 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         wanted = frozenset(JobKey(caller.namespace, JobId(job_id)) for job_id in request.job_ids)
         if request.HasField("after_revision"):
             revision = request.after_revision
-            newest = await self._reading.ask(lambda reader: reader.revision())
-            if revision > newest:
-                raise HistoryGoneError(f"revision {revision} is ahead of this job store, which is at {newest}")
+            await self._history.check(revision)
         else:
             revision, jobs = await self._reading.ask(lambda reader: reader.jobs_at(wanted))
             yield _message(caller, revision, [change_of(job) for job in jobs])
         while True:
-            commits, revision = await self._changes_after(revision)
+            commits, revision = await self._history.after(revision)
             for committed, changes in commits:
                 mine = [
                     change
@@ -89,19 +91,17 @@ class JobOperationsServicer(JobOperationsServiceServicer):
                 ]
                 if mine:
                     yield _message(caller, committed, mine)
-            if revision >= self._feed.revision:
-                await self._feed.wait()
+            await self._history.wait(revision)
 
-    async def _changes_after(self, revision: int) -> tuple[list[tuple[int, list[JobChange]]], int]:
-        """Return the next commits with changes, and the revision up to which there are no others."""
-        newest = max(self._feed.revision, revision)
-        remembered = self._feed.changes_after(revision)
-        if remembered is not None:
-            return remembered, newest
-        found = await self._reading.ask(lambda reader: reader.changes_after(revision, COMMITS_A_READ))
-        if len(found) == COMMITS_A_READ:
-            return found, found[-1][0]
-        return found, max([newest, *(committed for committed, _ in found)])
+    async def WatchJobEvents(  # noqa: N802
+        self,
+        request: WatchJobEventsRequest,
+        context: grpc.aio.ServicerContext[WatchJobEventsRequest, WatchJobEventsResponse],
+    ) -> AsyncIterator[WatchJobEventsResponse]:
+        """Send AWS's events until the client leaves, or has all there was."""
+        async with aclosing(EventWatch(caller_of(context), request, self._history, self._reading).responses()) as all_:
+            async for response in all_:
+                yield response
 
 
 def _message(caller: Caller, revision: int, changes: list[JobChange]) -> WatchJobsResponse:

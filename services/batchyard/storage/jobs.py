@@ -313,6 +313,10 @@ class JobReader(Protocol):
         """
         ...
 
+    def oldest_revision(self) -> int:
+        """Return the revision after which all events are kept."""
+        ...
+
     def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
         """Return those of the logs that a job names, as that of an attempt or of its run."""
         ...

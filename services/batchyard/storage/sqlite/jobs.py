@@ -345,10 +345,15 @@ class SqliteJobReader:
         rows = self._db.execute(
             "SELECT revision, record FROM events WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit)
         ).fetchall()
-        newest, gone = self._db.execute("SELECT revision, gone_events FROM store").fetchone()
-        if max(newest - EVENTS_KEPT, gone) > revision:
+        if self.oldest_revision() > revision:
+            newest = self.revision()
             raise HistoryGoneError(f"events after revision {revision} are no longer kept; the newest is {newest}")
         return [(row[0], _decode_events(row[1])) for row in rows]
+
+    def oldest_revision(self) -> int:
+        """Return the revision after which all events are kept."""
+        newest, gone = self._db.execute("SELECT revision, gone_events FROM store").fetchone()
+        return int(max(newest - EVENTS_KEPT, gone))
 
     def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
         """Return those of the logs that a job names."""

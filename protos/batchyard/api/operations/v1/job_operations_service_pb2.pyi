@@ -145,6 +145,197 @@ class WatchJobsResponse(_message.Message):
 Global___WatchJobsResponse: _TypeAlias = WatchJobsResponse  # noqa: Y015
 
 @_typing.final
+class WatchJobEventsRequest(_message.Message):
+    """Which events, and from where on. An event must satisfy every list that is not empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    JOB_QUEUES_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    AFTER_INDEX_FIELD_NUMBER: _builtins.int
+    FROM_OLDEST_FIELD_NUMBER: _builtins.int
+    UNTIL_CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    after_revision: _builtins.int
+    """Events after this commit; with `after_index`, after that one of it. As a response said them."""
+    after_index: _builtins.int
+    from_oldest: _builtins.bool
+    """Without `after_revision`: all events that are kept, oldest first, before those to come. Default: those to come."""
+    until_caught_up: _builtins.bool
+    """End the stream when everything up to its beginning has been sent. Default: go on with what comes."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids or ARNs."""
+
+    @_builtins.property
+    def job_queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names or ARNs."""
+
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[_jobs_pb2.JobStatus.ValueType]:
+        """The state that a job has come into."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+        job_queues: _abc.Iterable[_builtins.str] | None = ...,
+        statuses: _abc.Iterable[_jobs_pb2.JobStatus.ValueType] | None = ...,
+        after_revision: _builtins.int | None = ...,
+        after_index: _builtins.int | None = ...,
+        from_oldest: _builtins.bool | None = ...,
+        until_caught_up: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_index", b"_after_index", "_after_revision", b"_after_revision", "_from_oldest", b"_from_oldest", "_until_caught_up", b"_until_caught_up", "after_index", b"after_index", "after_revision", b"after_revision", "from_oldest", b"from_oldest", "until_caught_up", b"until_caught_up"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_index", b"_after_index", "_after_revision", b"_after_revision", "_from_oldest", b"_from_oldest", "_until_caught_up", b"_until_caught_up", "after_index", b"after_index", "after_revision", b"after_revision", "from_oldest", b"from_oldest", "job_queues", b"job_queues", "jobs", b"jobs", "statuses", b"statuses", "until_caught_up", b"until_caught_up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_index: _TypeAlias = _typing.Literal["after_index"]  # noqa: Y015
+    _WhichOneofArgType__after_index: _TypeAlias = _typing.Literal["_after_index", b"_after_index"]  # noqa: Y015
+    _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
+    _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
+    _WhichOneofReturnType__from_oldest: _TypeAlias = _typing.Literal["from_oldest"]  # noqa: Y015
+    _WhichOneofArgType__from_oldest: _TypeAlias = _typing.Literal["_from_oldest", b"_from_oldest"]  # noqa: Y015
+    _WhichOneofReturnType__until_caught_up: _TypeAlias = _typing.Literal["until_caught_up"]  # noqa: Y015
+    _WhichOneofArgType__until_caught_up: _TypeAlias = _typing.Literal["_until_caught_up", b"_until_caught_up"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_index) -> _WhichOneofReturnType__after_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_revision) -> _WhichOneofReturnType__after_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_oldest) -> _WhichOneofReturnType__from_oldest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until_caught_up) -> _WhichOneofReturnType__until_caught_up | None: ...
+
+Global___WatchJobEventsRequest: _TypeAlias = WatchJobEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchJobEventsResponse(_message.Message):
+    """Events of one commit, or of several. To go on after a response, ask again with its `revision` and `index`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    index: _builtins.int
+    """Present when the commit may have further events: that of the last one sent."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStateChangeEvent]:
+        """Can be empty: then nothing that was asked for has come up to `revision`."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int | None = ...,
+        index: _builtins.int | None = ...,
+        events: _abc.Iterable[Global___JobStateChangeEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_revision", b"_revision", "index", b"index", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_revision", b"_revision", "events", b"events", "index", b"index", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___WatchJobEventsResponse: _TypeAlias = WatchJobEventsResponse  # noqa: Y015
+
+@_typing.final
+class JobStateChangeEvent(_message.Message):
+    """An event as Amazon EventBridge has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    DETAIL_TYPE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """"0"."""
+    id: _builtins.str
+    """A UUID; that of the same event is the same in every stream."""
+    detail_type: _builtins.str
+    """"Batch Job State Change"."""
+    source: _builtins.str
+    """"aws.batch"."""
+    account: _builtins.str
+    time: _builtins.str
+    """When the job came into the state: YYYY-MM-DDThh:mm:ssZ."""
+    region: _builtins.str
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The job's ARN."""
+
+    @_builtins.property
+    def detail(self) -> _jobs_pb2.JobDetail:
+        """The job as DescribeJobs showed it then."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str | None = ...,
+        id: _builtins.str | None = ...,
+        detail_type: _builtins.str | None = ...,
+        source: _builtins.str | None = ...,
+        account: _builtins.str | None = ...,
+        time: _builtins.str | None = ...,
+        region: _builtins.str | None = ...,
+        resources: _abc.Iterable[_builtins.str] | None = ...,
+        detail: _jobs_pb2.JobDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_detail", b"_detail", "_detail_type", b"_detail_type", "_id", b"_id", "_region", b"_region", "_source", b"_source", "_time", b"_time", "_version", b"_version", "account", b"account", "detail", b"detail", "detail_type", b"detail_type", "id", b"id", "region", b"region", "source", b"source", "time", b"time", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_detail", b"_detail", "_detail_type", b"_detail_type", "_id", b"_id", "_region", b"_region", "_source", b"_source", "_time", b"_time", "_version", b"_version", "account", b"account", "detail", b"detail", "detail_type", b"detail_type", "id", b"id", "region", b"region", "resources", b"resources", "source", b"source", "time", b"time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__account: _TypeAlias = _typing.Literal["account"]  # noqa: Y015
+    _WhichOneofArgType__account: _TypeAlias = _typing.Literal["_account", b"_account"]  # noqa: Y015
+    _WhichOneofReturnType__detail: _TypeAlias = _typing.Literal["detail"]  # noqa: Y015
+    _WhichOneofArgType__detail: _TypeAlias = _typing.Literal["_detail", b"_detail"]  # noqa: Y015
+    _WhichOneofReturnType__detail_type: _TypeAlias = _typing.Literal["detail_type"]  # noqa: Y015
+    _WhichOneofArgType__detail_type: _TypeAlias = _typing.Literal["_detail_type", b"_detail_type"]  # noqa: Y015
+    _WhichOneofReturnType__id: _TypeAlias = _typing.Literal["id"]  # noqa: Y015
+    _WhichOneofArgType__id: _TypeAlias = _typing.Literal["_id", b"_id"]  # noqa: Y015
+    _WhichOneofReturnType__region: _TypeAlias = _typing.Literal["region"]  # noqa: Y015
+    _WhichOneofArgType__region: _TypeAlias = _typing.Literal["_region", b"_region"]  # noqa: Y015
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
+    _WhichOneofReturnType__time: _TypeAlias = _typing.Literal["time"]  # noqa: Y015
+    _WhichOneofArgType__time: _TypeAlias = _typing.Literal["_time", b"_time"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account) -> _WhichOneofReturnType__account | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detail) -> _WhichOneofReturnType__detail | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detail_type) -> _WhichOneofReturnType__detail_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__id) -> _WhichOneofReturnType__id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region) -> _WhichOneofReturnType__region | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time) -> _WhichOneofReturnType__time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___JobStateChangeEvent: _TypeAlias = JobStateChangeEvent  # noqa: Y015
+
+@_typing.final
 class JobChange(_message.Message):
     """A job has come into a state."""
 

@@ -45,6 +45,11 @@ class JobOperationsServiceStub:
                 request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobsResponse.FromString,
                 _registered_method=True)
+        self.WatchJobEvents = channel.unary_stream(
+                '/batchyard.api.operations.v1.JobOperationsService/WatchJobEvents',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobEventsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobEventsResponse.FromString,
+                _registered_method=True)
 
 
 class JobOperationsServiceServicer:
@@ -69,6 +74,16 @@ class JobOperationsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJobEvents(self, request, context):
+        """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+
+        Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
+        no longer kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobOperationsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +96,11 @@ def add_JobOperationsServiceServicer_to_server(servicer, server):
                     servicer.WatchJobs,
                     request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobsResponse.SerializeToString,
+            ),
+            'WatchJobEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobEvents,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobEventsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +158,33 @@ class JobOperationsService:
             '/batchyard.api.operations.v1.JobOperationsService/WatchJobs',
             batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobsRequest.SerializeToString,
             batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/batchyard.api.operations.v1.JobOperationsService/WatchJobEvents',
+            batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobEventsRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_job__operations__service__pb2.WatchJobEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

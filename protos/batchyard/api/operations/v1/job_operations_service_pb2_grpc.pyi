@@ -43,6 +43,12 @@ class JobOperationsServiceStub:
     Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
     from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
     """
+    WatchJobEvents: _grpc.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobEventsRequest, _job_operations_service_pb2.WatchJobEventsResponse]
+    """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+
+    Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
+    no longer kept.
+    """
 
 @_typing.type_check_only
 class JobOperationsServiceAsyncStub(JobOperationsServiceStub):
@@ -58,6 +64,12 @@ class JobOperationsServiceAsyncStub(JobOperationsServiceStub):
 
     Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
     from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
+    """
+    WatchJobEvents: _aio.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobEventsRequest, _job_operations_service_pb2.WatchJobEventsResponse]  # type: ignore[assignment]
+    """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+
+    Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
+    no longer kept.
     """
 
 class JobOperationsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +95,18 @@ class JobOperationsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with OUT_OF_RANGE when the events after `after_revision` are no longer kept, or when a store that was restored
         from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobEvents(
+        self,
+        request: _job_operations_service_pb2.WatchJobEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_operations_service_pb2.WatchJobEventsResponse], _abc.AsyncIterator[_job_operations_service_pb2.WatchJobEventsResponse]]:
+        """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+
+        Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
+        no longer kept.
         """
 
 def add_JobOperationsServiceServicer_to_server(servicer: JobOperationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
