@@ -132,13 +132,6 @@ class TestDocker(RuntimeContract):
             await followed.offer()
             assert (await followed.done(FIRST)).exit_code == 0
 
-    async def test_a_lease_that_cannot_be_written_down_counts(self, opened: Open, tmp_path: Path) -> None:
-        (tmp_path / "docker" / "lease.new").mkdir(parents=True)
-        async with opened() as runtime:
-            followed = await self.with_lease(runtime)
-            await followed.offer("true")
-            assert (await followed.done(FIRST)).exit_code == 0
-
     async def test_output_is_copied_as_soon_as_its_log_can_be_made(self, opened: Open, logs: LogFolder) -> None:
         offer = an_offer("echo", "hello")
         path = logs.path(offer.spec.namespace, offer.log_stream_name)

@@ -33,7 +33,7 @@ from batchyard.rpc.errors import status_of
 from support.contexts import stopped
 
 NAMESPACE = "123456789012"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long anything in a test may take before it counts as not happening."""
 
 LAUNCHER_PROGRAM = Path(wire.__file__).parent / "__main__.py"

@@ -8,12 +8,12 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from support.agent import soon
+from support.agent import is_running, soon
 
 IMAGE = "bb:1"
 """Busybox and nothing else."""
@@ -26,49 +26,87 @@ HOW_TO_GET_ONE = (
 @pytest.fixture(scope="session")
 def docker_host() -> Iterator[str]:
     """Yield the address of an engine that has the image; start one if this host lets us."""
-    with ExitStack() as stack:
-        url = os.environ.get("DOCKER_HOST")
-        if not url:
-            if os.geteuid() != 0 or shutil.which("dockerd") is None or shutil.which("docker") is None:
-                pytest.skip(HOW_TO_GET_ONE)
-            url = stack.enter_context(an_engine())
-        if _busybox() is None:
-            pytest.skip(HOW_TO_GET_ONE)
+    url = os.environ.get("DOCKER_HOST")
+    if url and _busybox() is not None:
         _import_image(url)
         yield url
+    elif url or not can_have_own_engine():
+        pytest.skip(HOW_TO_GET_ONE)
+    else:
+        with an_engine() as engine:
+            yield engine.url
+
+
+class OwnEngine:
+    """A dockerd in a folder of its own, which can be killed and started again."""
+
+    def __init__(self) -> None:
+        # A short path: the address of a unix socket holds no more than 108 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="by-", dir="/tmp"))
+        self._folder.chmod(0o755)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"unix://{self._folder}/s"
+
+    def start(self, *, live_restore: bool = True) -> None:
+        """Start it, and wait until it answers; without `live_restore` it kills the containers that it finds."""
+        folder, limit = self._folder, open_files_limit()
+        command = [
+            *("dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", *["--live-restore"] * live_restore),
+            *("-H", self.url, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
+            *("-p", f"{folder}/pid", "--default-ulimit", f"nofile={limit}:{limit}"),
+        ]
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._process = process
+        soon(lambda: process.poll() is not None or _answers(self.url), "the engine answers")
+        if process.poll() is not None:
+            pytest.fail(f"dockerd did not start: {(folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """Kill it, and the containerd that it started; containers go on."""
+        assert self._process is not None
+        helper = self._folder / "exec" / "containerd" / "containerd.pid"
+        containerd = int(helper.read_text())
+        self._process.kill()
+        self._process.wait()
+        os.kill(containerd, signal.SIGKILL)
+        soon(lambda: not is_running(containerd), "containerd is dead")
+        for left in (helper, self._folder / "pid", self._folder / "s"):
+            left.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End it, and leave nothing of it behind."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                containers = _docker(self.url, "ps", "-aq", check=False).stdout.decode().split()
+                if containers:
+                    _docker(self.url, "rm", "-f", *containers, check=False)
+            self._process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+            self._process.kill()
+            self._process.wait()
+        _unmount_below(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def can_have_own_engine() -> bool:
+    """Tell whether this host lets us start an engine of our own."""
+    return os.geteuid() == 0 and all(map(shutil.which, ("dockerd", "docker"))) and _busybox() is not None
 
 
 @contextmanager
-def an_engine() -> Iterator[str]:
-    """Run dockerd in a folder of its own, and leave nothing of it behind."""
-    # A short path: the address of a unix socket holds no more than 108 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="by-", dir="/tmp"))
-    folder.chmod(0o755)
-    limit = open_files_limit()
-    command = [
-        *("dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", "--live-restore"),
-        *("-H", f"unix://{folder}/s", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
-        *("-p", f"{folder}/pid", "--default-ulimit", f"nofile={limit}:{limit}"),
-    ]
-    with (folder / "log").open("wb") as log:
-        engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    url = f"unix://{folder}/s"
+def an_engine() -> Iterator[OwnEngine]:
+    """Run an engine of one's own, which has the image, and leave nothing of it behind."""
+    engine = OwnEngine()
     try:
-        soon(lambda: engine.poll() is not None or _answers(url), "the engine answers")
-        if engine.poll() is not None:
-            pytest.fail(f"dockerd did not start: {(folder / 'log').read_text()[-2000:]}")
-        yield url
-        containers = _docker(url, "ps", "-aq").stdout.decode().split()
-        if containers:
-            _docker(url, "rm", "-f", *containers)
+        engine.start()
+        _import_image(engine.url)
+        yield engine
     finally:
-        engine.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            engine.wait(20)
-        engine.kill()
-        engine.wait()
-        _unmount_below(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        engine.close()
 
 
 def open_files_limit() -> int:
@@ -82,6 +120,32 @@ def open_files_limit() -> int:
 def containers_of(url: str, agent_id: str) -> list[str]:
     """Return the ids of an agent's containers, ended ones included."""
     return _docker(url, "ps", "-aq", "--filter", f"label=batchyard.agent={agent_id}").stdout.decode().split()
+
+
+def state_of(url: str, container: str) -> str:
+    """Return what the engine calls the state of a container; empty if it has none of that id."""
+    shown = _docker(url, "inspect", "-f", "{{.State.Status}}", container, check=False)
+    return shown.stdout.decode().strip()
+
+
+def pid_of(url: str, container: str) -> int:
+    """Return the first process of a running container, as this host numbers it."""
+    return int(_docker(url, "inspect", "-f", "{{.State.Pid}}", container).stdout)
+
+
+def name_of(url: str, container: str) -> str:
+    """Return the name of a container."""
+    return _docker(url, "inspect", "-f", "{{.Name}}", container).stdout.decode().strip().removeprefix("/")
+
+
+def run_inside(url: str, container: str, *command: str) -> None:
+    """Run a command in a running container."""
+    _docker(url, "exec", container, *command)
+
+
+def create_container(url: str, *arguments: str) -> str:
+    """Create a container by hand, without starting it; return its id."""
+    return _docker(url, "create", "--network", "none", *arguments).stdout.decode().strip()
 
 
 def run_container(url: str, *arguments: str) -> str:

@@ -95,18 +95,23 @@ class IdentityKeeper:
             _log.warning("the epoch of the scheduler can't be written down: %s", error)
 
     def _save(self, identity: Identity) -> None:
-        fresh = self._folder / "agent.json.new"
-        with open(fresh, "w", encoding="utf-8") as file:
-            json.dump(asdict(identity), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(self._folder / "agent.json")
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        replace_file(self._folder / "agent.json", json.dumps(asdict(identity)))
         self.identity = identity
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put a file in the place of another one; it is on disk when this returns, and never half of it."""
+    fresh = path.with_name(f"{path.name}.new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @asynccontextmanager

@@ -15,9 +15,17 @@ _AS_USER = ["--user", "--map-current-user"]
 class Options:
     """What a launcher is told at its start."""
 
-    __slots__ = ("agent_id", "folder", "idle_s", "namespace")
+    __slots__ = ("agent_id", "folder", "guard", "idle_s", "namespace")
 
-    def __init__(self, *, folder: str, agent_id: str, idle_s: float = 5.0, namespace: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        folder: str,
+        agent_id: str,
+        idle_s: float = 5.0,
+        namespace: bool = True,
+        guard: bool = False,
+    ) -> None:
         self.folder = folder
         """Where its socket, journal, lock and log are, and the jobs' working folders."""
         self.agent_id = agent_id
@@ -25,6 +33,8 @@ class Options:
         """How long to stay without an agent and without work."""
         self.namespace = namespace
         """Whether to try for a PID namespace."""
+        self.guard = guard
+        """Whether this is to be no launcher, but the guard of containers."""
 
     def encode(self) -> str:
         """Return them as the program's argument."""
@@ -32,19 +42,24 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Run a stage: `detach` starts the launcher and returns; `namespaced` or `plain` is the launcher."""
+    """Run a stage: `detach` starts the launcher or guard and returns; `namespaced` or `plain` is what was started."""
     program, encoded, stage = argv
     options = Options(**json.loads(encoded))
     if stage == "detach":
         _detach(program, encoded, options)
         return
-    from batchyard.agent.launcher.server import serve
+    if options.guard:
+        from batchyard.agent.launcher import guard
 
-    serve(options, namespaced=stage == "namespaced")
+        guard.serve(options)
+    else:
+        from batchyard.agent.launcher import server
+
+        server.serve(options, namespaced=stage == "namespaced")
 
 
 def _detach(program: str, encoded: str, options: Options) -> None:
-    prefix = _unshare() if options.namespace else None
+    prefix = _unshare() if options.namespace and not options.guard else None
     if os.fork():
         return
     os.setsid()

@@ -25,6 +25,8 @@ class Attendance:
         self.run = run
         self.stopped: RunEnd | None = None
         """Why it was told to end, if it was."""
+        self.container = ""
+        """Id of the container; empty: it has none yet."""
         self._timeout_s = timeout_s
         self._timeout_grace_s = timeout_grace_s
         self._deadline = math.inf

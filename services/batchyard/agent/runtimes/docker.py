@@ -1,19 +1,20 @@
 """The docker runtime: one container per run, found again by its labels when the agent comes back.
 
 It keeps the same ledger and journal as the launcher. A container that has exited would run again if it were started
-again, so the journal alone decides: what it says is claimed is never started, only looked after.
+again, so the journal alone decides: what it says is claimed is never started, only looked after. A guard, which is a
+process of its own, ends containers when the lease is over and this one is stopped or dead; see `launcher.guard`.
 """
 
-import json
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from subprocess import CalledProcessError
+from typing import Final
 
 import aiodocker
 import anyio
@@ -21,13 +22,14 @@ from aiodocker.containers import DockerContainer
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from batchyard.agent.host import AgentStartError
+from batchyard.agent.host import LOCK_PATIENCE_S, AgentStartError, locked_folder
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.journal import Journal, JournalError
 from batchyard.agent.launcher.ledger import Fence, Ledger, Need, Run, RunEnd, RunState
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY
 from batchyard.agent.runtimes import engine
 from batchyard.agent.runtimes.attendance import Attendance
+from batchyard.agent.runtimes.guarded import GuardedFolder
 from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S
 from batchyard.agent.state import Offer, Orders, RunRecord, record_of
 from batchyard.storage.log_files import LogFolder
@@ -59,7 +61,7 @@ class DockerRuntime:
     def __init__(
         self,
         docker: aiodocker.Docker,
-        folder: Path,
+        guarded: GuardedFolder,
         journal: Journal,
         tasks: TaskGroup,
         *,
@@ -69,7 +71,7 @@ class DockerRuntime:
         settings: DockerSettings,
     ) -> None:
         self._docker = docker
-        self._lease_file = folder / "lease.json"
+        self._guarded = guarded
         self._journal = journal
         self._tasks = tasks
         self._owner = owner
@@ -81,7 +83,8 @@ class DockerRuntime:
         self._starting = anyio.Semaphore(STARTS_AT_ONCE)
         self._writing = anyio.Lock()
         self._something_new = anyio.Event()
-        self._may_start = anyio.Event()
+        self._start_due = anyio.Event()
+        self._is_guarded = True
         self._is_first = True
         self._boot_id = wire.boot_id()
         self._claimed_before: list[Fence] = []
@@ -113,18 +116,17 @@ class DockerRuntime:
             if self._journal.is_worth_compacting():
                 await self._note(partial(self._journal.compact, self._ledger, {}))
         self._tell()
-        self._may_start.set()
+        self._start_due.set()
 
     async def renew_lease(self, deadline: float, start_margin_s: float) -> None:
         """Allow runs up to the deadline, also across a restart of the agent."""
         self._ledger.renew_lease(deadline, start_margin_s)
-        lease = {"boot_id": self._boot_id, "deadline": self._ledger.lease_deadline}
         try:
-            await to_thread.run_sync(_replace_file, self._lease_file, json.dumps(lease))
+            await to_thread.run_sync(self._guarded.lease.write, self._ledger.lease_deadline)
         except OSError as error:
-            # An agent that comes back then finds an earlier deadline: containers may end too soon, and never too late.
+            # The guard, and an agent that comes back, know an earlier deadline: too soon an end, and never too late.
             _log.warning("the lease can't be written down: %s", error)
-        self._may_start.set()
+        self._start_due.set()
 
     async def changes(self) -> Sequence[RunRecord]:
         """Wait for news of runs."""
@@ -147,7 +149,7 @@ class DockerRuntime:
         history = self._journal.history
         self._ledger.restore(history.runs.values(), history.forgotten, history.floor)
         if history.boot_id == self._boot_id:
-            self._ledger.renew_lease(_lease_deadline(self._lease_file, self._boot_id), 0)
+            self._ledger.renew_lease(self._guarded.lease.read() or -math.inf, 0)
         containers = await self._find_containers()
         for run in self._ledger.active():
             container = containers.get(_fence_text(run))
@@ -155,14 +157,17 @@ class DockerRuntime:
                 await self._lose(run, history.boot_id)
             elif await self._adopt(run, container):
                 del containers[_fence_text(run)]
+        adopted = {attendance.container for attendance in self._attended.values()}
         for container in containers.values():
             await engine.remove(container)
+        for name in self._guarded.known() - adopted:
+            self._guarded.cannot_run(name)
         self._tasks.start_soon(self._start_ready)
         self._tasks.start_soon(self._guard_lease)
+        self._tasks.start_soon(self._keep_guard)
 
     async def _find_containers(self) -> dict[str, DockerContainer]:
-        labels = [f"{name}={value}" for name, value in self._owner.labels().items()]
-        found = await self._docker.containers.list(all=1, filters=json.dumps({"label": labels}))
+        found = await engine.list_all(self._docker, self._owner)
         return {container["Labels"][f"{engine.LABEL}fence"]: container for container in found}
 
     async def _lose(self, run: Run, boot_id: str) -> None:
@@ -172,23 +177,31 @@ class DockerRuntime:
         await self._finish(run, RunEnd.LOST, reason="The container is gone")
 
     async def _adopt(self, run: Run, container: DockerContainer) -> bool:
-        """Look after a container that an earlier agent started; return False if it never was started."""
-        state = await engine.state_of(container)
+        """Look after a container that an earlier agent started; return False if it never was, or is gone."""
+        try:
+            state = await engine.state_of(container)
+        except engine.GoneError:
+            await self._finish(run, RunEnd.LOST, reason="The container is gone")
+            return False
         if state["Status"] == "created":
             await self._finish(run, RunEnd.LOST, reason="The agent died before the container was started")
             return False
         if run.state is RunState.CLAIMED:
             self._ledger.start(run, wire.now() - _seconds_since(state["StartedAt"]))
-        self._tasks.start_soon(self._attend, self._take_place(run), container)
+        attendance = self._take_place(run)
+        attendance.container = container.id
+        if self._is_lease_over():
+            attendance.stop(RunEnd.LOST, 0)
+        self._tasks.start_soon(self._attend, attendance, container)
         return True
 
     # Runs
 
     async def _start_ready(self) -> None:
         while True:
-            await self._may_start.wait()
-            self._may_start = anyio.Event()
-            runs = self._ledger.startable(wire.now())
+            await self._start_due.wait()
+            self._start_due = anyio.Event()
+            runs = self._ledger.startable(wire.now()) if self._is_guarded else []
             if runs and await self._note(partial(self._journal.claim, runs)):
                 # One that was given back meanwhile is not claimed, whatever the journal says.
                 runs = [run for run in runs if run.state is RunState.OFFERED]
@@ -197,7 +210,7 @@ class DockerRuntime:
                     self._tasks.start_soon(self._start, self._take_place(run))
             elif runs:
                 await anyio.sleep(DISK_RETRY_S)
-                self._may_start.set()
+                self._start_due.set()
             self._tell()
 
     def _take_place(self, run: Run) -> Attendance:
@@ -211,33 +224,56 @@ class DockerRuntime:
         return attendance
 
     async def _start(self, attendance: Attendance) -> None:
-        run, container, is_started = attendance.run, None, False
+        run, container = attendance.run, None
         assert isinstance(run.order, Offer)
-        failure = ""
         try:
             self._check_log_name(run.order)
             async with self._starting:
-                if attendance.stopped is None:
-                    container = await engine.create(self._docker, run.order, self._owner, self._settings.network)
-                if container is not None and attendance.stopped is None:
-                    await engine.start(container)
-                    is_started = True
+                container = await engine.create(
+                    self._docker, run.order, self._owner, self._settings.network, lambda: self._may_start(attendance)
+                )
+                is_started = container is not None and await self._start_container(attendance, container)
         except engine.RefusedError as error:
-            failure = str(error)
+            await self._end(attendance, RunEnd.START_FAILED, reason=str(error))
         except engine.GoneError:
-            failure = "CannotStartContainerError: the container is gone"
-        if container is not None and is_started:
-            self._ledger.start(run, wire.now())
-            self._tell()
-            await self._note(partial(self._journal.start, [(run, 0)]))
-            await self._attend(attendance, container)
-            return
-        if failure:
-            await self._end(attendance, RunEnd.START_FAILED, reason=failure)
+            if self._may_start(attendance):
+                reason = "CannotStartContainerError: the container is gone"
+                await self._end(attendance, RunEnd.START_FAILED, reason=reason)
+            else:
+                await self._end(attendance, attendance.stopped or RunEnd.STOPPED)
         else:
+            if container is not None and is_started:
+                self._ledger.start(run, wire.now())
+                self._tell()
+                await self._note(partial(self._journal.start, [(run, 0)]))
+                await self._attend(attendance, container)
+                return
+            if container is not None:
+                # Before anybody hears that it will never start.
+                await engine.remove(container)
             await self._end(attendance, attendance.stopped or RunEnd.STOPPED)
         if container is not None:
-            await engine.remove(container)
+            await self._remove(container)
+
+    async def _start_container(self, attendance: Attendance, container: DockerContainer) -> bool:
+        attendance.container = container.id
+        # However long the disk takes: the guard must know it first.
+        while self._may_start(attendance) and not self._guarded.may_run(container.id):  # noqa: ASYNC110
+            await anyio.sleep(DISK_RETRY_S)
+        return await engine.start(container, lambda: self._may_start(attendance))
+
+    async def _remove(self, container: DockerContainer) -> None:
+        await engine.remove(container)
+        self._guarded.cannot_run(container.id)
+
+    def _may_start(self, attendance: Attendance) -> bool:
+        """Tell whether a claimed run may start still: making its container can take long."""
+        if self._is_lease_over():
+            attendance.stop(RunEnd.LOST, 0)
+        return attendance.stopped is None
+
+    def _is_lease_over(self) -> bool:
+        return wire.now() >= self._ledger.lease_deadline
 
     def _check_log_name(self, offer: Offer) -> None:
         try:
@@ -252,12 +288,27 @@ class DockerRuntime:
         end = attendance.stopped or RunEnd.EXITED
         if outcome is None:
             await self._end(attendance, RunEnd.LOST, reason="The container is gone")
-        elif end is RunEnd.LOST:
+        elif end is RunEnd.LOST and outcome.exit_code == engine.KILLED:
             await self._end(attendance, RunEnd.LOST)
         else:
+            # One that was to be killed for its lease may have ended by itself before.
+            end = RunEnd.EXITED if end is RunEnd.LOST else end
             out_of_memory = end is RunEnd.EXITED and outcome.out_of_memory and outcome.exit_code != 0
             await self._end(attendance, end, exit_code=outcome.exit_code, reason=OUT_OF_MEMORY if out_of_memory else "")
-        await engine.remove(container)
+        await self._remove(container)
+
+    async def _keep_guard(self) -> None:
+        """Have a guard at all times: what runs outlives this process."""
+        while True:
+            await anyio.sleep(GUARD_INTERVAL_S)
+            try:
+                await self._guarded.ensure_guard()
+            except (AgentStartError, OSError, CalledProcessError) as error:
+                _log.warning("nothing starts, there is no guard: %s", error)
+                self._is_guarded = False
+            else:
+                self._is_guarded = True
+                self._start_due.set()
 
     async def _guard_lease(self) -> None:
         """End everything once the lease is over: from then on others may run the same jobs."""
@@ -283,7 +334,7 @@ class DockerRuntime:
         """Record an end. It is in the journal when this returns, and the container may be removed."""
         self._ledger.finish(run, wire.now(), end, exit_code=exit_code, reason=reason)
         self._tell()
-        self._may_start.set()
+        self._start_due.set()
         await self._note(partial(self._journal.finish, [run]))
 
     async def _note(self, write: Callable[[], None]) -> bool:
@@ -306,45 +357,29 @@ async def open_docker_runtime(
 ) -> AsyncIterator[DockerRuntime]:
     """Run containers for the length of the context; on leaving they go on, for the next to find.
 
-    Raises AgentStartError if no engine answers or the journal is damaged.
+    Raises AgentStartError if no engine answers, the guard does not start, or the journal is damaged.
     """
     url = await engine.find_engine(settings.docker_host)
-    await to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True, exist_ok=True))
-    try:
-        journal = Journal(str(folder / "journal"), wire.boot_id())
-    except JournalError as error:
-        raise AgentStartError(str(error)) from error
-    try:
-        async with aiodocker.Docker(url=url) as docker, anyio.create_task_group() as tasks:
-            runtime = DockerRuntime(
-                docker,
-                folder,
-                journal,
-                tasks,
-                owner=engine.Owner(settings.installation, agent_id),
-                capacity=capacity,
-                logs=logs,
-                settings=settings,
-            )
-            await runtime.take_over()
-            yield runtime
-            tasks.cancel_scope.cancel()
-    finally:
-        journal.close()
-
-
-def _replace_file(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.rename(path)
-
-
-def _lease_deadline(path: Path, boot_id: str) -> float:
-    try:
-        lease: dict[str, Any] = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return -math.inf
-    return float(lease["deadline"]) if lease["boot_id"] == boot_id else -math.inf
+    owner = engine.Owner(settings.installation, agent_id)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(locked_folder(folder, LOCK_PATIENCE_S))
+        guarded = GuardedFolder(folder, agent_id)
+        stack.callback(guarded.close)
+        await to_thread.run_sync(guarded.set_engine, url, owner.label_filters())
+        await guarded.ensure_guard()
+        try:
+            journal = Journal(str(folder / "journal"), wire.boot_id())
+        except JournalError as error:
+            raise AgentStartError(str(error)) from error
+        stack.callback(journal.close)
+        docker = await stack.enter_async_context(aiodocker.Docker(url=url))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        runtime = DockerRuntime(
+            docker, guarded, journal, tasks, owner=owner, capacity=capacity, logs=logs, settings=settings
+        )
+        await runtime.take_over()
+        yield runtime
+        tasks.cancel_scope.cancel()
 
 
 def _about(offer: Offer) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What the docker runtime says to a container engine, and how it reads the answers. Docker, or Podman in its place."""
 
+import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +27,12 @@ _FRAME_HEADER_BYTES: Final = 8
 
 _SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
 
+KILLED: Final = 137
+"""Exit code of what SIGKILL has ended."""
+
+_NO_CONNECTION: Final = 900
+"""What the library has as the status of an answer that never came."""
+
 ENGINE_ERRORS: Final = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -47,6 +54,10 @@ class Owner:
     def labels(self) -> dict[str, str]:
         """Return the labels that all of them carry."""
         return {f"{LABEL}installation": self.installation, f"{LABEL}agent": self.agent_id}
+
+    def label_filters(self) -> list[str]:
+        """Return what the engine finds all of them by."""
+        return [f"{name}={value}" for name, value in self.labels().items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +140,59 @@ def container_config(offer: Offer, owner: Owner, network: str | None) -> dict[st
     return config
 
 
-async def create(docker: aiodocker.Docker, offer: Offer, owner: Owner, network: str | None) -> DockerContainer:
-    """Create a run's container, pulling the image if need be; raise RefusedError if that can't be."""
+def is_away(error: Exception) -> bool:
+    """Tell whether an error means that the engine gave no answer, and may give one later."""
+    return not isinstance(error, aiodocker.DockerError) or error.status == _NO_CONNECTION
+
+
+async def list_all(docker: aiodocker.Docker, owner: Owner) -> list[DockerContainer]:
+    """Return the owner's containers, ended ones too; wait for an engine that is away."""
+    while True:
+        try:
+            return await docker.containers.list(all=1, filters=json.dumps({"label": owner.label_filters()}))
+        except ENGINE_ERRORS as error:
+            if not is_away(error):
+                raise
+            await anyio.sleep(RETRY_S)
+
+
+async def create(
+    docker: aiodocker.Docker, offer: Offer, owner: Owner, network: str | None, may_go_on: Callable[[], bool]
+) -> DockerContainer | None:
+    """Create a run's container, pulling the image if need be; raise RefusedError if that can't be.
+
+    Waits for an engine that is away as long as it may go on; then there is none.
+    """
     config = container_config(offer, owner, network)
     name = container_name(offer, owner)
-    try:
+    while may_go_on():
         try:
-            return await docker.containers.create(config, name=name)
-        except aiodocker.DockerError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-        await _pull(docker, config["Image"])
+            return await _create(docker, config, name)
+        except ENGINE_ERRORS as error:
+            if not is_away(error):
+                raise RefusedError(f"CannotCreateContainerError: {describe(error)}") from error
+        await anyio.sleep(RETRY_S)
+    return None
+
+
+async def _create(docker: aiodocker.Docker, config: dict[str, Any], name: str) -> DockerContainer:
+    try:
         return await docker.containers.create(config, name=name)
-    except ENGINE_ERRORS as error:
-        raise RefusedError(f"CannotCreateContainerError: {describe(error)}") from error
+    except aiodocker.DockerError as error:
+        if error.status == HTTPStatus.CONFLICT and (found := await _made_before(docker, config, name)) is not None:
+            return found
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+    await _pull(docker, config["Image"])
+    return await docker.containers.create(config, name=name)
+
+
+async def _made_before(docker: aiodocker.Docker, config: dict[str, Any], name: str) -> DockerContainer | None:
+    """Return the container of this name if it is this run's, made by a call whose answer was lost."""
+    container = await docker.containers.get(name)
+    shown = await container.show()
+    is_ours = config["Labels"].items() <= shown["Config"]["Labels"].items() and shown["State"]["Status"] == "created"
+    return container if is_ours else None
 
 
 async def _pull(docker: aiodocker.Docker, image: str) -> None:
@@ -151,23 +201,27 @@ async def _pull(docker: aiodocker.Docker, image: str) -> None:
     try:
         await docker.images.pull(image if has_version else f"{image}:latest")
     except ENGINE_ERRORS as error:
+        if is_away(error):
+            raise
         raise RefusedError(f"CannotPullContainerError: {describe(error)}") from error
 
 
-async def start(container: DockerContainer) -> None:
+async def start(container: DockerContainer, may_go_on: Callable[[], bool]) -> bool:
     """Start a container for the first time; raise RefusedError if it can't be.
 
-    If the engine goes away before it has answered, this waits for it: nobody else can know whether the container runs.
+    Return False, and have it not started, if it may not go on. If the engine goes away before it has answered, this
+    waits for it: nobody else can know whether the container runs.
     """
-    while True:
+    while may_go_on():
         try:
             await container.start()
-        except aiodocker.DockerError as error:
-            raise RefusedError(f"CannotStartContainerError: {describe(error)}") from error
-        except ENGINE_ERRORS:
+        except ENGINE_ERRORS as error:
             if (await state_of(container))["Status"] == "created":
-                continue
-        return
+                if is_away(error):
+                    continue
+                raise RefusedError(f"CannotStartContainerError: {describe(error)}") from error
+        return True
+    return False
 
 
 async def state_of(container: DockerContainer) -> Mapping[str, Any]:

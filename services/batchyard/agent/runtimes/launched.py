@@ -5,11 +5,9 @@ import logging
 import os
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from batchyard.agent.launcher.journal import JournalError, read_journal
 from batchyard.agent.launcher.ledger import Fence, Need
 from batchyard.agent.launcher.processes import MARKS
 from batchyard.agent.runtimes import RuntimeLostError
+from batchyard.agent.runtimes.detached import start_detached
 from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S, start_order
 from batchyard.agent.state import Offer, Orders, RunRecord, record_from_launcher
 from batchyard.storage.log_files import LogFolder
@@ -34,7 +33,6 @@ from batchyard.storage.log_files import LogFolder
 LAUNCHER_PATIENCE_S: Final = 15.0
 _POLL_S: Final = 0.02
 
-_PROGRAM: Final = str(Path(wire.__file__).parent / "__main__.py")
 _READ_BYTES: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
@@ -282,15 +280,7 @@ def _end_leftovers(folder: Path, agent_id: str) -> None:
 
 
 def _start_launcher(folder: Path, agent_id: str, settings: ProcessSettings) -> None:
-    options = Options(
-        folder=str(folder.resolve()), agent_id=agent_id, idle_s=settings.idle_s, namespace=settings.namespace
-    )
-    with suppress(FileNotFoundError):
-        (folder / "log").rename(folder / "log.1")
-    subprocess.run(  # noqa: S603
-        [sys.executable, "-I", "-S", _PROGRAM, options.encode(), "detach"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        check=True,
-        env={"PATH": os.environ.get("PATH", os.defpath)},
+    start_detached(
+        folder,
+        Options(folder=str(folder.resolve()), agent_id=agent_id, idle_s=settings.idle_s, namespace=settings.namespace),
     )
