@@ -1,6 +1,5 @@
 """The lease on disk: what its readers make of it, and that a full disk takes it."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,11 +40,8 @@ def test_half_a_lease_is_none(tmp_path: Path, content: str) -> None:
 
 def test_a_full_disk_takes_a_lease(small_disk: Path) -> None:
     lease = LeaseFile(str(small_disk / "lease"), "boot")
-    filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
-    with pytest.raises(OSError, match="No space left"):
-        while True:
-            os.write(filler, bytes(4096))
-    os.close(filler)
+    with (small_disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space left"):
+        filler.writelines(bytes(4096) for _ in range(100))
     lease.write(12345.5)
     assert lease.read() == 12345.5
     lease.close()
