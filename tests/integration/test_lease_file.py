@@ -40,7 +40,7 @@ def test_half_a_lease_is_none(tmp_path: Path, content: str) -> None:
 
 def test_a_full_disk_takes_a_lease(small_disk: Path) -> None:
     lease = LeaseFile(str(small_disk / "lease"), "boot")
-    with (small_disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space left"):
+    with (small_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
         filler.writelines(bytes(4096) for _ in range(100))
     lease.write(12345.5)
     assert lease.read() == 12345.5
