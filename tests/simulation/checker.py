@@ -44,6 +44,7 @@ class Checker:
         self._tasks: dict[Fence, str] = {}
         self._exit_codes: dict[str, int | None] = {}
         """Of processes that have ended, by task id."""
+        self._named: dict[str, JobId] = {}
         self._ends_by: dict[Fence, float] = {}
         self._attempts: set[tuple[JobId, int]] = set()
         self._states: dict[JobKey, JobState] = {}
@@ -151,6 +152,11 @@ class Checker:
 
     # Clients
 
+    def submit_acknowledged(self, job_id: JobId, name: str) -> None:
+        """Take in that a client was told the id of its job; all of one name are one request, sent again and again."""
+        self.acknowledged.add(job_id)
+        self.require(self._named.setdefault(name, job_id) == job_id, "I11", f"{name} has two ids")
+
     def stop_acknowledged(self, job_id: JobId, *, terminated: bool) -> None:
         """Take in that a client was told that its cancel or terminate was done."""
         if terminated or self.starts[job_id] == 0:
@@ -165,6 +171,8 @@ class Checker:
     def check_end(self) -> None:
         """Check what must hold when the faults are over and everything had its time."""
         jobs = {job.key.job_id: job for job in self._all_jobs()}
+        names = Counter(job.job_name for job in jobs.values())
+        self.require(not any(count > 1 for count in names.values()), "I11", f"taken in twice: {names.most_common(1)}")
         for job_id in sorted(self.acknowledged):
             self.require(job_id in jobs, "I1", f"{job_id} was acknowledged and is not there")
         for job in jobs.values():

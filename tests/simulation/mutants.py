@@ -18,11 +18,12 @@ from batchyard.agent.launcher.server import Launcher
 from batchyard.agent.reconcile import Reconciler
 from batchyard.domain.jobs import AgentId, Fence, Job, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState
-from batchyard.jobstore.group import Group, Proposal
+from batchyard.jobstore.group import Group, Proposal, Submission
 from batchyard.jobstore.leadership import Leadership
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
-from simulation import host
+from batchyard.storage.jobs import RequestKey
+from simulation import host, store
 from simulation.agent import AgentActor
 from simulation.world import simulate
 
@@ -91,6 +92,11 @@ def _cancel_without_asking(self: Group, key: JobKey, reason: str) -> bool:
     return False
 
 
+def _submit_again(group: Group, new: Submission, key: RequestKey, answer: bytes) -> bytes:
+    group.submit(new)
+    return answer
+
+
 def _start_without_a_lease(self: Ledger, now: float) -> list[Run]:
     return _startable(self, float("-inf"))
 
@@ -149,6 +155,7 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "an incarnation that is over registers": (Group, "register", _register_any_incarnation),
     "claims of earlier launchers are forgotten": (Group, "register", _register_without_what_was_claimed_before),
     "what a registration lacks is lost at once": (Group, "register", _register_and_lose_what_is_missing),
+    "a submit that is sent again is taken in again": (store, "submit_once", _submit_again),
     "a cancel is answered before the agent": (Group, "cancel", _cancel_without_asking),
     "what a launcher left behind lives on": (host, "_end_leftovers", _nothing),
     "nobody guards the lease": (Launcher, "_guard_lease", _nothing),

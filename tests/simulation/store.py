@@ -19,6 +19,7 @@ from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Subscription
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.repeats import submit_once
 from batchyard.storage.jobs import Changes, QueueCopy, StorageError
 from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
@@ -180,23 +181,25 @@ class Store:
         kind, argument = pickle.loads(data)
 
         def answer(value: object) -> None:
-            end.send(pickle.dumps(str(value) if isinstance(value, Exception) else None))
+            end.send(pickle.dumps(value))
             end.close()
 
         if kind == "submit":
-            self.do(lambda group: group.submit(argument), *argument.depends_on, answer=answer)
+            submission, key = argument
+            said = submission.job.key.job_id.encode()
+            self.do(lambda group: submit_once(group, submission, key, said), *submission.depends_on, answer=answer)
             return
-        key: JobKey = argument
+        job: JobKey = argument
         act = Group.cancel if kind == "cancel" else Group.terminate
 
         def asked(value: object) -> None:
-            waiting = self._stops.get(key, [])
+            waiting = self._stops.get(job, [])
             if value is not True and answer in waiting:
                 waiting.remove(answer)
                 answer(value)
 
-        self._stops.setdefault(key, []).append(answer)
-        self.do(lambda group: act(group, key, f"{kind} of the client"), key, answer=asked)
+        self._stops.setdefault(job, []).append(answer)
+        self.do(lambda group: act(group, job, f"{kind} of the client"), job, answer=asked)
 
     def _accept_watch(self, end: End, data: bytes) -> None:
         self._watches = [watch for watch in self._watches if watch.end.open]
