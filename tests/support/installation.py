@@ -53,19 +53,23 @@ class BatchyardProcess:
 
     def ready_line(self) -> str:
         """Wait for the first line on stdout; fail with the log if it does not come."""
+        return self.lines(1)[0]
+
+    def lines(self, count: int) -> list[str]:
+        """Wait for so many lines on stdout and return the first of all that came; fail with the log if they do not."""
         stdout = self._process.stdout
         assert stdout is not None
         deadline = time.monotonic() + START_DEADLINE_S
         with DefaultSelector() as selector:
             selector.register(stdout, EVENT_READ)
-            while b"\n" not in self._printed:
+            while self._printed.count(b"\n") < count:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise AssertionError(f"no ready line after {START_DEADLINE_S} s\n{self.log.read_text()}")
+                    raise AssertionError(f"no line {count} after {START_DEADLINE_S} s\n{self.log.read_text()}")
                 chunk = os.read(stdout.fileno(), 4096)
                 if not chunk:
-                    raise AssertionError(f"ended with {self.wait()} before it was ready\n{self.log.read_text()}")
+                    raise AssertionError(f"ended with {self.wait()} before line {count}\n{self.log.read_text()}")
                 self._printed += chunk
-        return self._printed.partition(b"\n")[0].decode() + "\n"
+        return self._printed.decode().splitlines(keepends=True)[:count]
 
     def interrupt(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal to the process alone and wait for its end."""

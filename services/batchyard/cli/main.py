@@ -9,6 +9,7 @@ import click
 _COMMANDS: Final = {
     "up": ("batchyard.cli.up", "Start everything here: the control plane and one local agent."),
     "run": ("batchyard.cli.run", "Run one command as a job, follow its log, exit with its code."),
+    "events": ("batchyard.cli.events", "Print the events of jobs as they come, one JSON object a line."),
     "registry": ("batchyard.cli.services", "Serve compute environments, job queues and job definitions."),
     "jobstore": ("batchyard.cli.services", "Serve the jobs."),
     "scheduler": ("batchyard.cli.services", "Decide which job runs next, and on which agent."),

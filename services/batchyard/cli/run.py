@@ -1,49 +1,17 @@
 """`batchyard run -- CMD`: the command."""
 
-import io
-import os
 import re
-import signal
 import sys
 from pathlib import Path
-from typing import Final
 
 import anyio
 import click
-import grpc
 
-from batchyard.cli import options
-from batchyard.cli.folder import DataFolder, Endpoint
+from batchyard.cli import clients, options
+from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import JobRequest, run_job
 from batchyard.cli.logging import configure_logging
-from batchyard.cli.serving import first_of
 from batchyard.domain.names import Caller
-
-EXIT_UNREAD: Final = 128 + signal.SIGPIPE
-"""Of a run whose output nobody reads any more, as a local command's."""
-
-_ENDPOINT = re.compile(r"(?:grpc://)?([^/\s]+:[0-9]{1,5})/?")
-
-
-def _endpoint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None:
-        return None
-    match = _ENDPOINT.fullmatch(value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not grpc://HOST:PORT")
-    return match[1]
-
-
-def _target(endpoint: str | None, folder: DataFolder) -> str:
-    """Return the gRPC target: the one that was named, or that of the `up` that runs on the data folder."""
-    if endpoint is not None:
-        return endpoint
-    running = Endpoint.read(folder.endpoint)
-    if running is None:
-        raise click.UsageError(
-            f"no `batchyard up` runs on the data folder {folder.root}: start one, or name a server with --endpoint"
-        )
-    return running.grpc.removeprefix("grpc://")
 
 
 def _environment(_context: click.Context, _parameter: click.Parameter, assignments: tuple[str, ...]) -> dict[str, str]:
@@ -63,12 +31,7 @@ def job_name_for(program: str) -> str:
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@options.option(
-    "--endpoint",
-    metavar="grpc://HOST:PORT",
-    callback=_endpoint,
-    help="The server. Default: the `up` that runs on --data-dir.",
-)
+@clients.endpoint()
 @options.data_dir()
 @options.option("--queue", default="default", help="Job queue.")
 @options.option("--name", default=None, help="Job name. Default: that of the program.")
@@ -98,23 +61,7 @@ def run(
     """Run COMMAND as a job: print what it prints, exit with its exit code. Ctrl-C terminates the job."""
     configure_logging(log_format, log_level)
     request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env)
-    target = _target(endpoint, DataFolder(data_dir))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # What a job prints may be more than the terminal's encoding has.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+    target = clients.target_of(endpoint, DataFolder(data_dir))
+    with clients.talking_to(target, unread="nobody reads the output any more; the job goes on"):
         exit_code = anyio.run(run_job, target, Caller(account, region), request)
-    except Exception as error:
-        if first_of(error, BrokenPipeError) is not None:
-            # What is buffered has nowhere to go either, at the end of the interpreter.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            click.echo("batchyard: nobody reads the output any more; the job goes on", err=True)
-            sys.exit(EXIT_UNREAD)
-        failure = first_of(error, grpc.aio.AioRpcError)
-        if failure is None:
-            raise
-        text = failure.details() or failure.code().name
-        if failure.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            text = f"the server at grpc://{target} does not answer: {text}"
-        raise click.ClickException(text) from None
     sys.exit(exit_code)

@@ -1,0 +1,117 @@
+"""`batchyard events`: AWS's events of jobs, one JSON object a line."""
+
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import click
+import grpc
+
+from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
+from batchyard.api.operations.v1.job_operations_service_pb2 import (
+    JobStateChangeEvent,
+    WatchJobEventsRequest,
+    WatchJobEventsResponse,
+)
+from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
+from batchyard.cli import clients, options
+from batchyard.cli.folder import DataFolder
+from batchyard.cli.job_client import EXIT_INTERRUPTED, Patience
+from batchyard.cli.logging import configure_logging
+from batchyard.domain.names import Caller
+from batchyard.gateway.transcoder import compile_encoder, words_of
+from batchyard.rpc.connection import open_channel
+from batchyard.rpc.identity import metadata_for
+
+if TYPE_CHECKING:
+    from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceAsyncStub
+
+_STATUSES = {word: number for number, word in words_of(JobStatus.DESCRIPTOR).items()}
+
+
+async def watched(
+    stub: "JobOperationsServiceAsyncStub", caller: Caller, request: WatchJobEventsRequest
+) -> AsyncGenerator[WatchJobEventsResponse]:
+    """Yield responses, without gap or repetition also when the connection breaks."""
+    patience: Patience | None = None
+    while True:
+        try:
+            async for response in stub.WatchJobEvents(request, metadata=tuple(metadata_for(caller))):
+                if patience is None:
+                    patience = Patience()
+                patience.renew()
+                request.after_revision = response.revision
+                request.ClearField("after_index")
+                if response.HasField("index"):
+                    request.after_index = response.index
+                yield response
+        except grpc.aio.AioRpcError as error:
+            if patience is None:
+                raise
+            await patience.wait_or_raise(error)
+        else:
+            return
+
+
+async def print_events(target: str, caller: Caller, request: WatchJobEventsRequest) -> None:
+    """Print events until there are no more, or for ever."""
+    encode = compile_encoder(JobStateChangeEvent.DESCRIPTOR)
+    async with open_channel(target) as channel:
+        stub: JobOperationsServiceAsyncStub = JobOperationsServiceStub(channel)
+        async with aclosing(watched(stub, caller, request)) as responses:
+            async for response in responses:
+                for event in response.events:
+                    sys.stdout.write(encode(event).decode() + "\n")
+                sys.stdout.flush()
+
+
+@click.command()
+@clients.endpoint()
+@options.data_dir()
+@options.option("--follow", is_flag=True, help="Go on with what comes, until interrupted; begins now.")
+@options.option("--replay", is_flag=True, help="With --follow: first print what is kept.")
+@options.option("--queue", multiple=True, metavar="NAME", help="Events of jobs in this queue only; repeatable.")
+@options.option("--job", multiple=True, metavar="ID", help="Events of this job only; repeatable.")
+@options.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(list(_STATUSES)),
+    help="Events of jobs that come into this state only; repeatable.",
+)
+@options.account_and_region()
+@options.logging()
+def events(
+    *,
+    endpoint: str | None,
+    data_dir: Path,
+    follow: bool,
+    replay: bool,
+    queue: Sequence[str],
+    job: Sequence[str],
+    status: Sequence[str],
+    account: str,
+    region: str,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Print the events of jobs, one JSON object a line: AWS's "Batch Job State Change".
+
+    Without --follow: those that are kept, oldest first.
+    """
+    configure_logging(log_format, log_level)
+    target = clients.target_of(endpoint, DataFolder(data_dir))
+    request = WatchJobEventsRequest(
+        jobs=job,
+        job_queues=queue,
+        statuses=[JobStatus.ValueType(_STATUSES[word]) for word in status],
+        from_oldest=replay or not follow,
+        until_caught_up=not follow,
+    )
+    with clients.talking_to(target, unread="nobody reads the events any more"):
+        try:
+            anyio.run(print_events, target, Caller(account, region), request)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
