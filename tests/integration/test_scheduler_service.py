@@ -195,7 +195,8 @@ class TestSessions:
         agent = await world.agent(heartbeat=4)
         await stream.accept_registration()
         seen = await agent.welcomed()
-        assert seen.welcome == session_pb2.Welcome(heartbeat_interval_ms=5000, lease_ms=600_000)
+        epochs = {"store_epoch": 1, "leader_epoch": 1}
+        assert seen.welcome == session_pb2.Welcome(heartbeat_interval_ms=5000, lease_ms=600_000, **epochs)
         assert seen.heartbeat == 4
 
     async def test_an_agent_that_the_store_refuses_is_told_that_its_incarnation_is_over(self, world: World) -> None:

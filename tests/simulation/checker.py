@@ -116,7 +116,7 @@ class Checker:
         for ended in committed.effects.ended:
             self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
         for offer in committed.effects.offers:
-            if not offer.refused:
+            if offer.refusal is None:
                 self.on_offer(offer.agent_id)
         if committed.changes:
             self._kernel.note(

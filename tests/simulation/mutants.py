@@ -18,8 +18,9 @@ from batchyard.agent.launcher.server import Launcher
 from batchyard.agent.reconcile import Reconciler
 from batchyard.domain.jobs import AgentId, Fence, Job, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState
-from batchyard.jobstore.group import Group, Proposal, Submission
+from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.offers import Proposal, Refusal
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
 from batchyard.storage.jobs import RequestKey
@@ -49,16 +50,16 @@ def _report_of_any_incarnation(self: Group, agent_id: AgentId, incarnation: int,
     _report(self, agent_id, incarnation, report)
 
 
-def _offer_what_is_offered(self: Group, job: Job | None, proposal: Proposal) -> str:
+def _offer_what_is_offered(self: Group, job: Job | None, proposal: Proposal) -> Refusal | None:
     if job is not None and job.state is JobState.RUNNABLE:
         proposal = replace(proposal, version=job.version)
         job = replace(job, run=None)
     return _why_not(self, job, proposal)
 
 
-def _offer_to_any_incarnation(self: Group, job: Job | None, proposal: Proposal) -> str:
+def _offer_to_any_incarnation(self: Group, job: Job | None, proposal: Proposal) -> Refusal | None:
     reason = _why_not(self, job, proposal)
-    return "" if "incarnation" in reason else reason
+    return None if reason is not None and "incarnation" in reason.text else reason
 
 
 def _register_any_incarnation(

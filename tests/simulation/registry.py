@@ -7,7 +7,7 @@ from functools import partial
 from batchyard.jobstore.group import Group
 from batchyard.scheduler.model import ComputeEnvironment, JobQueue, ResourceKey
 from batchyard.scheduler.planner import Planner
-from batchyard.storage.jobs import QueueCopy, QueueKey
+from batchyard.storage.jobs import EnvironmentCopy, EnvironmentKey, QueueCopy, QueueKey
 from simulation.checker import Checker
 from simulation.kernel import Kernel, Life
 from support.jobs import NAMESPACE
@@ -44,12 +44,21 @@ class Registry:
         """The names of all queues."""
         return tuple(self._queues)
 
-    def copies(self) -> list[QueueCopy]:
-        """Return what the job store is to know."""
-        return [
-            QueueCopy(QueueKey(NAMESPACE, name), f"arn:{name}", name not in self._closed, False, self._revision)
-            for name in self._queues
+    def settlement(self) -> Callable[[Group], object]:
+        """Return what tells the job store of all that it is to know."""
+        revision = self._revision
+        queues = [
+            QueueCopy(
+                *(QueueKey(NAMESPACE, name), f"arn:{name}", name not in self._closed, False, revision),
+                environments=queue.environments,
+            )
+            for name, queue in self._queues.items()
         ]
+        environments = [
+            EnvironmentCopy(EnvironmentKey(NAMESPACE, name), environment.usable, environment.max_vcpus_milli, revision)
+            for name, environment in self._environments.items()
+        ]
+        return partial(Group.settle, queues=queues, environments=environments)
 
     def follow(self, life: Life, planner: Planner, changed: Callable[[], None]) -> None:
         """Tell a scheduler, for its life, of all that there is and of every change."""
@@ -99,13 +108,13 @@ class Registry:
         self._settle_store()
 
     def _settle_store(self) -> None:
-        copies = self.copies()
+        revision = self._revision
 
         def answered(value: object) -> None:
-            if isinstance(value, Exception) and copies[0].revision == self._revision:
+            if isinstance(value, Exception) and revision == self._revision:
                 self._kernel.after(1, self._life, self._settle_store)
 
-        self.settle(partial(Group.settle, queues=copies), answered)
+        self.settle(self.settlement(), answered)
 
     def _note_ceilings(self) -> None:
         # Who has not heard of a lower ceiling yet goes by the one before.

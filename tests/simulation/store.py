@@ -5,7 +5,7 @@ The database survives the actor, as a disk does. What is here in place of produc
 
 import pickle
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +13,14 @@ from typing import Any, cast
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import BatchyardError, UnavailableError
 from batchyard.domain.jobs import JobKey
-from batchyard.jobstore.convert import agent_message, effect_messages, snapshot_message
+from batchyard.jobstore.convert import agents_message, effect_messages, snapshot_message
 from batchyard.jobstore.core import Command, JobStoreCore, run_group
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Subscription
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.repeats import submit_once
-from batchyard.storage.jobs import Changes, QueueCopy, StorageError
+from batchyard.storage.jobs import Changes, StorageError
 from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
 from simulation.checker import Checker
@@ -57,7 +57,13 @@ class Store:
     """The actor. It may crash at any event and is started again on the same database."""
 
     def __init__(
-        self, kernel: Kernel, net: Network, checker: Checker, queues: Sequence[QueueCopy], *, leader_lease_s: float
+        self,
+        kernel: Kernel,
+        net: Network,
+        checker: Checker,
+        settle: Callable[[Group], object],
+        *,
+        leader_lease_s: float,
     ) -> None:
         self._kernel = kernel
         self._leader_lease_s = leader_lease_s
@@ -68,7 +74,7 @@ class Store:
         migrate_jobs(self.connection)
         self.writer = FlakyWriter(self.connection, kernel)
         self.life = Life("store")
-        run_group(JobStoreCore(self.writer), [Command(lambda group: group.settle(queues))], 0)
+        run_group(JobStoreCore(self.writer), [Command(settle)], 0)
         self.start()
 
     def start(self) -> None:
@@ -150,6 +156,8 @@ class Store:
             self._kernel.after(RETRY_FIRST_S, self.life, self._open)
             self._checker.store_changed()
             return
+        reserved = {key: vcpus for key, vcpus in core.numbers.reserved_vcpus.items() if vcpus}
+        assert reserved == self.writer.reserved_vcpus(), "the store has miscounted what runs reserve"
         self._checker.committed(result.committed)
         for value in result.answers:
             assert not isinstance(value, Exception) or isinstance(value, BatchyardError), value
@@ -232,6 +240,7 @@ class _DispatchStream:
             tasks=cast("Any", None),
         )
         self._scheduler_id = first.hello.scheduler_id
+        self._leader_epoch = 0
         self._subscription = Subscription()
         end.received, end.closed = self._received, lambda _: store.feed.unsubscribe(self._subscription)
         self._begin()
@@ -257,9 +266,15 @@ class _DispatchStream:
             self.end.close(epoch)
             return
         assert isinstance(epoch, int)
+        assert self._store.core is not None
+        self._leader_epoch = epoch
         self._send(
             wire.DispatchResponse(
-                welcome=wire.SchedulerWelcome(leader_epoch=epoch, lease_ms=self._store.leadership.lease_ms)
+                welcome=wire.SchedulerWelcome(
+                    leader_epoch=epoch,
+                    store_epoch=self._store.core.counters.epoch,
+                    lease_ms=self._store.leadership.lease_ms,
+                )
             )
         )
         self._kernel.after(self._kernel.rng.random() * 0.1, self._store.life, self._snapshot)
@@ -267,7 +282,7 @@ class _DispatchStream:
     def _snapshot(self) -> None:
         snapshot = SqliteJobReader(self._store.connection).snapshot()
         self._subscription.begin_after(snapshot.revision)
-        self._send(wire.DispatchResponse(agents=[agent_message(agent) for agent in snapshot.agents]))
+        self._send(agents_message(snapshot.agents))
         for page in snapshot.jobs:
             self._send(snapshot_message(page))
         self._send(wire.DispatchResponse(snapshot_complete=True))
@@ -284,7 +299,7 @@ class _DispatchStream:
             if request.heartbeat and self._store.leadership.renew(self._scheduler_id, self._store.clock.monotonic_s()):
                 self._subscription.answer(request.heartbeat)
                 self.pump_soon()
-            self._servicer._take(request)
+            self._servicer._take(request, self._leader_epoch)
 
     def pump_soon(self) -> None:
         """Send what there is, soon: until then, commits merge."""

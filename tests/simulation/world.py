@@ -57,7 +57,8 @@ class World:
         self.faults_s = rng.uniform(4, 10) * config.lease_s
         self.registry = Registry(kernel, self.checker)
         names = self.registry.queue_names
-        self.store = Store(kernel, self.net, self.checker, self.registry.copies(), leader_lease_s=rng.uniform(3, 25))
+        leader_lease_s = rng.uniform(3, 25)
+        self.store = Store(kernel, self.net, self.checker, self.registry.settlement(), leader_lease_s=leader_lease_s)
         self.registry.settle = self.store.settle
         self.checker.connection = self.store.connection
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))

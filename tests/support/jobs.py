@@ -9,8 +9,9 @@ from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, Run, RunRe
 from batchyard.domain.lifecycle import RunEnd, RunState
 from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
 from batchyard.jobstore.effects import Committed, QueuedJob
-from batchyard.jobstore.group import Group, Proposal, Submission
-from batchyard.storage.jobs import QueueCopy, QueueKey
+from batchyard.jobstore.group import Group, Submission
+from batchyard.jobstore.offers import Proposal
+from batchyard.storage.jobs import EnvironmentCopy, EnvironmentKey, QueueCopy, QueueKey
 from batchyard.storage.sqlite.database import connect
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
 
@@ -22,7 +23,9 @@ QUEUE = QueueCopy(
     open=True,
     gone=False,
     revision=1,
+    environments=("environment",),
 )
+ENVIRONMENT = EnvironmentCopy(EnvironmentKey(NAMESPACE, "environment"), usable=True, max_vcpus_milli=None, revision=1)
 
 
 def a_key(name: str = "job", *, namespace: str = NAMESPACE) -> JobKey:
@@ -66,7 +69,7 @@ class Store:
         self.reader = SqliteJobReader(self.connection)
         self.now = 1000
         self.restart()
-        self.do(lambda group: group.settle([QUEUE]))
+        self.do(lambda group: group.settle([QUEUE], [ENVIRONMENT]))
 
     def restart(self) -> None:
         self.core = JobStoreCore(self.writer)

@@ -5,7 +5,8 @@ import pytest
 from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.faults import faults_of, parse_faults
 from batchyard.domain.lifecycle import JobState, RunEnd
-from batchyard.jobstore.group import Proposal, Submission
+from batchyard.jobstore.group import Submission
+from batchyard.jobstore.offers import Proposal
 from support.jobs import AGENT, Store, a_job, a_key
 
 
@@ -29,7 +30,7 @@ def offer(store: Store) -> list[JobState]:
     committed = store.do(lambda group: group.offer(proposal))
     (outcome,) = committed.effects.offers
     assert outcome.job is None
-    assert outcome.refused
+    assert outcome.refusal is not None
     assert committed.effects.ended == []
     return [change.state for change in committed.changes]
 

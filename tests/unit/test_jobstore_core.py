@@ -9,7 +9,8 @@ from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongSta
 from batchyard.domain.jobs import AgentId, Fence, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState, RunEnd, RunState
 from batchyard.jobstore.core import CommandError
-from batchyard.jobstore.group import Group, Proposal, Submission
+from batchyard.jobstore.group import Group, Submission
+from batchyard.jobstore.offers import Cause, Proposal
 from batchyard.storage.jobs import QueueCopy, StorageError
 from support.jobs import AGENT, QUEUE, Store, a_job, a_key
 
@@ -66,7 +67,7 @@ def test_an_offer_leaves_the_job_runnable_and_carries_its_spec(store: Store) -> 
     (outcome,) = committed.effects.offers
     assert outcome.job is not None
     assert outcome.job.run is not None
-    assert (outcome.spec, outcome.refused) == (b"spec of job", "")
+    assert (outcome.spec, outcome.refusal) == (b"spec of job", None)
     assert store.job(key).state is JobState.RUNNABLE
     assert store.job(key).run == outcome.job.run
 
@@ -87,7 +88,7 @@ def test_a_proposal_that_is_not_true_is_refused_and_the_job_is_offered_for_placi
     committed = store.do(lambda group: group.offer(proposal))
     (outcome,) = committed.effects.offers
     assert outcome.job is None
-    assert outcome.refused
+    assert outcome.refusal is not None
     assert [queued.key for queued in store.queued(committed)] == ([a_key()] if proposal.key == a_key() else [])
 
 
@@ -96,7 +97,9 @@ def test_a_job_is_offered_once_at_a_time(store: Store) -> None:
     version = store.job(key).version
     run = store.offer(key)
     committed = store.do(lambda group: group.offer(Proposal(key, version, AGENT, 1, "environment")))
-    assert committed.effects.offers[0].refused == "the job has changed"
+    refusal = committed.effects.offers[0].refusal
+    assert refusal is not None
+    assert (refusal.cause, refusal.text) == (Cause.JOB, "the job has changed")
     assert store.job(key).run == run
 
 
@@ -389,17 +392,16 @@ def test_giving_up_an_older_incarnation_harms_nobody(store: Store) -> None:
     assert store.job(key).run is not None
 
 
-def test_a_new_incarnation_loses_what_it_claimed_and_keeps_what_it_never_saw(store: Store) -> None:
+def test_a_new_incarnation_loses_what_it_claimed_and_gives_back_what_it_never_saw(store: Store) -> None:
     claimed, unseen, ended = (store.submit(name) for name in ("claimed", "unseen", "ended"))
     claimed_run = store.offer(claimed)
     store.report(claimed, claimed_run, RunState.CLAIMED)
-    unseen_run = store.offer(unseen)
+    store.offer(unseen)
     ended_run = store.offer(ended)
     store.register(incarnation=2, known=(ended_run.fence,), claimed_before=(claimed_run.fence,))
     assert store.job(claimed).state is JobState.FAILED
-    kept = store.job(unseen).run
-    assert kept is not None
-    assert (kept.fence, kept.incarnation) == (unseen_run.fence, 2)
+    given_back = store.job(unseen)
+    assert (given_back.state, given_back.run, given_back.attempts_made) == (JobState.RUNNABLE, None, 0)
     store.report(ended, ended_run, RunState.DONE, incarnation=2, exit_code=0)
     assert store.job(ended).state is JobState.SUCCEEDED
 

@@ -59,7 +59,7 @@ async def test_what_a_scheduler_says_counts_only_while_it_leads(superseded: bool
     async with a_servicer(writer) as servicer:
         if superseded:
             subscription.close(SupersededError("another one leads"))
-        await servicer._read(losses(3), "scheduler", subscription, anyio.CancelScope())
+        await servicer._read(losses(3), "scheduler", 1, subscription, anyio.CancelScope())
     assert writer.count == told
 
 
@@ -67,5 +67,5 @@ async def test_a_state_that_a_newer_agent_reports_is_passed_over_with_nothing_el
     writer, subscription = Told(), Subscription()
     async with a_servicer(writer) as servicer:
         requests = reports(run_pb2.RUN_STATE_CLAIMED, 77, 0, run_pb2.RUN_STATE_DONE)
-        await servicer._read(requests, "scheduler", subscription, anyio.CancelScope())
+        await servicer._read(requests, "scheduler", 1, subscription, anyio.CancelScope())
     assert writer.count == 2

@@ -43,6 +43,8 @@ class Run:
     state: RunState
     task_id: str
     log_stream_name: str
+    evicted: bool = False
+    """It is to be ended because its host is drained."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class Job:
     dependencies_left: int = 0
     attempts_made: int = 0
     """Attempts that have ended."""
+    unstarted_losses: int = 0
+    """How often it was lost with its host before its command started: that is no attempt."""
     run: Run | None = None
     stop_reason: str | None = None
     """Of the CancelJob or TerminateJob that was accepted for it."""

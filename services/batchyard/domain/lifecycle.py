@@ -155,6 +155,7 @@ class RunEnd(IntEnum):
     TIMED_OUT = 3
     STOPPED = 4
     LOST = 5
+    NEVER_STARTED = 6
 
 
 REASON_EXITED: Final = "Essential container in task exited"
@@ -163,6 +164,9 @@ REASON_TIMED_OUT: Final = "Job attempt duration exceeded timeout"
 REASON_DEPENDENCY_FAILED: Final = "Dependent Job failed"
 """AWS's status reasons, word for word: clients and their retry rules match them."""
 
+UNSTARTED_LOSSES_MAX: Final = 5
+"""A job that was lost so often before its command started has failed: it may be what its hosts die of."""
+
 CONTAINER_REASON_LENGTH_MAX: Final = 255
 """AWS cuts `container.reason`, in which a runtime says what went wrong, to this length."""
 
@@ -170,6 +174,16 @@ CONTAINER_REASON_LENGTH_MAX: Final = 255
 def reason_host_lost(agent_id: str) -> str:
     """Return AWS's status reason for an attempt whose host is gone."""
     return f"Host EC2 (instance {agent_id}) terminated."
+
+
+def reason_host_drained(agent_id: str) -> str:
+    """Return the status reason of an attempt that was ended to drain its host: to clients a loss of the host."""
+    return f"{reason_host_lost(agent_id)} It was drained."
+
+
+def reason_lost_too_often(agent_id: str) -> str:
+    """Return the status reason of a job that has reached UNSTARTED_LOSSES_MAX."""
+    return f"{reason_host_lost(agent_id)} Lost {UNSTARTED_LOSSES_MAX} times before its command started."
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +203,12 @@ def judge(
     stop_reason: str | None,
     attempts_left: int,
     exit_rules: Sequence[ExitRule] = (),
+    evicted: bool = False,
 ) -> Verdict:
     """Judge an attempt that has ended.
 
     `reason` is the container's. `stop_reason` is that of a TerminateJob, which outweighs whatever the process returned;
-    it and a timeout are never retried.
+    it and a timeout are never retried. `evicted`: the store has had it stopped because its host is drained.
     """
     if stop_reason is not None:
         return Verdict(JobEvent.GAVE_UP, stop_reason)
@@ -206,6 +221,10 @@ def judge(
             status_reason = REASON_START_FAILED
         case RunEnd.LOST:
             status_reason = reason_host_lost(agent_id)
+        case RunEnd.NEVER_STARTED:
+            return Verdict(JobEvent.GAVE_UP, reason_lost_too_often(agent_id))
+        case RunEnd.STOPPED if evicted:
+            status_reason = reason_host_drained(agent_id)
         case _:
             status_reason = REASON_EXITED
     again = attempts_left > 0 and is_retried(exit_rules, status_reason, reason, exit_code)

@@ -81,7 +81,7 @@ async def open_job_store(
         async with open_database(database, read_only=True) as readable:
             reading = Reading(readable)
             copies = ResourceCopies(writer, registry)
-            copies.load(await reading.ask(lambda reader: reader.queues()))
+            copies.load(*await reading.ask(lambda reader: (reader.queues(), reader.environments())))
             submitter = Submitter(
                 writer=writer,
                 copies=copies,

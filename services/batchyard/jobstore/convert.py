@@ -9,8 +9,17 @@ from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, RunReport
 from batchyard.domain.lifecycle import RunEnd, RunState
-from batchyard.jobstore.effects import Effects, OfferOutcome, QueuedJob, ReportOutcome, RunDemand, demand_on, queued
-from batchyard.jobstore.group import Proposal
+from batchyard.jobstore.effects import (
+    DrainOutcome,
+    Effects,
+    OfferOutcome,
+    QueuedJob,
+    ReportOutcome,
+    RunDemand,
+    demand_on,
+    queued,
+)
+from batchyard.jobstore.offers import Cause, Proposal
 from batchyard.storage.jobs import AgentRecord
 
 ENTRIES_A_MESSAGE: Final = 1000
@@ -19,6 +28,7 @@ OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024
 
 _RUN_STATES: Final[frozenset[int]] = frozenset(RunState)
 _RUN_ENDS: Final[frozenset[int]] = frozenset(RunEnd)
+_REFUSAL: Final = {cause: wire.OfferRefusal.Value(f"OFFER_REFUSAL_{cause.name}") for cause in Cause}
 _RUN_STATE: Final = {state: run_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
 
 
@@ -62,9 +72,15 @@ def key_of(message: wire.JobRef) -> JobKey:
     return JobKey(message.namespace, JobId(message.job_id))
 
 
-def agent_message(agent: AgentRecord) -> wire.LiveAgent:
-    """Return a live agent."""
-    return wire.LiveAgent(agent_id=agent.agent_id, incarnation=agent.incarnation)
+def agents_message(agents: Iterable[AgentRecord]) -> wire.DispatchResponse:
+    """Return the beginning of a snapshot: the agents that are live, and those that are drained."""
+    message = wire.DispatchResponse()
+    for agent in agents:
+        if agent.live:
+            message.agents.add(agent_id=agent.agent_id, incarnation=agent.incarnation)
+        if agent.draining:
+            message.drains.add(agent_id=agent.agent_id, draining=True, limit_ms=agent.drain_limit_ms)
+    return message
 
 
 def snapshot_message(jobs: Iterable[tuple[Job, bytes | None]]) -> wire.DispatchResponse:
@@ -106,6 +122,8 @@ def _entries(effects: Effects) -> Iterator[tuple[str, Message]]:
             "ended",
             wire.EndedRun(agent_id=run.agent_id, fence=_fence_message(run.fence), ran_for_ms=run.ran_for_ms),
         )
+    for drain in effects.drains:
+        yield "drains", _drain_message(drain)
     for job in effects.runnable.values():
         yield "runnable", _queued_message(job)
     for key in effects.withdrawn:
@@ -130,9 +148,9 @@ def _report_message(outcome: ReportOutcome) -> wire.ReportOutcome:
 
 
 def _outcome_message(outcome: OfferOutcome) -> wire.OfferOutcome:
-    message = wire.OfferOutcome(
-        job=_ref(outcome.key), agent_id=outcome.agent_id, incarnation=outcome.incarnation, refused=outcome.refused
-    )
+    message = wire.OfferOutcome(job=_ref(outcome.key), agent_id=outcome.agent_id, incarnation=outcome.incarnation)
+    if outcome.refusal is not None:
+        message.refused, message.refusal = outcome.refusal.text, _REFUSAL[outcome.refusal.cause]
     if outcome.job is not None:
         message.offer.CopyFrom(_offer_message(outcome.job, outcome.spec))
     return message
@@ -188,6 +206,16 @@ def _demand_message(demand: RunDemand) -> wire.RunDemand:
         incarnation=demand.incarnation,
         fence=_fence_message(demand.fence),
         kill=demand.kill,
+    )
+
+
+def _drain_message(outcome: DrainOutcome) -> wire.AgentDrain:
+    return wire.AgentDrain(
+        agent_id=outcome.agent_id,
+        draining=outcome.draining,
+        limit_ms=outcome.limit_ms,
+        request=outcome.request,
+        unknown=outcome.unknown,
     )
 
 

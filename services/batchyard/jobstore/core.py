@@ -73,4 +73,4 @@ class JobStoreCore:
     def __init__(self, storage: JobWriter) -> None:
         self.storage = storage
         self.counters = storage.begin_epoch()
-        self.numbers = Numbers(self.counters)
+        self.numbers = Numbers(self.counters, storage.reserved_vcpus())

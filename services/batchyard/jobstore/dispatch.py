@@ -7,6 +7,7 @@ effects of every later commit, merged while the stream is busy.
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, SupersededError
 from batchyard.domain.jobs import AgentId, JobKey, RunReport
 from batchyard.jobstore.convert import (
-    agent_message,
+    agents_message,
     effect_messages,
     fence_of,
     key_of,
@@ -29,7 +30,7 @@ from batchyard.jobstore.convert import (
     snapshot_message,
 )
 from batchyard.jobstore.feed import Feed, Subscription
-from batchyard.jobstore.group import Proposal
+from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.sqlite.database import open_database
@@ -82,7 +83,7 @@ class DispatchServicer(DispatchServiceServicer):
             )
             async for message in self._snapshot(subscription):
                 yield message
-            self._tasks.start_soon(self._read, request_iterator, scheduler_id, subscription, scope)
+            self._tasks.start_soon(self._read, request_iterator, scheduler_id, leader_epoch, subscription, scope)
             while True:
                 for message in effect_messages(*await subscription.take()):
                     yield message
@@ -101,7 +102,7 @@ class DispatchServicer(DispatchServiceServicer):
         async with open_database(self._database, read_only=True) as database:
             snapshot = await database.run(lambda connection: SqliteJobReader(connection).snapshot())
             subscription.begin_after(snapshot.revision)
-            yield wire.DispatchResponse(agents=[agent_message(agent) for agent in snapshot.agents])
+            yield agents_message(snapshot.agents)
             pages = snapshot.jobs
 
             def next_page(_: sqlite3.Connection) -> wire.DispatchResponse | None:
@@ -116,6 +117,7 @@ class DispatchServicer(DispatchServiceServicer):
         self,
         requests: AsyncIterator[wire.DispatchRequest],
         scheduler_id: str,
+        leader_epoch: int,
         subscription: Subscription,
         scope: anyio.CancelScope,
     ) -> None:
@@ -127,18 +129,23 @@ class DispatchServicer(DispatchServiceServicer):
                         return
                     if request.heartbeat and self._leadership.renew(scheduler_id, self._clock.monotonic_s()):
                         subscription.answer(request.heartbeat)
-                    self._take(request)
+                    self._take(request, leader_epoch)
                     if request.resign:
                         self._leadership.resign(scheduler_id)
             except (grpc.RpcError, grpc.aio.BaseError) as error:  # the latter when this side has ended the stream
                 _log.debug("the scheduler's stream broke: %s", error)
             subscription.close(SupersededError("the scheduler has ended its stream"))
 
-    def _take(self, request: wire.DispatchRequest) -> None:
-        for agent in request.registrations:
-            self._register(agent)
+    def _take(self, request: wire.DispatchRequest, leader_epoch: int) -> None:
+        """Have the writer do what is asked, each as long as its scheduler leads."""
+
+        def tell(act: Callable[[Group], object], *keys: JobKey) -> None:
+            self._writer.tell(lambda group: group.under(leader_epoch, act), *keys)
+
+        for registration in request.registrations:
+            tell(_registering(registration))
         for lost in request.lost_agents:
-            self._lose(AgentId(lost.agent_id), lost.incarnation)
+            tell(partial(Group.lose_agent, agent_id=AgentId(lost.agent_id), incarnation=lost.incarnation))
         for sender in request.reports:
             for message in sender.reports:
                 report = report_of(message)
@@ -146,27 +153,36 @@ class DispatchServicer(DispatchServiceServicer):
                     # Passed over, not refused: the agent would say it again on every stream, and end each.
                     _log.warning("agent %s reports an unknown state: %s", sender.agent_id, message.state)
                 else:
-                    self._report(AgentId(sender.agent_id), sender.incarnation, report)
-        for proposal in request.proposals:
-            self._offer(proposal_of(proposal))
+                    tell(_reporting(sender, report), report.key)
+        for drain in request.drains:
+            tell(_draining(drain))
+        for agent_id in request.evictions:
+            tell(partial(Group.evict, agent_id=AgentId(agent_id)))
+        for proposal in map(proposal_of, request.proposals):
+            tell(partial(Group.offer, proposal=proposal), proposal.key)
         for waiting in request.wait_reasons:
-            self._explain(key_of(waiting.job), waiting.reason)
+            tell(partial(Group.explain, key=key_of(waiting.job), reason=waiting.reason), key_of(waiting.job))
 
-    def _register(self, agent: wire.AgentRegistration) -> None:
-        known = {fence_of(fence) for fence in agent.known}
-        claimed_before = {fence_of(fence) for fence in agent.claimed_before}
-        self._writer.tell(
-            lambda group: group.register(AgentId(agent.agent_id), agent.incarnation, known, claimed_before)
-        )
 
-    def _lose(self, agent_id: AgentId, incarnation: int) -> None:
-        self._writer.tell(lambda group: group.lose_agent(agent_id, incarnation))
+def _registering(agent: wire.AgentRegistration) -> Callable[[Group], object]:
+    return partial(
+        Group.register,
+        agent_id=AgentId(agent.agent_id),
+        incarnation=agent.incarnation,
+        known={fence_of(fence) for fence in agent.known},
+        claimed_before={fence_of(fence) for fence in agent.claimed_before},
+    )
 
-    def _report(self, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
-        self._writer.tell(lambda group: group.report(agent_id, incarnation, report), report.key)
 
-    def _offer(self, proposal: Proposal) -> None:
-        self._writer.tell(lambda group: group.offer(proposal), proposal.key)
+def _reporting(sender: wire.AgentReports, report: RunReport) -> Callable[[Group], object]:
+    return partial(Group.report, agent_id=AgentId(sender.agent_id), incarnation=sender.incarnation, report=report)
 
-    def _explain(self, key: JobKey, reason: str) -> None:
-        self._writer.tell(lambda group: group.explain(key, reason), key)
+
+def _draining(drain: wire.AgentDrain) -> Callable[[Group], object]:
+    return partial(
+        Group.drain,
+        agent_id=AgentId(drain.agent_id),
+        draining=drain.draining,
+        limit_ms=drain.limit_ms if drain.HasField("limit_ms") else None,
+        request=drain.request,
+    )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from batchyard.domain.jobs import AgentId, Fence, Job, JobChange, JobKey
 from batchyard.domain.lifecycle import RunState
+from batchyard.jobstore.offers import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class OfferOutcome:
     incarnation: int
     job: Job | None = None
     spec: bytes = b""
-    refused: str = ""
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,18 @@ class RunDemand:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainOutcome:
+    """Whether an agent is drained; the answer to a request."""
+
+    agent_id: AgentId
+    draining: bool
+    limit_ms: int | None
+    request: int
+    unknown: bool
+    """No such agent has ever registered."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndedRun:
     """A run that holds no capacity any more."""
 
@@ -81,6 +94,7 @@ class Effects:
     reports: list[ReportOutcome] = field(default_factory=list)
     demands: list[RunDemand] = field(default_factory=list)
     ended: list[EndedRun] = field(default_factory=list)
+    drains: list[DrainOutcome] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
@@ -91,6 +105,7 @@ class Effects:
             or self.reports
             or self.demands
             or self.ended
+            or self.drains
         )
 
     def enqueue(self, job: Job) -> None:
@@ -115,6 +130,7 @@ class Effects:
         self.reports += later.reports
         self.demands += later.demands
         self.ended += later.ended
+        self.drains += later.drains
 
 
 @dataclass(slots=True)
@@ -137,6 +153,7 @@ def queued(job: Job) -> QueuedJob:
 
 def demand_on(job: Job) -> RunDemand | None:
     """Return what the agent of the job's run must do about it, if anything."""
-    if job.run is None or not (job.cancelled or job.terminated):
+    run = job.run
+    if run is None or not (job.cancelled or job.terminated or run.evicted):
         return None
-    return RunDemand(job.run.agent_id, job.run.incarnation, job.run.fence, kill=job.terminated)
+    return RunDemand(run.agent_id, run.incarnation, run.fence, kill=job.terminated or run.evicted)

@@ -11,13 +11,14 @@ from hashlib import blake2b
 from typing import Final
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
-from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
+from batchyard.domain.errors import InvalidRequestError, NotFoundError, SupersededError, WrongStateError
 from batchyard.domain.faults import FAULT_TAG, Fault, parse_faults
 from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport
 from batchyard.domain.lifecycle import (
     CONTAINER_REASON_LENGTH_MAX,
     REASON_DEPENDENCY_FAILED,
     TERMINAL,
+    UNSTARTED_LOSSES_MAX,
     Effect,
     JobEvent,
     JobState,
@@ -30,6 +31,7 @@ from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.resources import merged_tags
 from batchyard.jobstore.effects import (
     Committed,
+    DrainOutcome,
     Effects,
     EndedRun,
     OfferOutcome,
@@ -38,11 +40,21 @@ from batchyard.jobstore.effects import (
     RunDemand,
     demand_on,
 )
+from batchyard.jobstore.offers import (
+    Cause,
+    Proposal,
+    Refusal,
+    refused_for_agent,
+    refused_for_environment,
+    refused_for_job,
+)
 from batchyard.storage.jobs import (
     AgentRecord,
     Answer,
     Changes,
     Counters,
+    EnvironmentCopy,
+    EnvironmentKey,
     JobWriter,
     Leader,
     NewJob,
@@ -56,12 +68,14 @@ from batchyard.storage.jobs import (
 class Numbers:
     """Where the numbers of a writer stand between its groups."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, reserved_vcpus: dict[EnvironmentKey, int]) -> None:
         self.epoch: Final = counters.epoch
         self.revision = counters.revision
         self.leader_epoch = counters.leader.epoch
         self.sequence = counters.sequence
         """Of the newest job."""
+        self.reserved_vcpus = reserved_vcpus
+        """What the runs that are not over reserve, in thousandths of a vCPU."""
         self._offers = 0
 
     def next_fence(self) -> Fence:
@@ -77,17 +91,6 @@ class Submission:
     job: Job
     spec: bytes
     depends_on: tuple[JobKey, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A scheduler's wish to run a job on an agent."""
-
-    key: JobKey
-    version: int
-    agent_id: AgentId
-    incarnation: int
-    compute_environment: str
 
 
 class Group:
@@ -107,6 +110,9 @@ class Group:
         self._finished: list[Job] = []
         self._offered: list[Job] = []
         self._queues: dict[QueueKey, QueueCopy | None] = {}
+        self._environments: dict[EnvironmentKey, EnvironmentCopy | None] = {}
+        self._reserved: dict[EnvironmentKey, int] = {}
+        """What this group adds to the reservations."""
         self._agents: dict[AgentId, AgentRecord | None] = {}
         self._answers: dict[RequestKey, bytes] = {}
         self._changes = Changes()
@@ -214,6 +220,12 @@ class Group:
 
     # What a scheduler asks
 
+    def under(self, leader_epoch: int, act: "Callable[[Group], object]") -> object:
+        """Do what a scheduler asks that leads under this epoch; raise SupersededError if another one leads by now."""
+        if leader_epoch != self._numbers.leader_epoch:
+            raise SupersededError(f"leader epoch {leader_epoch} is over; {self._numbers.leader_epoch} leads")
+        return act(self)
+
     def lead(self, scheduler_id: str) -> int:
         """Make a scheduler the leader; return its leader epoch."""
         self._numbers.leader_epoch += 1
@@ -230,9 +242,9 @@ class Group:
         """Take an agent in, unless its incarnation is over.
 
         `known` are the runs that it will report, `claimed_before` those of earlier incarnations of which it knows only
-        that they do not run. A run that was claimed and that a later incarnation does not speak of is lost. The same
-        incarnation is asked for it: this may be a word from the past, of a stream that was slow, and the run may have
-        been taken up since. An offer that it does not speak of it has not seen, and will be sent again.
+        that they do not run. What a later incarnation does not speak of is lost: with a run that was claimed an attempt
+        is over, an offer has never started. The same incarnation is asked for a run: this may be a word from the past,
+        of a stream that was slow, and the run may have been taken up since; an offer it has not seen is sent again.
         """
         before = self._agent(agent_id)
         if before is not None and (
@@ -241,17 +253,23 @@ class Group:
             self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=False))
             return
         if before is None or before.incarnation != incarnation:
-            self._put_agent(AgentRecord(agent_id, incarnation, live=True))
+            known_agent = before or AgentRecord(agent_id, incarnation, live=True)
+            self._put_agent(replace(known_agent, incarnation=incarnation, live=True, gone_at=None))
         for job in self._jobs_of_agent(agent_id):
             run = job.run
             assert run is not None
-            is_missing = run.fence not in known and run.state is not RunState.OFFERED
-            if run.fence in claimed_before or (is_missing and run.incarnation != incarnation):
+            if run.fence in claimed_before:
                 self._lose(job)
-            elif is_missing:
-                self._effects.demands.append(RunDemand(agent_id, incarnation, run.fence, kill=job.terminated))
             elif run.incarnation != incarnation:
-                self._set_run(job, replace(run, incarnation=incarnation))
+                if run.fence in known:
+                    self._set_run(job, replace(run, incarnation=incarnation))
+                elif run.state is RunState.OFFERED:
+                    self._never_started(job)
+                else:
+                    self._lose(job)
+            elif run.fence not in known and run.state is not RunState.OFFERED:
+                kill = job.terminated or run.evicted
+                self._effects.demands.append(RunDemand(agent_id, incarnation, run.fence, kill=kill))
         self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=True))
 
     def lose_agent(self, agent_id: AgentId, incarnation: int) -> None:
@@ -263,12 +281,31 @@ class Group:
         for job in self._jobs_of_agent(agent_id):
             self._lose(job)
 
+    def drain(self, agent_id: AgentId, *, draining: bool, limit_ms: int | None, request: int) -> None:
+        """Begin or end to offer an agent nothing, whether it is live or not."""
+        agent = self._agent(agent_id)
+        if agent is not None:
+            drained = replace(agent, draining=draining, drain_limit_ms=limit_ms if draining else None)
+            if drained != agent:
+                self._put_agent(drained)
+        self._effects.drains.append(DrainOutcome(agent_id, draining, limit_ms, request, unknown=agent is None))
+
+    def evict(self, agent_id: AgentId) -> None:
+        """Have all runs of a drained agent ended."""
+        agent = self._agent(agent_id)
+        if agent is None or not agent.draining:
+            return
+        for job in self._jobs_of_agent(agent_id):
+            if job.run is not None and not job.run.evicted:
+                self._set_run(job, replace(job.run, evicted=True))
+                self._demand(job)
+
     def offer(self, proposal: Proposal) -> None:
         """Commit an offer, if the proposal is still true."""
         job = self._job(proposal.key)
-        refused = self._why_not(job, proposal)
-        if refused or job is None:
-            outcome = OfferOutcome(proposal.key, proposal.agent_id, proposal.incarnation, refused=refused)
+        refusal = self._why_not(job, proposal)
+        if refusal is not None or job is None:
+            outcome = OfferOutcome(proposal.key, proposal.agent_id, proposal.incarnation, refusal=refusal)
             self._effects.offers.append(outcome)
             if job is not None and job.state is JobState.RUNNABLE and job.run is None:
                 self._effects.enqueue(job)
@@ -285,6 +322,7 @@ class Group:
             log_stream_name=log_stream_name(_definition_name(job.job_definition), task),
         )
         self._effects.runnable.pop(job.key, None)
+        self._reserve(job, run, job.vcpus_milli)
         if job.faults and (fault := parse_faults(job.faults).get(job.attempts_made + 1)) is not None:
             self._fail_by_request(job, run, fault)
             return
@@ -309,9 +347,12 @@ class Group:
         )
         if not current or job is None or run is None or report.state <= run.state:
             return
-        if report.state is RunState.REVOKED:
+        never_started = report.state is RunState.DONE and report.end is RunEnd.NEVER_STARTED
+        if report.state is RunState.REVOKED or never_started:
             if run.state is RunState.STARTED:
                 self._lose(job)
+            elif run.state is RunState.CLAIMED or never_started:
+                self._never_started(job)
             else:
                 self._return(job)
             return
@@ -334,8 +375,8 @@ class Group:
 
     # What the registry asks
 
-    def settle(self, queues: Sequence[QueueCopy]) -> None:
-        """Take changes of queues into the store's copy. Must be the only command of its group.
+    def settle(self, queues: Sequence[QueueCopy], environments: Sequence[EnvironmentCopy] = ()) -> None:
+        """Take changes of queues and environments into the store's copy. Must be the only command of its group.
 
         Raises WrongStateError if a queue that is being deleted has unfinished jobs.
         """
@@ -348,6 +389,11 @@ class Group:
         for queue in newer:
             self._queues[queue.key] = queue
             self._changes.queues.append(queue)
+        for environment in environments:
+            before = self._environment(environment.key)
+            if before is None or before.revision < environment.revision:
+                self._environments[environment.key] = environment
+                self._changes.environments.append(environment)
 
     def remove(self, choose: Callable[[JobWriter], Removal]) -> Removal:
         """Remove what is over, as chosen from what is stored. Must be the only command of its group."""
@@ -364,6 +410,8 @@ class Group:
         changes.jobs = [job for key, job in self._touched.items() if key not in self._new]
         if changes:
             self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
+        for key, added in self._reserved.items():
+            self._numbers.reserved_vcpus[key] = self._numbers.reserved_vcpus.get(key, 0) + added
         if self._offered:
             specs = self._storage.specs([job.sequence for job in self._offered])
             for job in self._offered:
@@ -408,9 +456,17 @@ class Group:
         else:
             self._move(job, JobEvent.RETURNED)
 
-    def _lose(self, job: Job) -> None:
+    def _lose(self, job: Job, end: RunEnd = RunEnd.LOST) -> None:
         assert job.run is not None
-        self._ended(job, RunReport(job.run.fence, job.key, RunState.DONE, end=RunEnd.LOST))
+        self._ended(job, RunReport(job.run.fence, job.key, RunState.DONE, end=end))
+
+    def _never_started(self, job: Job) -> None:
+        """Place a job again that was lost, for certain, before its command started; give it up if that is a habit."""
+        job.unstarted_losses += 1
+        if job.unstarted_losses < UNSTARTED_LOSSES_MAX or self._is_asked_for(job):
+            self._return(job)
+        else:
+            self._lose(job, RunEnd.NEVER_STARTED)
 
     def _ended(self, job: Job, report: RunReport) -> None:
         run = job.run
@@ -429,6 +485,7 @@ class Group:
             stop_reason=stop_reason,
             attempts_left=attempts_left,
             exit_rules=job.exit_rules,
+            evicted=run.evicted,
         )
         job.attempts_made += 1
         job.agent_id, job.task_id = run.agent_id, run.task_id
@@ -448,9 +505,8 @@ class Group:
 
     def _fail_by_request(self, job: Job, run: Run, fault: Fault) -> None:
         """Take the job through an attempt of which nothing runs. There is nothing to read of it either."""
-        self._effects.offers.append(
-            OfferOutcome(job.key, run.agent_id, run.incarnation, refused=f"its tags ask for a {FAULT_TAG}")
-        )
+        refusal = Refusal(Cause.JOB, f"its tags ask for a {FAULT_TAG}")
+        self._effects.offers.append(OfferOutcome(job.key, run.agent_id, run.incarnation, refusal=refusal))
         job.run = replace(run, log_stream_name="")
         self._claimed(job)
         if fault.runs:
@@ -466,6 +522,7 @@ class Group:
         run = job.run
         assert run is not None
         job.run = None
+        self._reserve(job, run, -job.vcpus_milli)
         self._decided.add(job.key)
         self._effects.ended.append(EndedRun(run.agent_id, run.fence, ran_for_ms))
 
@@ -531,16 +588,19 @@ class Group:
         job.version += 1
         self._touched[job.key] = job
 
-    def _why_not(self, job: Job | None, proposal: Proposal) -> str:
-        """Return why a proposal is not true any more, or nothing."""
-        agent = self._agent(proposal.agent_id)
-        if job is None:
-            return "the job does not exist"
-        if job.state is not JobState.RUNNABLE or job.run is not None or job.version != proposal.version:
-            return "the job has changed"
-        if agent is None or not agent.live or agent.incarnation != proposal.incarnation:
-            return "the agent is not live with this incarnation"
-        return ""
+    def _reserve(self, job: Job, run: Run, vcpus_milli: int) -> None:
+        key = EnvironmentKey(job.key.namespace, run.compute_environment)
+        self._reserved[key] = self._reserved.get(key, 0) + vcpus_milli
+
+    def _why_not(self, job: Job | None, proposal: Proposal) -> Refusal | None:
+        """Return why a proposal is not true any more, or None."""
+        refusal = refused_for_job(job, proposal) or refused_for_agent(self._agent(proposal.agent_id), proposal)
+        if refusal is not None or job is None:
+            return refusal
+        key = proposal.environment
+        queue = self._queue(QueueKey(job.key.namespace, job.job_queue))
+        reserved = self._numbers.reserved_vcpus.get(key, 0) + self._reserved.get(key, 0)
+        return refused_for_environment(job, queue, self._environment(key), reserved, proposal)
 
     # What is loaded
 
@@ -570,6 +630,11 @@ class Group:
         if key not in self._queues:
             self._queues[key] = self._storage.queue(key)
         return self._queues[key]
+
+    def _environment(self, key: EnvironmentKey) -> EnvironmentCopy | None:
+        if key not in self._environments:
+            self._environments[key] = self._storage.environment(key)
+        return self._environments[key]
 
     def _agent(self, agent_id: AgentId) -> AgentRecord | None:
         if agent_id not in self._agents:

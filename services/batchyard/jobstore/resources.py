@@ -1,4 +1,4 @@
-"""The store's copies of what the registry holds: queues, kept on disk; definitions, in memory.
+"""The store's copies of what the registry holds: queues and environments, kept on disk; definitions, in memory.
 
 Copies follow the registry's watch. A queue that the store lacks is read through: the watch is read up to now before
 the queue is said not to exist. A definition without a revision is always asked for.
@@ -12,6 +12,7 @@ import anyio
 import grpc
 import grpc.aio
 
+from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentType
 from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest
@@ -35,7 +36,7 @@ from batchyard.domain.names import Caller, ResourceKind, name_in_reference, spli
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
-from batchyard.storage.jobs import QueueCopy, QueueKey
+from batchyard.storage.jobs import EnvironmentCopy, EnvironmentKey, QueueCopy, QueueKey
 
 if TYPE_CHECKING:
     from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
@@ -45,6 +46,7 @@ DEFINITIONS_IN_MEMORY: Final = 10_000
 REGISTRY_TIMEOUT_S: Final = 10.0
 
 _DefinitionKey = tuple[str, str, int]
+_WATCHED: Final = (WatchedKind.RESOURCE_KIND_COMPUTE_ENVIRONMENT, WatchedKind.RESOURCE_KIND_JOB_QUEUE)
 
 
 class ResourceCopies:
@@ -55,14 +57,17 @@ class ResourceCopies:
         self._registry: RegistryServiceAsyncStub = RegistryServiceStub(registry)
         self._watches: ResourceWatchServiceAsyncStub = ResourceWatchServiceStub(registry)
         self._queues: dict[QueueKey, QueueCopy] = {}
+        self._environments: dict[EnvironmentKey, int] = {}
+        """Their revisions; the copies themselves are the writer's."""
         self._revision = 0
         self._catching_up = anyio.Lock()
         self._definitions: dict[_DefinitionKey, JobDefinition] = {}
         self._deregistrations = 0
 
-    def load(self, queues: Sequence[QueueCopy]) -> None:
+    def load(self, queues: Sequence[QueueCopy], environments: Sequence[EnvironmentCopy]) -> None:
         """Begin with the copies that are on disk."""
         self._queues = {queue.key: queue for queue in queues}
+        self._environments = {environment.key: environment.revision for environment in environments}
 
     async def queue(self, caller: Caller, reference: str) -> QueueCopy:
         """Return the queue that a name or ARN refers to; raise NotFoundError if there is none."""
@@ -103,26 +108,32 @@ class ResourceCopies:
         return found
 
     async def follow(self) -> None:
-        """Follow the registry's changes of queues until the stream ends."""
+        """Follow the registry's changes of queues and environments until the stream ends."""
         await self._read_watch(until_caught_up=False)
 
     async def take(self, changes: Sequence[ResourceChange]) -> None:
         """Take changes into the copies, durably; raise WrongStateError if a queue cannot go yet."""
-        copies = []
+        queues, environments = [], []
         for change in changes:
             kind = change.WhichOneof("resource")
             if kind == "job_queue":
-                copies.append(_copy_of(change))
+                queues.append(_queue_copy(change))
+            elif kind == "compute_environment":
+                environments.append(_environment_copy(change))
             elif kind == "job_definition" and change.job_definition.status != "ACTIVE":
                 definition = change.job_definition
                 self._deregistrations += 1
                 self._definitions.pop((change.namespace, definition.job_definition_name, definition.revision), None)
-        newer = [copy for copy in copies if self._is_newer(copy)]
-        if newer:
-            await self._writer.do(lambda group: group.settle(newer), alone=True)
-            for copy in newer:
-                if self._is_newer(copy):
-                    self._queues[copy.key] = copy
+        queues = [copy for copy in queues if self._is_newer(copy)]
+        environments = [copy for copy in environments if copy.revision > self._environments.get(copy.key, -1)]
+        if queues or environments:
+            await self._writer.do(lambda group: group.settle(queues, environments), alone=True)
+            for queue in queues:
+                if self._is_newer(queue):
+                    self._queues[queue.key] = queue
+            for environment in environments:
+                known = self._environments.get(environment.key, -1)
+                self._environments[environment.key] = max(known, environment.revision)
 
     async def _take_what_can_be(self, changes: Sequence[ResourceChange]) -> None:
         """Take in what the watch says, save a queue that goes while it has unfinished jobs: of that we are asked."""
@@ -144,7 +155,7 @@ class ResourceCopies:
                 raise error_from(error) from error
 
     async def _read_watch(self, *, until_caught_up: bool) -> None:
-        request = WatchResourcesRequest(kinds=[WatchedKind.RESOURCE_KIND_JOB_QUEUE], after_revision=self._revision)
+        request = WatchResourcesRequest(kinds=_WATCHED, after_revision=self._revision)
         call = self._watches.WatchResources(request, wait_for_ready=True)
         try:
             async for message in call:
@@ -193,14 +204,33 @@ class SettlementServicer(ResourceSettlementServiceServicer):
         return SettleResourcesResponse()
 
 
-def _copy_of(change: ResourceChange) -> QueueCopy:
+def _queue_copy(change: ResourceChange) -> QueueCopy:
     queue: JobQueueDetail = change.job_queue
+    names = (
+        name_in_reference(entry.compute_environment, ResourceKind.COMPUTE_ENVIRONMENT, change.namespace)
+        for entry in queue.compute_environment_order
+    )
     going = queue.status in (ResourceStatus.RESOURCE_STATUS_DELETING, ResourceStatus.RESOURCE_STATUS_DELETED)
     return QueueCopy(
         key=QueueKey(change.namespace, queue.job_queue_name),
         arn=queue.job_queue_arn,
         open=queue.state == ResourceState.RESOURCE_STATE_ENABLED and not going,
         gone=going,
+        revision=change.revision,
+        environments=tuple(name for name in names if name is not None),
+    )
+
+
+def _environment_copy(change: ResourceChange) -> EnvironmentCopy:
+    environment = change.compute_environment
+    is_managed = environment.type == ComputeEnvironmentType.COMPUTE_ENVIRONMENT_TYPE_MANAGED
+    return EnvironmentCopy(
+        key=EnvironmentKey(change.namespace, environment.compute_environment_name),
+        usable=(
+            environment.state == ResourceState.RESOURCE_STATE_ENABLED
+            and environment.status == ResourceStatus.RESOURCE_STATUS_VALID
+        ),
+        max_vcpus_milli=environment.compute_resources.maxv_cpus * 1000 if is_managed else None,
         revision=change.revision,
     )
 

@@ -1,15 +1,30 @@
 """Compute environments as ceilings: how many vCPUs run in each, and who waits for its ceiling."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from batchyard.scheduler.lines import Line
 from batchyard.scheduler.model import ComputeEnvironment, ResourceKey, Resources, sum_of
+
+PAUSE_S: Final = 2.0
+"""How long nothing of a queue is placed in an environment after the store has refused it: longer than the delay of
+reasons, so that the reason is told."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """Nothing of one queue is placed in an environment for a while."""
+
+    reason: str
+    until: float | None = None
+    """None until the next plan, which knows the time."""
 
 
 class Environment:
     """A compute environment, known or only named by runs in it."""
 
-    __slots__ = ("_used_milli", "holder", "key", "runs", "spec", "waiters")
+    __slots__ = ("_used_milli", "holder", "key", "paused", "runs", "spec", "waiters")
 
     def __init__(self, key: ResourceKey) -> None:
         self.key = key
@@ -19,7 +34,9 @@ class Environment:
         self.holder: Line | None = None
         """The line for which room below the ceiling is held."""
         self.waiters: dict[Line, None] = {}
-        """Lines, in the order in which they came, whose heads the ceiling kept out."""
+        """Lines, in the order in which they came, whose heads the ceiling or a pause kept out."""
+        self.paused: dict[ResourceKey, Pause] = {}
+        """By queue."""
 
     @property
     def used_milli(self) -> int:
@@ -53,6 +70,7 @@ class Environments:
 
     def __init__(self) -> None:
         self._environments: dict[ResourceKey, Environment] = {}
+        self._paused: dict[ResourceKey, None] = {}
 
     def __iter__(self) -> Iterator[Environment]:
         return iter(self._environments.values())
@@ -65,7 +83,36 @@ class Environments:
         """Take in an environment, or what has changed of it."""
         environment = self._environments.setdefault(spec.key, Environment(spec.key))
         environment.spec = spec
+        environment.paused.clear()
         return environment
+
+    def pause(self, key: ResourceKey, queue: ResourceKey, reason: str) -> None:
+        """Have nothing of a queue placed in an environment until `resume` returns it."""
+        environment = self._environments.get(key)
+        if environment is not None:
+            environment.paused[queue] = Pause(reason)
+            self._paused[key] = None
+
+    def resume(self, now: float) -> list[Environment]:
+        """Count the pauses; return the environments of those that are over."""
+        resumed = []
+        for key in list(self._paused):
+            environment = self._environments.get(key)
+            for queue, pause in list(environment.paused.items()) if environment is not None else ():
+                if pause.until is None:
+                    pause.until = now + PAUSE_S
+                elif pause.until <= now and environment is not None:
+                    del environment.paused[queue]
+                    resumed.append(environment)
+            if environment is None or not environment.paused:
+                del self._paused[key]
+        return resumed
+
+    def next_deadline(self) -> float | None:
+        """Return when a pause is over, or None."""
+        environments = (self._environments.get(key) for key in self._paused)
+        pauses = (pause for environment in environments if environment for pause in environment.paused.values())
+        return min((pause.until for pause in pauses if pause.until is not None), default=None)
 
     def drop(self, key: ResourceKey) -> None:
         """Forget an environment; runs in it are remembered until they end."""

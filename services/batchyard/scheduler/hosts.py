@@ -85,13 +85,26 @@ class RoomIndex:
 class Host:
     """What is known of one agent's host."""
 
-    __slots__ = ("agent_id", "capacity", "holder", "incarnation", "indexed_room", "open", "runs", "selector", "used")
+    __slots__ = (
+        "agent_id",
+        "capacity",
+        "counted",
+        "holder",
+        "incarnation",
+        "indexed_room",
+        "open",
+        "runs",
+        "selector",
+        "used",
+    )
 
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
         self.incarnation = 0
         self.capacity: Resources | None = None
         """None: runs are known to be there, but the agent has not joined."""
+        self.counted = False
+        """Whether its capacity counts among what hosts have."""
         self.selector: Selector = EVERY
         self.used = NOTHING
         self.runs = 0
@@ -126,7 +139,9 @@ class Hosts:
         self._hosts: dict[str, Host] = {}
         self._indexes: dict[tuple[Selector, Line | None], RoomIndex] = {}
         self._capacities: dict[Selector, RoomIndex] = {}
-        """Capacities of the hosts that have joined, whether they take jobs now or not."""
+        """Capacities of the hosts that have joined and are not drained, whether they take jobs now or not."""
+        self._draining: set[str] = set()
+        """Ids of drained agents, known or not."""
         self._largest: dict[Selector, Resources] = {}
         self._named: dict[str, list[Selector]] = {}
 
@@ -143,14 +158,14 @@ class Hosts:
         return HostUse(host.used, host.runs) if host else HostUse(NOTHING, 0)
 
     def join(self, agent: Agent) -> Host:
-        """Take in an agent, or what has changed of it, and let it take jobs."""
+        """Take in an agent, or what has changed of it, and let it take jobs unless it is drained."""
         host = self._hosts.setdefault(agent.agent_id, Host(agent.agent_id))
         self._unindex(host)
         self._forget_capacity(host)
         host.incarnation, host.capacity = agent.incarnation, agent.capacity
-        host.selector, host.open, host.holder = tuple(sorted(set(agent.environments))), True, None
-        self._remember_capacity(host, agent.capacity)
-        self._index(host)
+        host.selector, host.holder = tuple(sorted(set(agent.environments))), None
+        self._remember_capacity(host)
+        self.reopen(host)
         return host
 
     def close(self, host: Host) -> None:
@@ -160,9 +175,24 @@ class Hosts:
         host.holder = None
 
     def reopen(self, host: Host) -> None:
-        """Let a host that has joined take jobs again."""
-        host.open = host.capacity is not None
+        """Let a host that has joined take jobs again, unless it is drained."""
+        host.open = host.capacity is not None and host.agent_id not in self._draining
         self._index(host)
+
+    def drain(self, agent_id: str) -> None:
+        """Let an agent's host take no jobs, nor count as one that could, until told otherwise."""
+        self._draining.add(agent_id)
+        host = self._hosts.get(agent_id)
+        if host is not None:
+            self.close(host)
+            self._forget_capacity(host)
+
+    def undrain(self, agent_id: str) -> None:
+        """Let an agent's host count again; it takes jobs when it joins or reopens."""
+        self._draining.discard(agent_id)
+        host = self._hosts.get(agent_id)
+        if host is not None:
+            self._remember_capacity(host)
 
     def leave(self, agent_id: str) -> None:
         """Forget an agent; its runs count against nothing but are still remembered until they end."""
@@ -171,6 +201,7 @@ class Hosts:
             return
         self.close(host)
         self._forget_capacity(host)
+        host.capacity = None
         if not host.runs:
             del self._hosts[agent_id]
 
@@ -243,6 +274,11 @@ class Hosts:
             selector == EVERY or environment in selector for (selector, _), index in self._indexes.items() if index
         )
 
+    def drained_serving(self, environment: str) -> list[Host]:
+        """Return the drained hosts that have joined and serve an environment."""
+        hosts = [self._hosts[agent_id] for agent_id in sorted(self._draining) if agent_id in self._hosts]
+        return [host for host in hosts if host.capacity is not None and host.serves(environment)]
+
     def sanity_check(self, taken: Mapping[str, Sequence[Resources]]) -> None:
         """Assert that hosts and indexes agree with each other and with what is taken of each agent."""
         assert set(taken) <= set(self._hosts), "runs on agents that are not known"
@@ -253,6 +289,9 @@ class Hosts:
             assert host.open == (host.indexed_room is not None), (
                 f"{host.agent_id}: open but not indexed, or the reverse"
             )
+            is_drained = host.agent_id in self._draining
+            assert not (host.open and is_drained), f"{host.agent_id}: drained and open"
+            assert host.counted == (host.capacity is not None and not is_drained), f"{host.agent_id}: miscounted"
             if host.open:
                 assert host.indexed_room == host.room, f"{host.agent_id}: indexed with room that it does not have"
         indexed = [agent_id for index in self._indexes.values() for agent_id in index.agent_ids()]
@@ -292,22 +331,25 @@ class Hosts:
             self._unindex(host)
             self._index(host)
 
-    def _remember_capacity(self, host: Host, capacity: Resources) -> None:
+    def _remember_capacity(self, host: Host) -> None:
+        if host.counted or host.capacity is None or host.agent_id in self._draining:
+            return
+        host.counted = True
         selector = host.selector
         if selector not in self._capacities:
             self._capacities[selector] = RoomIndex()
             for name in selector:
                 self._named.setdefault(name, []).append(selector)
-        self._capacities[selector].add(capacity, host.agent_id)
+        self._capacities[selector].add(host.capacity, host.agent_id)
         self._largest.pop(selector, None)
 
     def _forget_capacity(self, host: Host) -> None:
-        if host.capacity is None:
+        if not host.counted or host.capacity is None:
             return
+        host.counted = False
         selector = host.selector
         index = self._capacities[selector]
         index.remove(host.capacity, host.agent_id)
-        host.capacity = None
         self._largest.pop(selector, None)
         if not index:
             del self._capacities[selector]

@@ -13,9 +13,11 @@ from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.clock import Clock
-from batchyard.domain.errors import StaleIncarnationError, SupersededError
+from batchyard.domain.errors import StaleIncarnationError, SupersededError, UnavailableError
+from batchyard.domain.jobs import Fence
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.convert import agent_of, fence_of, held_run_of, job_key_of, queued_job_of
+from batchyard.scheduler.drains import Drains
 from batchyard.scheduler.leases import Incarnation, Leases
 from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.planner import Planner
@@ -42,10 +44,13 @@ class Scheduler:
         self._clock = clock
         self.planner: Final = Planner(compat=config.compat, starvation_bound_s=config.starvation_bound_s)
         self.roster: Final = Roster()
+        self.drains: Final = Drains()
         self._leases = Leases(
             lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
         )
         self._store: StoreOutbox | None = None
+        self._epochs = (0, 0)
+        """The store's, and the one under which this scheduler leads."""
         self._is_complete = False
         """Whether the snapshot of the stream has been taken in."""
         self._leads = False
@@ -74,7 +79,10 @@ class Scheduler:
             self.planner.agent_suspended(agent_id)
         for agent in due.lost:
             self._lose(agent, self._store)
-        deadlines = [self._leases.next_deadline()]
+        for agent_id in self.drains.due(now):
+            _log.warning("agent %s is drained, and the limit is over: what it runs is ended", agent_id)
+            self._store.evict(agent_id)
+        deadlines = [self._leases.next_deadline(), self.drains.next_deadline()]
         if self._knows_resources:
             plan = self.planner.plan(now, offers_max=OFFERS_A_TURN)
             if plan.offers:
@@ -96,6 +104,7 @@ class Scheduler:
         self._store, self._leads, self._is_complete = outbox, False, False
         self._leads_until = float("-inf")
         self._live.clear()
+        self.drains.snapshot_begins(self._clock.monotonic_s())
         self.planner.forget_jobs()
         self.roster.forget_runs()
 
@@ -103,6 +112,7 @@ class Scheduler:
         """Stop leading: no plans, no leases, until the next snapshot is complete."""
         if self._store is outbox:
             self._store, self._leads, self._is_complete = None, False, False
+            self.drains.snapshot_begins(self._clock.monotonic_s())
 
     def leadership_renewed(self, until: float) -> None:
         """Lead until this time, on the clock, unless it is renewed again."""
@@ -112,6 +122,8 @@ class Scheduler:
 
     def store_said(self, response: wire.DispatchResponse) -> None:
         """Apply what the job store says. Beginnings go before ends: commits may have been merged into one message."""
+        if response.HasField("welcome"):
+            self._epochs = (response.welcome.store_epoch, response.welcome.leader_epoch)
         self._live.update((agent.agent_id, agent.incarnation) for agent in response.agents)
         for run in response.held:
             self._run_held(run)
@@ -123,6 +135,8 @@ class Scheduler:
             self.planner.run_ended(fence_of(ended.fence), ended.ran_for_ms if ended.HasField("ran_for_ms") else None)
             if (record := self.roster.get(ended.agent_id)) is not None:
                 record.run_ended(fence_of(ended.fence))
+        for drain in response.drains:
+            self._drain_told(drain)
         for job in response.runnable:
             self.planner.queue_job(queued_job_of(job))
         for ref in response.withdrawn:
@@ -133,6 +147,8 @@ class Scheduler:
             self._report_answered(report)
         if response.snapshot_complete:
             self._is_complete = True
+            for agent_id in self.drains.snapshot_ends():
+                self.planner.agent_undrained(agent_id)
             self._lead_if_it_may()
         self._wake.set()
 
@@ -148,6 +164,8 @@ class Scheduler:
         self._leases.begin((Incarnation(*agent) for agent in self._live.items()), now)
         for agent_id in self._live:
             self.roster.record(agent_id)
+        for agent_id in self.drains:
+            self._ask_offers_back(agent_id)
         for record in self.roster:
             if record.session is not None:
                 self._resume(record, record.session, now)
@@ -157,6 +175,7 @@ class Scheduler:
     def _resume(self, record: AgentRecord, session: Session, now: float) -> None:
         if session.accepted and self._live.get(record.agent_id) == session.agent.incarnation:
             self.planner.agent_resumed(record.agent_id)
+            session.outbox.welcome(self._terms())
             session.outbox.answer(session.heartbeat)
             self._send_what_is_held(record, session)
             self._pass_on_reports(session, now)
@@ -175,7 +194,8 @@ class Scheduler:
         job = job_key_of(outcome.job)
         if not outcome.HasField("offer"):
             _log.debug("the store refused to offer %s to %s: %s", job.job_id, outcome.agent_id, outcome.refused)
-            self.planner.offer_refused(job)
+            is_about_place = outcome.refusal == wire.OFFER_REFUSAL_ENVIRONMENT
+            self.planner.offer_refused(job, not_there=outcome.refused if is_about_place else "")
             return
         fence = fence_of(outcome.offer.fence)
         if not self.planner.offer_accepted(job, fence):
@@ -187,14 +207,52 @@ class Scheduler:
 
     def _demanded(self, demand: wire.RunDemand) -> None:
         fence = fence_of(demand.fence)
-        if not self.planner.holds_run(fence):
-            return  # it has ended since
-        record = self.roster.record(demand.agent_id)
-        record.demands[fence] = demand.kill or record.demands.get(fence, False)
+        if self.planner.holds_run(fence):  # else it has ended since
+            self._demand(demand.agent_id, fence, kill=demand.kill)
+
+    def _demand(self, agent_id: str, fence: Fence, *, kill: bool) -> None:
+        record = self.roster.record(agent_id)
+        record.demands[fence] = kill or record.demands.get(fence, False)
         # What a snapshot demands is sent when it is complete, with the offers: an agent must not be asked to give back
         # what it has not seen.
         if self._leads and record.session is not None and record.session.accepted:
-            record.session.outbox.demand(fence, kill=demand.kill, kill_grace_ms=KILL_GRACE_MS)
+            record.session.outbox.demand(fence, kill=kill, kill_grace_ms=KILL_GRACE_MS)
+
+    # Drains
+
+    async def drain(self, agent_id: str, *, draining: bool, limit_ms: int | None = None) -> None:
+        """Begin or end to drain an agent; return when that is durable.
+
+        Raises NotFoundError if no such agent has ever registered, UnavailableError when it is not known to be done.
+        """
+        if self._store is None or not self._may_act(self._clock.monotonic_s()):
+            raise UnavailableError("the scheduler is not connected with the job store; try again")
+        request, answered = self.drains.ask()
+        self._store.drain(wire.AgentDrain(agent_id=agent_id, draining=draining, limit_ms=limit_ms, request=request))
+        try:
+            await answered
+        finally:
+            self.drains.forget(request)
+
+    def _drain_told(self, message: wire.AgentDrain) -> None:
+        agent_id = message.agent_id
+        self.drains.told(message, self._clock.monotonic_s())
+        if agent_id in self.drains:
+            self.planner.agent_drained(agent_id)
+            if self._leads:
+                self._ask_offers_back(agent_id)
+        elif not message.unknown:
+            self.planner.agent_undrained(agent_id)
+            record = self.roster.get(agent_id)
+            if record is not None and record.is_connected and not self._leases.is_suspect(agent_id):
+                self.planner.agent_resumed(agent_id)
+
+    def _ask_offers_back(self, agent_id: str) -> None:
+        record = self.roster.get(agent_id)
+        for fence in list(record.offers) if record is not None else ():
+            self._demand(agent_id, fence, kill=False)
+
+    # The agents, as the store sees them
 
     def _registration_answered(self, outcome: wire.AgentRegistered) -> None:
         now = self._clock.monotonic_s()
@@ -283,15 +341,19 @@ class Scheduler:
         )
         session.accepted = True
         self.planner.agent_joined(agent)
-        session.outbox.welcome(
-            session_pb2.Welcome(
-                heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
-                lease_ms=int(self._config.lease_s * 1000),
-            )
-        )
+        session.outbox.welcome(self._terms())
         session.outbox.answer(session.heartbeat)
         self._send_what_is_held(record, session)
         self._pass_on_reports(session, now)
+
+    def _terms(self) -> session_pb2.Welcome:
+        store_epoch, leader_epoch = self._epochs
+        return session_pb2.Welcome(
+            heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
+            lease_ms=int(self._config.lease_s * 1000),
+            store_epoch=store_epoch,
+            leader_epoch=leader_epoch,
+        )
 
     def _send_what_is_held(self, record: AgentRecord, session: Session) -> None:
         for offer in record.offers.values():

@@ -144,6 +144,8 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._reports: dict[tuple[Incarnation, Fence], run_pb2.RunReport] = {}
         self._proposals: dict[JobKey, Offer] = {}
         self._reasons: dict[JobKey, WaitReason] = {}
+        self._drains: dict[int, wire.AgentDrain] = {}
+        self._evictions: dict[str, None] = {}
         self._heartbeat = 0
 
     def beat(self, heartbeat: int) -> None:
@@ -164,6 +166,16 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
     def lose(self, agent: Incarnation) -> None:
         """Say that an agent's lease is over."""
         self._lost[agent] = None
+        self._filled.set()
+
+    def drain(self, drain: wire.AgentDrain) -> None:
+        """Ask to drain an agent, or to drain it no more."""
+        self._drains[drain.request] = drain
+        self._filled.set()
+
+    def evict(self, agent_id: str) -> None:
+        """Ask for the end of all that a drained agent runs."""
+        self._evictions[agent_id] = None
         self._filled.set()
 
     def propose(self, offers: Iterable[Offer]) -> None:
@@ -191,6 +203,8 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
             if sender is None:
                 sender = senders[agent] = message.reports.add(agent_id=agent.agent_id, incarnation=agent.incarnation)
             sender.reports.append(report)
+        message.drains.extend(drain for _, drain in _taken(self._drains))
+        message.evictions.extend(agent_id for agent_id, _ in _taken(self._evictions))
         message.proposals.extend(proposal_message(offer) for _, offer in _taken(self._proposals))
         message.wait_reasons.extend(wait_reason_message(reason) for _, reason in _taken(self._reasons))
         return message if message.ByteSize() else None

@@ -8,6 +8,7 @@ and smaller ones until it has waited for a bound; then room is held for it (see 
 milliseconds are offered beyond the room that there is (see `feeding`).
 """
 
+from collections.abc import Iterator
 from math import inf
 
 from batchyard.domain.compat import Compat
@@ -160,10 +161,24 @@ class Planner:
             self._waiting.wake_for_host(host)
             self._structure_changed()
 
+    def agent_drained(self, agent_id: str) -> None:
+        """Place nothing more on an agent, known or not, nor count on it, until `agent_undrained`."""
+        self._hosts.drain(agent_id)
+        self._structure_changed()
+
+    def agent_undrained(self, agent_id: str) -> None:
+        """Count on an agent again, and place jobs on it when it joins or is resumed."""
+        self._hosts.undrain(agent_id)
+        self._structure_changed()
+
     def agent_gone(self, agent_id: str) -> None:
         """Forget an agent; its runs are forgotten as each of them ends."""
         self._hosts.leave(agent_id)
         self._structure_changed()
+
+    def jobs_on(self, agent_id: str) -> Iterator[JobKey]:
+        """Yield the jobs that are offered to an agent or run on it; costs as much as there are runs anywhere."""
+        return (placement.job for placement in self._runs.values() if placement.agent_id == agent_id)
 
     def use_of(self, agent_id: str) -> HostUse:
         """Return how much of an agent's host is taken by proposals and runs; what it has ahead counts as runs."""
@@ -188,10 +203,16 @@ class Planner:
         """Tell whether a run takes up room."""
         return fence in self._runs
 
-    def offer_refused(self, job: JobKey) -> None:
-        """Give back the room of a proposal; the job waits again only if it was queued again."""
+    def offer_refused(self, job: JobKey, *, not_there: str = "") -> None:
+        """Give back the room of a proposal; the job waits again only if it was queued again.
+
+        `not_there` says why nothing of its queue may be placed in its environment, if that is so: then nothing is for a
+        while, since the store and this planner have different news of them.
+        """
         placement = self._proposed.pop(job, None)
         if placement is not None:
+            if not_there and placement.queue is not None:
+                self._environments.pause(placement.environment, placement.queue, not_there)
             self._discharge(placement)
             if placement.requeued is not None:
                 self._waiting.add(placement.requeued)
@@ -253,6 +274,8 @@ class Planner:
         once, if it stopped short at `offers_max` offers.
         """
         self._alarms.ring(now)
+        for environment in self._environments.resume(now):
+            self._waiting.wake_for_ceiling(environment)
         offers: list[Offer] = []
         self._closed.clear()
         self._refresh_holds()
@@ -266,7 +289,9 @@ class Planner:
             if len(offers) >= limit:
                 return Plan(tuple(offers), (), now)
         reasons = self._alarms.report(now, self._waiting.parked())
-        return Plan(tuple(offers), tuple(reasons), self._alarms.next_deadline())
+        deadlines = (self._alarms.next_deadline(), self._environments.next_deadline())
+        next_deadline = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return Plan(tuple(offers), tuple(reasons), next_deadline)
 
     def _serve_holder(self, holder: Line, now: float, offers: list[Offer], limit: float) -> None:
         """Try what stands ahead of a holder in its queue, then its own head; then close what it holds."""
@@ -295,7 +320,7 @@ class Planner:
             environment = self._environments.get(ResourceKey(namespace, name))
             if environment is None or environment.spec is None or not environment.spec.usable:
                 continue
-            if not self._is_below_ceiling(environment, line.need):
+            if line.queue.key in environment.paused or not self._is_below_ceiling(environment, line.need):
                 short_of_ceiling.append(environment)
                 continue
             host = self._hosts.tightest(name, line.need, self._open)

@@ -37,14 +37,30 @@ def why_waiting(line: Line, environments: Environments, hosts: Hosts) -> str:
     if not large_enough:
         ceiling = max(environment.max_vcpus_milli or 0 for environment in usable)
         return f"{MAX_RESOURCE} It asks for {_vcpus(need)}; the highest maxvCpus is {ceiling // 1000}."
-    return _short_of_hosts(line, [environment.key.name for environment in large_enough], hosts)
+    names = [environment.key.name for environment in large_enough]
+    return _refused(line, names, environments) or _short_of_hosts(line, names, hosts)
+
+
+def _refused(line: Line, names: Sequence[str], environments: Environments) -> str | None:
+    """Return why the job store refuses what the scheduler thinks possible, if it does so everywhere."""
+    pauses = []
+    for name in names:
+        environment = environments.get(ResourceKey(line.queue.key.namespace, name))
+        pauses.append(environment.paused.get(line.queue.key) if environment is not None else None)
+    reasons = [pause.reason for pause in pauses if pause is not None]
+    return f"Waiting: {'; '.join(reasons)}." if len(reasons) == len(names) else None
 
 
 def _short_of_hosts(line: Line, names: Sequence[str], hosts: Hosts) -> str:
     need = line.need
+    drained = [host for name in names for host in hosts.drained_serving(name)]
     if not any(hosts.is_served(name) for name in names):
+        if drained:
+            return f"Waiting for an agent: those that serve {_listed(names)} are drained."
         return f"Waiting for an agent: none is connected that serves {_listed(names)}."
     if not any(hosts.could_ever_serve(name, need) for name in names):
+        if any(host.capacity is not None and need.fits_in(host.capacity) for host in drained):
+            return f"Waiting for an agent: needs {_amount(need)}, and those that are large enough are drained."
         sizes = [size for name in names if (size := hosts.largest_serving(name)) is not None]
         largest = Resources(*(max(amounts) for amounts in zip(*sizes, strict=True)))
         return (

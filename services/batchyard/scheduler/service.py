@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 import anyio
 import grpc
@@ -16,9 +17,10 @@ from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceSer
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.scheduler.loop import Scheduler
-from batchyard.scheduler.planner import Planner
-from batchyard.scheduler.roster import AgentRecord
 from batchyard.scheduler.session import Session
+
+JOB_IDS_MAX: Final = 100
+"""Jobs that are named of a drained agent."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class AgentSessionServicer(AgentSessionServiceServicer):
 
 
 class AgentsServicer(AgentsServiceServicer):
-    """Says which agents there are."""
+    """Says which agents there are, and drains them."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -78,21 +80,49 @@ class AgentsServicer(AgentsServiceServicer):
         self, request: agents_pb2.ListAgentsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> agents_pb2.ListAgentsResponse:
         """List all agents, connected or not, by id."""
-        records = sorted(self._scheduler.roster, key=lambda record: record.agent_id)
-        return agents_pb2.ListAgentsResponse(agents=[_summary(record, self._scheduler.planner) for record in records])
+        known = {record.agent_id for record in self._scheduler.roster}
+        agent_ids = sorted(known.union(self._scheduler.drains))
+        return agents_pb2.ListAgentsResponse(agents=[_summary(self._scheduler, agent_id) for agent_id in agent_ids])
+
+    async def DrainAgent(  # noqa: N802
+        self, request: agents_pb2.DrainAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> agents_pb2.DrainAgentResponse:
+        """Offer an agent nothing more."""
+        if request.limit_seconds < 0:
+            raise InvalidRequestError(
+                f"limitSeconds must be at least 0, not {request.limit_seconds}.", field="limitSeconds"
+            )
+        limit_ms = request.limit_seconds * 1000 if request.HasField("limit_seconds") else None
+        await self._scheduler.drain(request.agent_id, draining=True, limit_ms=limit_ms)
+        return agents_pb2.DrainAgentResponse(agent=_summary(self._scheduler, request.agent_id))
+
+    async def ResumeAgent(  # noqa: N802
+        self, request: agents_pb2.ResumeAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> agents_pb2.ResumeAgentResponse:
+        """Offer a drained agent jobs again."""
+        await self._scheduler.drain(request.agent_id, draining=False)
+        return agents_pb2.ResumeAgentResponse(agent=_summary(self._scheduler, request.agent_id))
 
 
-def _summary(record: AgentRecord, planner: Planner) -> agents_pb2.AgentSummary:
-    use = planner.use_of(record.agent_id)
+def _summary(scheduler: Scheduler, agent_id: str) -> agents_pb2.AgentSummary:
+    record, use, is_drained = (
+        scheduler.roster.get(agent_id),
+        scheduler.planner.use_of(agent_id),
+        agent_id in scheduler.drains,
+    )
     summary = agents_pb2.AgentSummary(
-        agent_id=record.agent_id,
-        connected=record.is_connected,
+        agent_id=agent_id,
+        connected=record is not None and record.is_connected,
         vcpus_milli_used=use.used.vcpus_milli,
         memory_mib_used=use.used.memory_mib,
         gpus_used=use.used.gpus,
         runs=use.runs,
+        status="DRAINING" if is_drained else "ACTIVE",
     )
-    if record.registration is not None:
+    if is_drained:
+        jobs = islice(scheduler.planner.jobs_on(agent_id), JOB_IDS_MAX)
+        summary.job_ids.extend(job.job_id for job in jobs)
+    if record is not None and record.registration is not None:
         summary.hostname = record.registration.hostname
         summary.runtime = record.registration.runtime
         summary.vcpus_milli = record.registration.capacity.vcpus_milli

@@ -35,9 +35,16 @@ class LogKey(NamedTuple):
     log_stream_name: str
 
 
+class EnvironmentKey(NamedTuple):
+    """A compute environment's name in the store."""
+
+    namespace: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class QueueCopy:
-    """As much of a job queue as SubmitJob needs: the store's own copy of what the registry holds."""
+    """As much of a job queue as SubmitJob and offers need: the store's own copy of what the registry holds."""
 
     key: QueueKey
     arn: str
@@ -49,6 +56,21 @@ class QueueCopy:
     """The registry's: a change with a lower one is old news."""
     fair_share: bool = False
     """It has a scheduling policy: jobs need a share, and a priority within it."""
+    environments: tuple[str, ...] = ()
+    """Names of its compute environments."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentCopy:
+    """As much of a compute environment as offers need: the store's own copy of what the registry holds."""
+
+    key: EnvironmentKey
+    usable: bool
+    """It is ENABLED and VALID."""
+    max_vcpus_milli: int | None
+    """Ceiling of what all runs in it reserve together; None for UNMANAGED ones, which have none."""
+    revision: int
+    """The registry's: a change with a lower one is old news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,10 @@ class AgentRecord:
     """False once its lease was given up."""
     gone_at: int | None = None
     """When that was, in milliseconds since the epoch."""
+    draining: bool = False
+    """It gets no offers."""
+    drain_limit_ms: int | None = None
+    """After which the runs of a draining agent are ended; None: as long as they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +171,7 @@ class Changes:
     attempts: list[tuple[int, Attempt]] = field(default_factory=list)
     """By the job's sequence number."""
     queues: list[QueueCopy] = field(default_factory=list)
+    environments: list[EnvironmentCopy] = field(default_factory=list)
     agents: list[AgentRecord] = field(default_factory=list)
     leader: Leader | None = None
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -160,6 +187,7 @@ class Changes:
             or self.jobs
             or self.attempts
             or self.queues
+            or self.environments
             or self.agents
             or self.tags
             or self.leader is not None
@@ -218,6 +246,14 @@ class JobWriter(Protocol):
         """Return the store's copy of a queue."""
         ...
 
+    def environment(self, key: EnvironmentKey) -> EnvironmentCopy | None:
+        """Return the store's copy of a compute environment."""
+        ...
+
+    def reserved_vcpus(self) -> dict[EnvironmentKey, int]:
+        """Return what all runs that are not over reserve, by compute environment, in thousandths of a vCPU."""
+        ...
+
     def agent(self, agent_id: AgentId) -> AgentRecord | None:
         """Return what is known of an agent."""
         ...
@@ -235,7 +271,7 @@ class JobWriter(Protocol):
         ...
 
     def gone_agents(self, before_ms: int, limit: int) -> list[AgentId]:
-        """Return agents that were given up before this time and that no run names."""
+        """Return agents that were given up before this time, are not drained, and that no run names."""
         ...
 
     def events_before(self, before_ms: int, limit: int) -> int:
@@ -264,10 +300,11 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The jobs that are RUNNABLE or have a run, and the live agents, at one revision."""
+    """The jobs that are RUNNABLE or have a run, and the agents, at one revision."""
 
     revision: int
     agents: Sequence[AgentRecord]
+    """Those that are live, and those that are drained."""
     jobs: Iterator[Sequence[tuple[Job, bytes | None]]]
     """In pages of bounded size, by sequence number; the spec only where the job is offered and not claimed."""
 
@@ -285,6 +322,10 @@ class JobReader(Protocol):
 
     def queues(self) -> list[QueueCopy]:
         """Return the store's copies of all queues."""
+        ...
+
+    def environments(self) -> list[EnvironmentCopy]:
+        """Return the store's copies of all compute environments."""
         ...
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:

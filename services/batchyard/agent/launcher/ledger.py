@@ -36,6 +36,7 @@ class RunEnd(IntEnum):
     TIMED_OUT = 3
     STOPPED = 4
     LOST = 5
+    NEVER_STARTED = 6
 
 
 FINAL = frozenset({RunState.DONE, RunState.REVOKED})

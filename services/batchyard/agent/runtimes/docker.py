@@ -184,7 +184,7 @@ class DockerRuntime:
             await self._finish(run, RunEnd.LOST, reason="The container is gone")
             return False
         if state["Status"] == "created":
-            await self._finish(run, RunEnd.LOST, reason="The agent died before the container was started")
+            await self._finish(run, RunEnd.NEVER_STARTED, reason="The agent died before the container was started")
             return False
         if run.state is RunState.CLAIMED:
             self._ledger.start(run, wire.now() - _seconds_since(state["StartedAt"]))

@@ -3,6 +3,7 @@
 import functools
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import astuple
 from importlib.resources import files
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -18,6 +19,8 @@ from batchyard.storage.jobs import (
     Changes,
     Counters,
     Dependency,
+    EnvironmentCopy,
+    EnvironmentKey,
     FinishedJob,
     JobRecord,
     Leader,
@@ -50,14 +53,20 @@ _FIXED = _names(
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
-    "stopped_at ended_at exit_code reason agent_id task_id log_stream_name runnable_at run_epoch run_number",
-    "run_agent_id run_incarnation run_compute_environment run_state run_task_id run_log_stream_name",
+    "stopped_at ended_at exit_code reason agent_id task_id log_stream_name runnable_at unstarted_losses run_epoch",
+    "run_number run_agent_id run_incarnation run_compute_environment run_state run_task_id run_log_stream_name",
+    "run_evicted",
 )
 _COLUMNS = _FIXED + _CHANGING
 _SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
 _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE sequence=?"  # noqa: S608
 # The texts above are made of the constants of this module only.
+_SELECT_QUEUES = "SELECT namespace, name, arn, open, gone, revision, fair_share, environments FROM queues"
+_SELECT_ENVIRONMENTS = "SELECT namespace, name, usable, max_vcpus_milli, revision FROM environments"
+_AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms"
+_SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
+_INSERT_AGENT = f"INSERT OR REPLACE INTO agents ({_AGENT}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 
 _TERMINAL = ", ".join(str(int(state)) for state in sorted(TERMINAL))
 
@@ -153,18 +162,29 @@ class SqliteJobWriter:
     @_translated
     def queue(self, key: QueueKey) -> QueueCopy | None:
         """Return the store's copy of a queue."""
-        row = self._db.execute(
-            "SELECT arn, open, gone, revision, fair_share FROM queues WHERE namespace = ? AND name = ?", key
-        ).fetchone()
-        return QueueCopy(key, row[0], bool(row[1]), bool(row[2]), row[3], bool(row[4])) if row else None
+        row = self._db.execute(f"{_SELECT_QUEUES} WHERE namespace = ? AND name = ?", key).fetchone()
+        return _queue(row) if row else None
+
+    @_translated
+    def environment(self, key: EnvironmentKey) -> EnvironmentCopy | None:
+        """Return the store's copy of a compute environment."""
+        row = self._db.execute(f"{_SELECT_ENVIRONMENTS} WHERE namespace = ? AND name = ?", key).fetchone()
+        return _environment(row) if row else None
+
+    @_translated
+    def reserved_vcpus(self) -> dict[EnvironmentKey, int]:
+        """Return what all runs that are not over reserve."""
+        rows = self._db.execute(
+            "SELECT namespace, run_compute_environment, SUM(vcpus_milli) FROM jobs WHERE run_agent_id IS NOT NULL"
+            " GROUP BY namespace, run_compute_environment"
+        )
+        return {EnvironmentKey(namespace, name): reserved for namespace, name, reserved in rows}
 
     @_translated
     def agent(self, agent_id: AgentId) -> AgentRecord | None:
         """Return what is known of an agent."""
-        row = self._db.execute(
-            "SELECT incarnation, live, gone_at FROM agents WHERE agent_id = ?", (agent_id,)
-        ).fetchone()
-        return AgentRecord(agent_id, row[0], bool(row[1]), row[2]) if row else None
+        row = self._db.execute(f"{_SELECT_AGENTS} WHERE agent_id = ?", (agent_id,)).fetchone()
+        return _agent(row) if row else None
 
     @_translated
     def answer(self, key: RequestKey) -> bytes | None:
@@ -233,15 +253,20 @@ class SqliteJobWriter:
             )
         for queue in changes.queues:
             db.execute(
-                "INSERT OR REPLACE INTO queues (namespace, name, arn, open, gone, revision, fair_share)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*queue.key, queue.arn, queue.open, queue.gone, queue.revision, queue.fair_share),
+                "INSERT OR REPLACE INTO queues (namespace, name, arn, open, gone, revision, fair_share, environments)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(*queue.key, queue.arn, queue.open, queue.gone, queue.revision, queue.fair_share),
+                    "".join(f"/{name}" for name in queue.environments),
+                ),
+            )
+        for environment in changes.environments:
+            db.execute(
+                "INSERT OR REPLACE INTO environments VALUES (?, ?, ?, ?, ?)",
+                (*environment.key, environment.usable, environment.max_vcpus_milli, environment.revision),
             )
         for agent in changes.agents:
-            db.execute(
-                "INSERT OR REPLACE INTO agents (agent_id, incarnation, live, gone_at) VALUES (?, ?, ?, ?)",
-                (agent.agent_id, agent.incarnation, agent.live, agent.gone_at),
-            )
+            db.execute(_INSERT_AGENT, astuple(agent))
         answers.keep(db, changes.answers)
         for sequence, tags in changes.tags.items():
             db.execute("INSERT OR REPLACE INTO job_tags VALUES (?, ?)", (sequence, _encode_tags(tags)))
@@ -298,11 +323,11 @@ class SqliteJobReader:
 
     def queues(self) -> list[QueueCopy]:
         """Return the store's copies of all queues."""
-        rows = self._db.execute("SELECT namespace, name, arn, open, gone, revision, fair_share FROM queues")
-        return [
-            QueueCopy(QueueKey(row[0], row[1]), row[2], bool(row[3]), bool(row[4]), row[5], bool(row[6]))
-            for row in rows
-        ]
+        return [_queue(row) for row in self._db.execute(_SELECT_QUEUES)]
+
+    def environments(self) -> list[EnvironmentCopy]:
+        """Return the store's copies of all compute environments."""
+        return [_environment(row) for row in self._db.execute(_SELECT_ENVIRONMENTS)]
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
         """Return jobs of a queue in one state, newest first."""
@@ -376,10 +401,8 @@ class SqliteJobReader:
         db = self._db
         db.execute("BEGIN")
         revision = self.revision()
-        agents = [
-            AgentRecord(row[0], row[1], live=True)
-            for row in db.execute("SELECT agent_id, incarnation FROM agents WHERE live ORDER BY agent_id")
-        ]
+        rows = db.execute(f"{_SELECT_AGENTS} WHERE live OR draining ORDER BY agent_id")
+        agents = [_agent(row) for row in rows]
         return Snapshot(revision, agents, self._snapshot_pages())
 
     def _snapshot_pages(self) -> Iterator[Sequence[tuple[Job, bytes | None]]]:
@@ -462,13 +485,14 @@ def _changing(job: Job) -> tuple[Any, ...]:
         job.task_id,
         job.log_stream_name,
         job.runnable_at,
+        job.unstarted_losses,
         *_run_row(job.run),
     )
 
 
 def _run_row(run: Run | None) -> tuple[Any, ...]:
     if run is None:
-        return (None,) * 8
+        return (None,) * 9
     return (
         run.fence.epoch,
         run.fence.number,
@@ -478,6 +502,7 @@ def _run_row(run: Run | None) -> tuple[Any, ...]:
         int(run.state),
         run.task_id,
         run.log_stream_name,
+        run.evicted,
     )
 
 
@@ -486,22 +511,38 @@ def _job(row: Any) -> Job:
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
         attempts_allowed, created_at, exit_rules, faults, share_identifier, state, version, status_reason,
         dependencies_left, attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, ended_at,
-        exit_code, reason, agent_id, task_id, log_stream_name, runnable_at, run_epoch, run_number, run_agent,
-        run_incarnation, run_environment, run_state, run_task, run_stream,
+        exit_code, reason, agent_id, task_id, log_stream_name, runnable_at, unstarted_losses, run_epoch, run_number,
+        run_agent, run_incarnation, run_environment, run_state, run_task, run_stream, run_evicted,
     ) = row[: len(_COLUMNS)]  # fmt: skip
     run = None
     if run_state is not None:
         run = Run(
             Fence(run_epoch, run_number), run_agent, run_incarnation, run_environment, RunState(run_state), run_task,
-            run_stream,
+            run_stream, bool(run_evicted),
         )  # fmt: skip
     return Job(
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made, run,
-        stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at, exit_code, reason,
-        agent_id, task_id, log_stream_name, _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at,
-        share_identifier,
+        attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made,
+        unstarted_losses, run, stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at,
+        exit_code, reason, agent_id, task_id, log_stream_name,
+        _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at, share_identifier,
     )  # fmt: skip
+
+
+def _queue(row: Any) -> QueueCopy:
+    namespace, name, arn, is_open, gone, revision, fair_share, environments = row
+    names = tuple(environments.split("/")[1:])
+    return QueueCopy(QueueKey(namespace, name), arn, bool(is_open), bool(gone), revision, bool(fair_share), names)
+
+
+def _environment(row: Any) -> EnvironmentCopy:
+    namespace, name, usable, max_vcpus_milli, revision = row
+    return EnvironmentCopy(EnvironmentKey(namespace, name), bool(usable), max_vcpus_milli, revision)
+
+
+def _agent(row: Any) -> AgentRecord:
+    agent_id, incarnation, live, gone_at, draining, drain_limit_ms = row
+    return AgentRecord(agent_id, incarnation, bool(live), gone_at, bool(draining), drain_limit_ms)
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:

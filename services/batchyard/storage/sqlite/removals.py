@@ -38,9 +38,9 @@ def dependencies(db: sqlite3.Connection, sequences: Collection[int], limit: int)
 
 
 def gone_agents(db: sqlite3.Connection, before_ms: int, limit: int) -> list[AgentId]:
-    """Return agents that were given up before this time and that no run names."""
+    """Return agents that were given up before this time, are not drained, and that no run names."""
     rows = db.execute(
-        "SELECT agent_id FROM agents WHERE NOT live AND gone_at < ?"
+        "SELECT agent_id FROM agents WHERE NOT live AND NOT draining AND gone_at < ?"
         " AND NOT EXISTS (SELECT 1 FROM jobs WHERE run_agent_id = agents.agent_id) LIMIT ?",
         (before_ms, limit),
     )

@@ -141,7 +141,9 @@ Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
-    """The scheduler accepts an agent."""
+    """The scheduler accepts an agent. Said again on the same stream when that scheduler leads anew, under a higher pair of
+    epochs.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -72,6 +72,10 @@ class _RunEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunEnd.ValueTy
     """It was killed on the store's demand."""
     RUN_END_LOST: _RunEnd.ValueType  # 5
     """The host, the launcher or the container engine lost it: nothing is known but that it does not run."""
+    RUN_END_NEVER_STARTED: _RunEnd.ValueType  # 6
+    """It was lost in the same way after its claim, but it is certain that its command never started: no attempt, so it is
+    placed again.
+    """
 
 class RunEnd(_RunEnd, metaclass=_RunEndEnumTypeWrapper):
     """Why a run is DONE."""
@@ -87,6 +91,10 @@ RUN_END_STOPPED: RunEnd.ValueType  # 4
 """It was killed on the store's demand."""
 RUN_END_LOST: RunEnd.ValueType  # 5
 """The host, the launcher or the container engine lost it: nothing is known but that it does not run."""
+RUN_END_NEVER_STARTED: RunEnd.ValueType  # 6
+"""It was lost in the same way after its claim, but it is certain that its command never started: no attempt, so it is
+placed again.
+"""
 Global___RunEnd: _TypeAlias = RunEnd  # noqa: Y015
 
 @_typing.final

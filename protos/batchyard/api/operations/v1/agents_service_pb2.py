@@ -25,23 +25,35 @@ _sym_db = _symbol_database.Default()
 from batchyard.api.common.v1 import annotations_pb2 as batchyard_dot_api_dot_common_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0batchyard/api/operations/v1/agents_service.proto\x12\x1b\x62\x61tchyard.api.operations.v1\x1a)batchyard/api/common/v1/annotations.proto\"\x13\n\x11ListAgentsRequest\"W\n\x12ListAgentsResponse\x12\x41\n\x06\x61gents\x18\x01 \x03(\x0b\x32).batchyard.api.operations.v1.AgentSummaryB\x06\xea\xc7\x18\x02\x10\x01\"\xda\x03\n\x0c\x41gentSummary\x12\x15\n\x08\x61gent_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08hostname\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tconnected\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x14\n\x07runtime\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x18\n\x0bvcpus_milli\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x17\n\nmemory_mib\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x11\n\x04gpus\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x1d\n\x10vcpus_milli_used\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x1c\n\x0fmemory_mib_used\x18\t \x01(\x03H\x08\x88\x01\x01\x12\x16\n\tgpus_used\x18\n \x01(\x05H\t\x88\x01\x01\x12$\n\x14\x63ompute_environments\x18\x0b \x03(\tB\x06\xea\xc7\x18\x02\x10\x01\x12\x11\n\x04runs\x18\x0c \x01(\x05H\n\x88\x01\x01\x42\x0b\n\t_agent_idB\x0b\n\t_hostnameB\x0c\n\n_connectedB\n\n\x08_runtimeB\x0e\n\x0c_vcpus_milliB\r\n\x0b_memory_mibB\x07\n\x05_gpusB\x13\n\x11_vcpus_milli_usedB\x12\n\x10_memory_mib_usedB\x0c\n\n_gpus_usedB\x07\n\x05_runs2~\n\rAgentsService\x12m\n\nListAgents\x12..batchyard.api.operations.v1.ListAgentsRequest\x1a/.batchyard.api.operations.v1.ListAgentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0batchyard/api/operations/v1/agents_service.proto\x12\x1b\x62\x61tchyard.api.operations.v1\x1a)batchyard/api/common/v1/annotations.proto\"m\n\x11\x44rainAgentRequest\x12\x1d\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x1a\n\rlimit_seconds\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0b\n\t_agent_idB\x10\n\x0e_limit_seconds\"N\n\x12\x44rainAgentResponse\x12\x38\n\x05\x61gent\x18\x01 \x01(\x0b\x32).batchyard.api.operations.v1.AgentSummary\"@\n\x12ResumeAgentRequest\x12\x1d\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\x0b\n\t_agent_id\"O\n\x13ResumeAgentResponse\x12\x38\n\x05\x61gent\x18\x01 \x01(\x0b\x32).batchyard.api.operations.v1.AgentSummary\"\x13\n\x11ListAgentsRequest\"W\n\x12ListAgentsResponse\x12\x41\n\x06\x61gents\x18\x01 \x03(\x0b\x32).batchyard.api.operations.v1.AgentSummaryB\x06\xea\xc7\x18\x02\x10\x01\"\x8b\x04\n\x0c\x41gentSummary\x12\x15\n\x08\x61gent_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08hostname\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tconnected\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x14\n\x07runtime\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x18\n\x0bvcpus_milli\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x17\n\nmemory_mib\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x11\n\x04gpus\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x1d\n\x10vcpus_milli_used\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x1c\n\x0fmemory_mib_used\x18\t \x01(\x03H\x08\x88\x01\x01\x12\x16\n\tgpus_used\x18\n \x01(\x05H\t\x88\x01\x01\x12$\n\x14\x63ompute_environments\x18\x0b \x03(\tB\x06\xea\xc7\x18\x02\x10\x01\x12\x11\n\x04runs\x18\x0c \x01(\x05H\n\x88\x01\x01\x12\x13\n\x06status\x18\r \x01(\tH\x0b\x88\x01\x01\x12\x0f\n\x07job_ids\x18\x0e \x03(\tB\x0b\n\t_agent_idB\x0b\n\t_hostnameB\x0c\n\n_connectedB\n\n\x08_runtimeB\x0e\n\x0c_vcpus_milliB\r\n\x0b_memory_mibB\x07\n\x05_gpusB\x13\n\x11_vcpus_milli_usedB\x12\n\x10_memory_mib_usedB\x0c\n\n_gpus_usedB\x07\n\x05_runsB\t\n\x07_status2\xdf\x02\n\rAgentsService\x12m\n\nListAgents\x12..batchyard.api.operations.v1.ListAgentsRequest\x1a/.batchyard.api.operations.v1.ListAgentsResponse\x12m\n\nDrainAgent\x12..batchyard.api.operations.v1.DrainAgentRequest\x1a/.batchyard.api.operations.v1.DrainAgentResponse\x12p\n\x0bResumeAgent\x12/.batchyard.api.operations.v1.ResumeAgentRequest\x1a\x30.batchyard.api.operations.v1.ResumeAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.operations.v1.agents_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DRAINAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
+  _globals['_DRAINAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_RESUMEAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
+  _globals['_RESUMEAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_LISTAGENTSRESPONSE'].fields_by_name['agents']._loaded_options = None
   _globals['_LISTAGENTSRESPONSE'].fields_by_name['agents']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_AGENTSUMMARY'].fields_by_name['compute_environments']._loaded_options = None
   _globals['_AGENTSUMMARY'].fields_by_name['compute_environments']._serialized_options = b'\352\307\030\002\020\001'
-  _globals['_LISTAGENTSREQUEST']._serialized_start=124
-  _globals['_LISTAGENTSREQUEST']._serialized_end=143
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=145
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=232
-  _globals['_AGENTSUMMARY']._serialized_start=235
-  _globals['_AGENTSUMMARY']._serialized_end=709
-  _globals['_AGENTSSERVICE']._serialized_start=711
-  _globals['_AGENTSSERVICE']._serialized_end=837
+  _globals['_DRAINAGENTREQUEST']._serialized_start=124
+  _globals['_DRAINAGENTREQUEST']._serialized_end=233
+  _globals['_DRAINAGENTRESPONSE']._serialized_start=235
+  _globals['_DRAINAGENTRESPONSE']._serialized_end=313
+  _globals['_RESUMEAGENTREQUEST']._serialized_start=315
+  _globals['_RESUMEAGENTREQUEST']._serialized_end=379
+  _globals['_RESUMEAGENTRESPONSE']._serialized_start=381
+  _globals['_RESUMEAGENTRESPONSE']._serialized_end=460
+  _globals['_LISTAGENTSREQUEST']._serialized_start=462
+  _globals['_LISTAGENTSREQUEST']._serialized_end=481
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=483
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=570
+  _globals['_AGENTSUMMARY']._serialized_start=573
+  _globals['_AGENTSUMMARY']._serialized_end=1096
+  _globals['_AGENTSSERVICE']._serialized_start=1099
+  _globals['_AGENTSSERVICE']._serialized_end=1450
 # @@protoc_insertion_point(module_scope)

@@ -19,6 +19,99 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class DrainAgentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_SECONDS_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    limit_seconds: _builtins.int
+    """After so many seconds the jobs that still run are ended; 0: at once. Absent: they may take as long as they like.
+    It is counted from now, and anew when the scheduler restarts.
+    """
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str | None = ...,
+        limit_seconds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_limit_seconds", b"_limit_seconds", "agent_id", b"agent_id", "limit_seconds", b"limit_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_limit_seconds", b"_limit_seconds", "agent_id", b"agent_id", "limit_seconds", b"limit_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agent_id: _TypeAlias = _typing.Literal["agent_id"]  # noqa: Y015
+    _WhichOneofArgType__agent_id: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
+    _WhichOneofReturnType__limit_seconds: _TypeAlias = _typing.Literal["limit_seconds"]  # noqa: Y015
+    _WhichOneofArgType__limit_seconds: _TypeAlias = _typing.Literal["_limit_seconds", b"_limit_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agent_id) -> _WhichOneofReturnType__agent_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_seconds) -> _WhichOneofReturnType__limit_seconds | None: ...
+
+Global___DrainAgentRequest: _TypeAlias = DrainAgentRequest  # noqa: Y015
+
+@_typing.final
+class DrainAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___AgentSummary: ...
+    def __init__(
+        self,
+        *,
+        agent: Global___AgentSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainAgentResponse: _TypeAlias = DrainAgentResponse  # noqa: Y015
+
+@_typing.final
+class ResumeAgentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "agent_id", b"agent_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agent_id: _TypeAlias = _typing.Literal["agent_id"]  # noqa: Y015
+    _WhichOneofArgType__agent_id: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agent_id) -> _WhichOneofReturnType__agent_id | None: ...
+
+Global___ResumeAgentRequest: _TypeAlias = ResumeAgentRequest  # noqa: Y015
+
+@_typing.final
+class ResumeAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___AgentSummary: ...
+    def __init__(
+        self,
+        *,
+        agent: Global___AgentSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeAgentResponse: _TypeAlias = ResumeAgentResponse  # noqa: Y015
+
+@_typing.final
 class ListAgentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,6 +164,8 @@ class AgentSummary(_message.Message):
     GPUS_USED_FIELD_NUMBER: _builtins.int
     COMPUTE_ENVIRONMENTS_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     hostname: _builtins.str
     connected: _builtins.bool
@@ -86,9 +181,15 @@ class AgentSummary(_message.Message):
     gpus_used: _builtins.int
     runs: _builtins.int
     """Jobs that are offered to it or run on it."""
+    status: _builtins.str
+    """"ACTIVE", or "DRAINING" if it is offered nothing."""
     @_builtins.property
     def compute_environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the compute environments that it serves; empty: all."""
+
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a DRAINING agent: the ids of the jobs that are still offered to it or run on it, the first 100 of them."""
 
     def __init__(
         self,
@@ -105,10 +206,12 @@ class AgentSummary(_message.Message):
         gpus_used: _builtins.int | None = ...,
         compute_environments: _abc.Iterable[_builtins.str] | None = ...,
         runs: _builtins.int | None = ...,
+        status: _builtins.str | None = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_id: _TypeAlias = _typing.Literal["agent_id"]  # noqa: Y015
     _WhichOneofArgType__agent_id: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
@@ -128,6 +231,8 @@ class AgentSummary(_message.Message):
     _WhichOneofArgType__runs: _TypeAlias = _typing.Literal["_runs", b"_runs"]  # noqa: Y015
     _WhichOneofReturnType__runtime: _TypeAlias = _typing.Literal["runtime"]  # noqa: Y015
     _WhichOneofArgType__runtime: _TypeAlias = _typing.Literal["_runtime", b"_runtime"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     _WhichOneofReturnType__vcpus_milli: _TypeAlias = _typing.Literal["vcpus_milli"]  # noqa: Y015
     _WhichOneofArgType__vcpus_milli: _TypeAlias = _typing.Literal["_vcpus_milli", b"_vcpus_milli"]  # noqa: Y015
     _WhichOneofReturnType__vcpus_milli_used: _TypeAlias = _typing.Literal["vcpus_milli_used"]  # noqa: Y015
@@ -150,6 +255,8 @@ class AgentSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__runs) -> _WhichOneofReturnType__runs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__runtime) -> _WhichOneofReturnType__runtime | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vcpus_milli) -> _WhichOneofReturnType__vcpus_milli | None: ...
     @_typing.overload

@@ -40,6 +40,16 @@ class AgentsServiceStub:
                 request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.DrainAgent = channel.unary_unary(
+                '/batchyard.api.operations.v1.AgentsService/DrainAgent',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentResponse.FromString,
+                _registered_method=True)
+        self.ResumeAgent = channel.unary_unary(
+                '/batchyard.api.operations.v1.AgentsService/ResumeAgent',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ResumeAgentRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ResumeAgentResponse.FromString,
+                _registered_method=True)
 
 
 class AgentsServiceServicer:
@@ -53,6 +63,26 @@ class AgentsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainAgent(self, request, context):
+        """Has an agent offered no more jobs, before its host is taken away. What it was offered and has not begun is placed
+        elsewhere. Its jobs go on; with a limit, those that still run after it are ended as if the host were gone, with the
+        status reason "Host EC2 (instance …) terminated. It was drained.", and retried as their retry strategies allow.
+
+        Answered when it is durable: it holds until ResumeAgent, over restarts of everything. Repeated, it sets the limit
+        anew. NOT_FOUND if no agent of this id has ever registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeAgent(self, request, context):
+        """Has a drained agent offered jobs again. What was being ended because of a limit is not spared. No error if the
+        agent is not drained; NOT_FOUND if no agent of this id has ever registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +90,16 @@ def add_AgentsServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'DrainAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainAgent,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentResponse.SerializeToString,
+            ),
+            'ResumeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeAgent,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ResumeAgentRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ResumeAgentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +130,60 @@ class AgentsService:
             '/batchyard.api.operations.v1.AgentsService/ListAgents',
             batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsRequest.SerializeToString,
             batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.operations.v1.AgentsService/DrainAgent',
+            batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.operations.v1.AgentsService/ResumeAgent',
+            batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ResumeAgentRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ResumeAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,18 @@ class AgentsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AgentsServiceAsyncStub: ...
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agents_service_pb2.ListAgentsRequest, _agents_service_pb2.ListAgentsResponse]
     """Lists the agents that the scheduler knows, connected or not."""
+    DrainAgent: _grpc.UnaryUnaryMultiCallable[_agents_service_pb2.DrainAgentRequest, _agents_service_pb2.DrainAgentResponse]
+    """Has an agent offered no more jobs, before its host is taken away. What it was offered and has not begun is placed
+    elsewhere. Its jobs go on; with a limit, those that still run after it are ended as if the host were gone, with the
+    status reason "Host EC2 (instance …) terminated. It was drained.", and retried as their retry strategies allow.
+
+    Answered when it is durable: it holds until ResumeAgent, over restarts of everything. Repeated, it sets the limit
+    anew. NOT_FOUND if no agent of this id has ever registered.
+    """
+    ResumeAgent: _grpc.UnaryUnaryMultiCallable[_agents_service_pb2.ResumeAgentRequest, _agents_service_pb2.ResumeAgentResponse]
+    """Has a drained agent offered jobs again. What was being ended because of a limit is not spared. No error if the
+    agent is not drained; NOT_FOUND if no agent of this id has ever registered.
+    """
 
 @_typing.type_check_only
 class AgentsServiceAsyncStub(AgentsServiceStub):
@@ -43,6 +55,18 @@ class AgentsServiceAsyncStub(AgentsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAgents: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.ListAgentsRequest, _agents_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the agents that the scheduler knows, connected or not."""
+    DrainAgent: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.DrainAgentRequest, _agents_service_pb2.DrainAgentResponse]  # type: ignore[assignment]
+    """Has an agent offered no more jobs, before its host is taken away. What it was offered and has not begun is placed
+    elsewhere. Its jobs go on; with a limit, those that still run after it are ended as if the host were gone, with the
+    status reason "Host EC2 (instance …) terminated. It was drained.", and retried as their retry strategies allow.
+
+    Answered when it is durable: it holds until ResumeAgent, over restarts of everything. Repeated, it sets the limit
+    anew. NOT_FOUND if no agent of this id has ever registered.
+    """
+    ResumeAgent: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.ResumeAgentRequest, _agents_service_pb2.ResumeAgentResponse]  # type: ignore[assignment]
+    """Has a drained agent offered jobs again. What was being ended because of a limit is not spared. No error if the
+    agent is not drained; NOT_FOUND if no agent of this id has ever registered.
+    """
 
 class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The hosts that run jobs."""
@@ -54,5 +78,29 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agents_service_pb2.ListAgentsResponse, _abc.Awaitable[_agents_service_pb2.ListAgentsResponse]]:
         """Lists the agents that the scheduler knows, connected or not."""
+
+    @_abc_1.abstractmethod
+    def DrainAgent(
+        self,
+        request: _agents_service_pb2.DrainAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_service_pb2.DrainAgentResponse, _abc.Awaitable[_agents_service_pb2.DrainAgentResponse]]:
+        """Has an agent offered no more jobs, before its host is taken away. What it was offered and has not begun is placed
+        elsewhere. Its jobs go on; with a limit, those that still run after it are ended as if the host were gone, with the
+        status reason "Host EC2 (instance …) terminated. It was drained.", and retried as their retry strategies allow.
+
+        Answered when it is durable: it holds until ResumeAgent, over restarts of everything. Repeated, it sets the limit
+        anew. NOT_FOUND if no agent of this id has ever registered.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeAgent(
+        self,
+        request: _agents_service_pb2.ResumeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_service_pb2.ResumeAgentResponse, _abc.Awaitable[_agents_service_pb2.ResumeAgentResponse]]:
+        """Has a drained agent offered jobs again. What was being ended because of a limit is not spared. No error if the
+        agent is not drained; NOT_FOUND if no agent of this id has ever registered.
+        """
 
 def add_AgentsServiceServicer_to_server(servicer: AgentsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,36 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _OfferRefusal:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OfferRefusalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OfferRefusal.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OFFER_REFUSAL_UNSPECIFIED: _OfferRefusal.ValueType  # 0
+    OFFER_REFUSAL_JOB: _OfferRefusal.ValueType  # 1
+    """The job has changed, or is not there: what has become of it has been told."""
+    OFFER_REFUSAL_AGENT: _OfferRefusal.ValueType  # 2
+    """The agent is not live with this incarnation, or is drained: that has been told."""
+    OFFER_REFUSAL_ENVIRONMENT: _OfferRefusal.ValueType  # 3
+    """The queue does not lead to the compute environment, which may be disabled or at its maxvCpus. The store and the
+    scheduler have different news of the registry: to be tried again only after a while.
+    """
+
+class OfferRefusal(_OfferRefusal, metaclass=_OfferRefusalEnumTypeWrapper):
+    """What made the store refuse a proposal."""
+
+OFFER_REFUSAL_UNSPECIFIED: OfferRefusal.ValueType  # 0
+OFFER_REFUSAL_JOB: OfferRefusal.ValueType  # 1
+"""The job has changed, or is not there: what has become of it has been told."""
+OFFER_REFUSAL_AGENT: OfferRefusal.ValueType  # 2
+"""The agent is not live with this incarnation, or is drained: that has been told."""
+OFFER_REFUSAL_ENVIRONMENT: OfferRefusal.ValueType  # 3
+"""The queue does not lead to the compute environment, which may be disabled or at its maxvCpus. The store and the
+scheduler have different news of the registry: to be tried again only after a while.
+"""
+Global___OfferRefusal: _TypeAlias = OfferRefusal  # noqa: Y015
 
 @_typing.final
 class JobRef(_message.Message):
@@ -339,6 +370,45 @@ class WaitReason(_message.Message):
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 @_typing.final
+class AgentDrain(_message.Message):
+    """An operator's wish that an agent be drained, or not any more; and, from the store, what is so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    LIMIT_MS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    draining: _builtins.bool
+    """The agent is offered nothing. Kept by the store for the agent's id, whatever its incarnation."""
+    limit_ms: _builtins.int
+    """Milliseconds after which its runs are ended; absent: they may take as long as they like. The scheduler counts."""
+    request: _builtins.int
+    """A number of the scheduler's own, which the answer repeats; 0 in a snapshot."""
+    unknown: _builtins.bool
+    """Only in answers: no such agent has ever registered, and nothing was changed."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        draining: _builtins.bool = ...,
+        limit_ms: _builtins.int | None = ...,
+        request: _builtins.int = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_ms", b"_limit_ms", "limit_ms", b"limit_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_ms", b"_limit_ms", "agent_id", b"agent_id", "draining", b"draining", "limit_ms", b"limit_ms", "request", b"request", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_ms: _TypeAlias = _typing.Literal["limit_ms"]  # noqa: Y015
+    _WhichOneofArgType__limit_ms: _TypeAlias = _typing.Literal["_limit_ms", b"_limit_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_ms) -> _WhichOneofReturnType__limit_ms | None: ...
+
+Global___AgentDrain: _TypeAlias = AgentDrain  # noqa: Y015
+
+@_typing.final
 class DispatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,6 +420,8 @@ class DispatchRequest(_message.Message):
     WAIT_REASONS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESIGN_FIELD_NUMBER: _builtins.int
+    DRAINS_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.int
     """A number that grows; the answer repeats it."""
     resign: _builtins.bool
@@ -370,6 +442,12 @@ class DispatchRequest(_message.Message):
 
     @_builtins.property
     def wait_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitReason]: ...
+    @_builtins.property
+    def drains(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentDrain]: ...
+    @_builtins.property
+    def evictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of agents whose drain has reached its limit: their runs are to be ended."""
+
     def __init__(
         self,
         *,
@@ -381,10 +459,12 @@ class DispatchRequest(_message.Message):
         wait_reasons: _abc.Iterable[Global___WaitReason] | None = ...,
         heartbeat: _builtins.int = ...,
         resign: _builtins.bool = ...,
+        drains: _abc.Iterable[Global___AgentDrain] | None = ...,
+        evictions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "wait_reasons", b"wait_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,10 +509,12 @@ class OfferOutcome(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     OFFER_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     incarnation: _builtins.int
     refused: _builtins.str
     """Why it was refused."""
+    refusal: Global___OfferRefusal.ValueType
     @_builtins.property
     def job(self) -> Global___JobRef: ...
     @_builtins.property
@@ -447,10 +529,11 @@ class OfferOutcome(_message.Message):
         incarnation: _builtins.int = ...,
         offer: _run_pb2.RunOffer | None = ...,
         refused: _builtins.str = ...,
+        refusal: Global___OfferRefusal.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "incarnation", b"incarnation", "job", b"job", "offer", b"offer", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "incarnation", b"incarnation", "job", b"job", "offer", b"offer", "refusal", b"refusal", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -570,6 +653,7 @@ class DispatchResponse(_message.Message):
     DEMANDS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    DRAINS_FIELD_NUMBER: _builtins.int
     snapshot_complete: _builtins.bool
     heartbeat: _builtins.int
     """The highest heartbeat received; renews the leadership from when the scheduler sent it."""
@@ -595,6 +679,10 @@ class DispatchResponse(_message.Message):
     def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunDemand]: ...
     @_builtins.property
     def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedRun]: ...
+    @_builtins.property
+    def drains(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentDrain]:
+        """In a snapshot every agent that is drained, live or not; later, changes and the answers to requests."""
+
     def __init__(
         self,
         *,
@@ -610,10 +698,11 @@ class DispatchResponse(_message.Message):
         demands: _abc.Iterable[Global___RunDemand] | None = ...,
         ended: _abc.Iterable[Global___EndedRun] | None = ...,
         heartbeat: _builtins.int = ...,
+        drains: _abc.Iterable[Global___AgentDrain] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "demands", b"demands", "ended", b"ended", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "demands", b"demands", "drains", b"drains", "ended", b"ended", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
