@@ -89,6 +89,7 @@ class Model:
     starvation_bound_s: float
     agents: dict[str, Agent] = field(default_factory=dict)
     suspended: set[str] = field(default_factory=set)
+    drained: set[str] = field(default_factory=set)
     environments: dict[str, ComputeEnvironment] = field(default_factory=dict)
     queues: dict[str, JobQueue] = field(default_factory=dict)
     waiting: dict[str, QueuedJob] = field(default_factory=dict)
@@ -114,7 +115,8 @@ class Model:
         return [
             agent
             for agent in self.agents.values()
-            if agent.agent_id not in self.suspended and (not agent.environments or environment in agent.environments)
+            if agent.agent_id not in self.suspended | self.drained
+            and (not agent.environments or environment in agent.environments)
         ]
 
     def placements(self, job: QueuedJob, now: float) -> list[tuple[str, list[Agent]]]:

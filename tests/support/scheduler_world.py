@@ -1,6 +1,7 @@
 """A scheduler between a job store, a registry and agents that do as the test says."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.server import ServerOptions, Service, default_interceptors, serve_grpc
 from batchyard.scheduler.app import SchedulerConfig, open_scheduler
+from batchyard.scheduler.loop import Scheduler
+from batchyard.scheduler.outbox import StoreOutbox
+from batchyard.scheduler.session import Session
 from support.contexts import stopped
 from support.scheduler import NAMESPACE
 
@@ -115,6 +119,26 @@ def a_registration(
         capacity=session_pb2.Capacity(vcpus_milli=vcpus * 1000, memory_mib=memory_mib),
         **members,
     )
+
+
+def lead(scheduler: Scheduler, *, until: float = math.inf, **snapshot: object) -> StoreOutbox:
+    """Have a scheduler lead by a snapshot."""
+    outbox = StoreOutbox()
+    scheduler.store_opened(outbox)
+    scheduler.leadership_renewed(until)
+    scheduler.store_said(wire.DispatchResponse(snapshot_complete=True, **snapshot))  # type: ignore[arg-type]
+    return outbox
+
+
+async def join(scheduler: Scheduler, clock: VirtualClock, *, vcpus: int = 2) -> Session:
+    """Have the agent `agent` join a scheduler, and take its welcome."""
+    session = Session(a_registration(vcpus=vcpus, memory_mib=1_000_000), clock.monotonic_s())
+    scheduler.session_opened(session)
+    scheduler.store_said(
+        wire.DispatchResponse(registered=[wire.AgentRegistered(agent_id="agent", incarnation=1, accepted=True)])
+    )
+    assert (await session.outbox.take()).HasField("welcome")
+    return session
 
 
 @dataclass

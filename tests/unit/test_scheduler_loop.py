@@ -13,7 +13,7 @@ from batchyard.scheduler.loop import OFFERS_A_TURN, Scheduler
 from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.session import Session
 from support.scheduler import a_queue, an_environment
-from support.scheduler_world import VirtualClock, a_fence, a_held_run, a_queued_job, a_registration
+from support.scheduler_world import VirtualClock, a_fence, a_held_run, a_queued_job, a_registration, join, lead
 
 
 @pytest.fixture
@@ -28,24 +28,6 @@ def scheduler(clock: VirtualClock) -> Scheduler:
     scheduler.planner.put_queue(a_queue())
     scheduler.resources_changed(complete=True)
     return scheduler
-
-
-def lead(scheduler: Scheduler, *, until: float = math.inf, **snapshot: object) -> StoreOutbox:
-    outbox = StoreOutbox()
-    scheduler.store_opened(outbox)
-    scheduler.leadership_renewed(until)
-    scheduler.store_said(wire.DispatchResponse(snapshot_complete=True, **snapshot))  # type: ignore[arg-type]
-    return outbox
-
-
-async def join(scheduler: Scheduler, clock: VirtualClock, *, vcpus: int = 2) -> Session:
-    session = Session(a_registration(vcpus=vcpus, memory_mib=1_000_000), clock.monotonic_s())
-    scheduler.session_opened(session)
-    scheduler.store_said(
-        wire.DispatchResponse(registered=[wire.AgentRegistered(agent_id="agent", incarnation=1, accepted=True)])
-    )
-    assert (await session.outbox.take()).HasField("welcome")
-    return session
 
 
 async def answers(session: Session) -> bool:

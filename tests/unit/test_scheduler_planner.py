@@ -11,11 +11,12 @@ from batchyard.scheduler.planner import Planner
 from support.scheduler import NAMESPACE, a_job, a_queue, an_agent, an_environment, job_key, need
 
 
-def a_planner(*, compat: Compat = Compat.SEED) -> Planner:
-    """Return a planner with a queue and an environment, both named default."""
+def a_planner(*, compat: Compat = Compat.SEED, environments: tuple[str, ...] = ("default",)) -> Planner:
+    """Return a planner with a queue named default over environments."""
     planner = Planner(compat=compat, starvation_bound_s=300, reason_delay_s=1)
-    planner.put_environment(an_environment())
-    planner.put_queue(a_queue())
+    for name in environments:
+        planner.put_environment(an_environment(name))
+    planner.put_queue(a_queue(environments=environments))
     return planner
 
 
@@ -368,6 +369,62 @@ class TestProposals:
         (offer,) = planner.plan(2).offers
         assert offer.version == 2
 
+    def test_a_refused_environment_is_left_alone_for_a_while_and_tried_again(self) -> None:
+        planner = a_planner(environments=("first", "second"))
+        planner.put_queue(a_queue("other", environments=("first",)))
+        planner.agent_joined(an_agent(environments=("first",)))
+        planner.queue_job(a_job("job-1", sequence=1))
+        planner.queue_job(a_job("job-2", sequence=2))
+        assert placed(planner.plan(0, offers_max=1)) == ["job-1"]
+        planner.queue_job(a_job("job-1", sequence=1))
+        planner.offer_refused(job_key("job-1"), not_there="full")
+        plan = planner.plan(0)
+        assert placed(plan) == []
+        assert plan.next_deadline is not None
+        planner.queue_job(a_job("job-3", sequence=3, queue="other"))
+        assert placed(planner.plan(1)) == ["job-3"]  # it is about one queue
+        assert placed(planner.plan(1.9)) == []
+        plan = planner.plan(2)
+        assert placed(plan) == ["job-1", "job-2"]
+        planner.sanity_check()
+
+    def test_a_refused_environment_is_passed_for_the_next_in_order(self) -> None:
+        planner = a_planner(environments=("first", "second"))
+        planner.agent_joined(an_agent())
+        planner.queue_job(a_job("job", sequence=1))
+        planner.plan(0)
+        planner.queue_job(a_job("job", sequence=1))
+        planner.offer_refused(job_key("job"), not_there="full")
+        (offer,) = planner.plan(0).offers
+        assert offer.environment == "second"
+
+    def test_news_of_a_refused_environment_has_it_tried_at_once(self) -> None:
+        planner = a_planner()
+        planner.agent_joined(an_agent())
+        planner.queue_job(a_job("job", sequence=1))
+        planner.plan(0)
+        planner.queue_job(a_job("job", sequence=1))
+        planner.offer_refused(job_key("job"), not_there="full")
+        assert placed(planner.plan(0)) == []
+        planner.put_environment(an_environment(max_vcpus=4))
+        assert placed(planner.plan(0)) == ["job"]
+
+    def test_a_drained_agent_takes_nothing_until_it_is_resumed_whatever_else_happens_to_it(self) -> None:
+        planner = a_planner()
+        planner.agent_drained("agent")  # before it is known
+        planner.agent_joined(an_agent())
+        planner.queue_job(a_job("job", sequence=1))
+        assert placed(planner.plan(0)) == []
+        planner.agent_suspended("agent")
+        planner.agent_resumed("agent")
+        planner.agent_joined(an_agent(incarnation=2))
+        assert placed(planner.plan(0)) == []
+        planner.sanity_check()
+        planner.agent_undrained("agent")
+        planner.agent_resumed("agent")
+        assert placed(planner.plan(0)) == ["job"]
+        planner.sanity_check()
+
     def test_a_job_that_is_withdrawn_while_it_is_proposed_does_not_come_again(self) -> None:
         planner = a_planner()
         planner.agent_joined(an_agent(vcpus=8))
@@ -500,6 +557,38 @@ class TestWaitReasons:
         planner = a_planner()
         planner.queue_job(a_job("job", sequence=1, queue="nowhere"))
         assert self.reason(planner) == "Waiting: job queue nowhere is not known to the scheduler."
+
+    def test_agents_that_are_drained_are_said_to_be(self) -> None:
+        planner = a_planner()
+        planner.agent_joined(an_agent())
+        planner.agent_drained("agent")
+        planner.queue_job(a_job("job", sequence=1))
+        assert self.reason(planner) == (
+            "Waiting for an agent: those that serve compute environment default are drained."
+        )
+
+    def test_a_drained_agent_does_not_count_among_those_that_are_large_enough(self) -> None:
+        planner = a_planner()
+        planner.agent_joined(an_agent("large", vcpus=8))
+        planner.agent_joined(an_agent("small", vcpus=2))
+        planner.agent_drained("large")
+        planner.queue_job(a_job("job", sequence=1, vcpus=4))
+        assert self.reason(planner) == (
+            "Waiting for an agent: needs 4 vCPU and 128 MiB, and those that are large enough are drained."
+        )
+        planner.agent_gone("large")
+        (reason,) = [reason for now in (2, 3, 4) for reason in planner.plan(now).wait_reasons]
+        assert reason.reason.endswith("the largest that agents offer is 2 vCPU and 4096 MiB.")
+
+    def test_what_the_store_refuses_is_told_in_its_words(self) -> None:
+        planner = a_planner()
+        planner.agent_joined(an_agent())
+        planner.queue_job(a_job("job", sequence=1))
+        assert placed(planner.plan(0)) == ["job"]
+        planner.queue_job(a_job("job", sequence=1))
+        planner.offer_refused(job_key("job"), not_there="compute environment default is not ENABLED and VALID")
+        assert placed(planner.plan(0)) == []
+        assert self.reason(planner) == "Waiting: compute environment default is not ENABLED and VALID."
 
     def test_a_reason_is_told_again_when_agents_have_changed_it(self) -> None:
         planner = a_planner()

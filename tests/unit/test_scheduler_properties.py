@@ -134,6 +134,20 @@ class PlannerMachine(RuleBasedStateMachine):
         self.model.suspended.add(agent_id)
         self.tell(lambda planner: planner.agent_suspended(agent_id))
 
+    @precondition(lambda self: self.upheavals)
+    @rule(agent_id=AGENTS)
+    def agent_is_drained(self, agent_id: str) -> None:
+        self.model.drained.add(agent_id)
+        self.tell(lambda planner: planner.agent_drained(agent_id))
+
+    @precondition(lambda self: self.model.drained)
+    @rule(data=st.data())
+    def agent_is_drained_no_more(self, data: st.DataObject) -> None:
+        agent_id = data.draw(st.sampled_from(sorted(self.model.drained)))
+        self.model.drained.discard(agent_id)
+        self.tell(lambda planner: planner.agent_undrained(agent_id))
+        self.agent_is_resumed(agent_id)
+
     @rule(agent_id=AGENTS)
     def agent_is_resumed(self, agent_id: str) -> None:
         self.model.suspended.discard(agent_id)
