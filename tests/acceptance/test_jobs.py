@@ -289,8 +289,59 @@ def test_lists_running_jobs_when_no_status_is_named(account: Account) -> None:
     account.wait(job_id)
 
 
+def test_lists_what_a_filter_lets_through_in_every_status(account: Account) -> None:
+    account.define()
+    account.define()
+    account.define("other")
+    done = account.submit(jobName="Some-1", jobDefinition="definition:1")
+    account.wait(done)
+    late = [
+        account.submit(jobName=name, jobDefinition=definition, containerOverrides={"vcpus": 1000})
+        for name, definition in (("some-2", "definition:2"), ("else", "other"), ("somebody", "other"))
+    ]
+    jobs = {job_id: account.describe(job_id) for job_id in (done, *late)}
+
+    def found(name: str, *values: str, **members: Any) -> list[str]:
+        filters = [{"name": name, "values": list(values)}]
+        seen = pages(account.batch.list_jobs, "jobSummaryList", jobQueue="queue", filters=filters, **members)
+        return [summary["jobId"] for page in seen for summary in page]
+
+    assert found("JOB_NAME", "SOME*", maxResults=1) == [late[2], late[0], done]
+    assert found("JOB_NAME", "some-1", "ELSE", jobStatus="RUNNING") == [late[1], done]
+    assert found("JOB_DEFINITION", "definition") == [late[0], done]
+    assert found("JOB_DEFINITION", "o*") == [late[2], late[1]]
+    assert found("JOB_DEFINITION", jobs[done]["jobDefinition"]) == [done]
+    assert found("JOB_DEFINITION", "Definition") == []
+    middle = jobs[late[1]]["createdAt"]
+    assert found("BEFORE_CREATED_AT", str(middle)) == [
+        id_ for id_ in (late[0], done) if jobs[id_]["createdAt"] < middle
+    ]
+    assert found("AFTER_CREATED_AT", str(middle)) == [id_ for id_ in late[2:] if jobs[id_]["createdAt"] > middle]
+    assert found("SHARE_IDENTIFIER", "nobody") == []
+    with refused("Only one filter can be used at a time."):
+        filters = [{"name": "JOB_NAME", "values": ["x"]}] * 2
+        account.batch.list_jobs(jobQueue="queue", filters=filters)  # type: ignore[arg-type]  # boto3's own dicts
+    account.batch.terminate_jobs(jobs=late, reason="seen")
+
+
+def test_a_summary_says_all_that_there_is_to_say(account: Account) -> None:
+    account.define()
+    job = account.wait(account.submit(["false"]))
+    (summary,) = account.batch.list_jobs(jobQueue="queue", jobStatus="FAILED")["jobSummaryList"]
+    members = ("jobArn", "jobId", "jobName", "jobDefinition", "createdAt", "startedAt", "stoppedAt", "statusReason")
+    assert summary == {
+        **{member: job[member] for member in members},  # type: ignore[literal-required]
+        "status": "FAILED",
+        "container": {"exitCode": 1},
+        "capacityUsage": [{"capacityUnit": "VCPU", "quantity": 1.0}],
+    }
+
+
 def test_refuses_to_list_an_unknown_queue_or_with_a_foreign_token(account: Account) -> None:
     with refused("nothing"):
         account.batch.list_jobs(jobQueue="nothing")
     with refused("nextToken"):
         account.batch.list_jobs(jobQueue="queue", nextToken="made up")
+    with refused("maxResults must be between 1 and 1000."):
+        account.batch.list_jobs(jobQueue="queue", maxResults=1001)
+    assert account.batch.list_jobs(jobQueue="queue", maxResults=1000)["jobSummaryList"] == []

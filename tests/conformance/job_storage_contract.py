@@ -27,6 +27,7 @@ from batchyard.storage.jobs import (
     RequestKey,
     StorageError,
 )
+from batchyard.storage.listings import JobFilter, Pattern
 from support.jobs import AGENT, NAMESPACE, a_job, a_key, a_run
 
 QUEUE = QueueKey(NAMESPACE, "queue")
@@ -338,3 +339,49 @@ class JobStorageContract(abc.ABC):
             assert asked.answer(RequestKey(b"a")) == b"one"
             assert asked.answer(RequestKey(b"b")) == b""
             assert asked.answer(RequestKey(b"c")) is None
+
+    def test_a_filtered_listing_shows_each_match_once_newest_first(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        def made(
+            name: str, sequence: int, at: int, definition: str = "d:1", share: str | None = None, queue: str = "queue"
+        ) -> Job:
+            arn = f"arn:aws:batch:us-east-1:{NAMESPACE}:job-definition/{definition}"
+            job = stored(str(sequence), sequence, queue=queue)
+            return replace(job, job_name=name, created_at=at, job_definition=arn, share_identifier=share)
+
+        writer.apply(
+            epoch,
+            new(
+                made("Alpha", 1, 10),
+                made("alphabet", 2, 20, "d:2", "s"),
+                replace(made("beta", 3, 30, "da:1", "s"), state=JobState.FAILED),
+                made("ALPHA", 4, 30, "D:1", "t"),
+                made("alpha_", 5, 25),  # the clock was set back
+                made("alpha", 6, 40, queue="other"),
+            ),
+        )
+
+        def found(wanted: JobFilter) -> list[int]:
+            sequences, after = [], None
+            while True:
+                page = reader.filtered(QUEUE, wanted, after, 2)
+                sequences += [job.sequence for job in page.jobs]
+                after = page.end
+                if after is None:
+                    return sequences
+
+        prefix = Pattern("alPHA", is_prefix=True)
+        assert found(JobFilter(names=(Pattern("alpha"),))) == [4, 1]
+        assert found(JobFilter(names=(prefix,))) == [4, 5, 2, 1]
+        assert found(JobFilter(names=(prefix, Pattern("alphabet"), Pattern("beta")))) == [4, 3, 5, 2, 1]
+        assert found(JobFilter(names=(Pattern("", is_prefix=True),))) == [4, 3, 5, 2, 1]
+        assert found(JobFilter(names=(Pattern("alp"),))) == []
+        assert found(JobFilter(definitions=(Pattern("d:", is_prefix=True),))) == [5, 2, 1]
+        assert found(JobFilter(definitions=(Pattern("d", is_prefix=True),))) == [3, 5, 2, 1]
+        assert found(JobFilter(definitions=(Pattern("d:1"), Pattern("D:1")))) == [4, 5, 1]
+        assert found(JobFilter(created_before=30)) == [5, 2, 1]
+        assert found(JobFilter(created_after=20)) == [4, 3, 5]
+        assert found(JobFilter(created_after=10, created_before=30)) == [5, 2]
+        assert found(JobFilter(shares=("s",))) == [3, 2]
+        assert found(JobFilter(shares=("s", "t"), state=JobState.RUNNABLE)) == [4, 2]

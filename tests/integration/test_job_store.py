@@ -198,12 +198,6 @@ async def test_listing_without_a_status_shows_running_jobs_and_an_unknown_queue_
     assert await refusal(call) == "NOT_FOUND: nowhere does not exist"
 
 
-async def test_filters_are_refused_and_not_ignored(plane: ControlPlane) -> None:
-    request = jobs.ListJobsRequest(job_queue="queue", filters=[jobs.KeyValuesPair(name="JOB_NAME", values=["a"])])
-    call = plane.jobs.ListJobs(request)
-    assert await refusal(call) == "INVALID_ARGUMENT: filters are not supported by this server yet."
-
-
 async def test_a_batch_of_submissions_answers_each_in_its_place(plane: ControlPlane) -> None:
     batch = [
         a_submission("good"),

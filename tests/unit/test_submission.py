@@ -275,6 +275,23 @@ def test_every_member_of_a_definitions_container_goes_into_the_job() -> None:
     assert list(spec.platform_capabilities) == ["EC2"]
 
 
+def test_a_fargate_queue_runs_fargate_definitions_only() -> None:
+    fargate_queue = replace(QUEUE, fargate=True)
+    with pytest.raises(InvalidRequestError) as refusal:
+        spec_of(a_request(), a_definition(), queue=fargate_queue)
+    text = "Job Queue is attached to Compute Environment that can not run Jobs with capability EC2."
+    assert refusal.value.message == text
+    spec = spec_of(a_request(), a_definition(platformCapabilities=["FARGATE"]), queue=fargate_queue)
+    assert list(spec.platform_capabilities) == ["FARGATE"]
+
+
+@pytest.mark.parametrize("member", ["vcpus", "memory"])
+def test_the_older_overrides_are_not_for_fargate(member: str) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        spec_of(a_request(containerOverrides={member: 8}), a_definition(platformCapabilities=["FARGATE"]))
+    assert refusal.value.message == f"{member} is not applicable for Fargate. Use resource requirements instead."
+
+
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [

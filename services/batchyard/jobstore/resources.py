@@ -218,6 +218,8 @@ def _queue_copy(change: ResourceChange) -> QueueCopy:
         gone=going,
         revision=change.revision,
         environments=tuple(name for name in names if name is not None),
+        fair_share=bool(queue.scheduling_policy_arn),
+        fargate=queue.job_queue_type == "ECS_FARGATE",
     )
 
 

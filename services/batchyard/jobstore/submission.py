@@ -136,6 +136,7 @@ def build_submission(
     of vCPUs or memory, and for a job of more than `SPEC_BYTES_MAX`.
     """
     _check_can_run(definition)
+    _check_capability(request, definition, queue)
     parameters = {**definition.parameters, **request.parameters}
     container = _merged_container(definition.container_properties, request.container_overrides, compat)
     container.command[:] = substitute(container.command, parameters)
@@ -184,6 +185,21 @@ def build_submission(
         share_identifier=spec.share_identifier or None,
     )
     return Submission(job, serialized, tuple(depends_on))
+
+
+def _check_capability(request: SubmitJobRequest, definition: JobDefinition, queue: QueueCopy) -> None:
+    is_fargate = list(definition.platform_capabilities) == ["FARGATE"]
+    if queue.fargate and not is_fargate:
+        raise InvalidRequestError(
+            "Job Queue is attached to Compute Environment that can not run Jobs with capability EC2.",
+            field="jobDefinition",
+        )
+    for _, member in _LEGACY:
+        if is_fargate and request.container_overrides.HasField(member):
+            raise InvalidRequestError(
+                f"{member} is not applicable for Fargate. Use resource requirements instead.",
+                field=f"containerOverrides.{member}",
+            )
 
 
 def _set_share(spec: JobSpec, request: SubmitJobRequest, definition: JobDefinition, queue: QueueCopy) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, NewType, Protocol
 
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
+from batchyard.storage.listings import JobFilter, JobPage, Position
 
 
 class StorageError(Exception):
@@ -58,6 +59,8 @@ class QueueCopy:
     """It has a scheduling policy: jobs need a share, and a priority within it."""
     environments: tuple[str, ...] = ()
     """Names of its compute environments."""
+    fargate: bool = False
+    """Its compute environments are for jobs with the capability FARGATE only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +337,10 @@ class JobReader(Protocol):
 
     def answer(self, key: RequestKey) -> bytes | None:
         """Return what a request was answered, if it is still kept."""
+        ...
+
+    def filtered(self, queue: QueueKey, wanted: JobFilter, after: Position | None, limit: int) -> JobPage:
+        """Return the next jobs of a queue that a filter lets through, newest first."""
         ...
 
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:

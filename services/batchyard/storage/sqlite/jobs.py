@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from batchyard.domain.errors import HistoryGoneError
-from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobId, JobKey, Run
+from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
 from batchyard.domain.names import job_of_log
 from batchyard.domain.retries import ExitRule
@@ -32,7 +32,9 @@ from batchyard.storage.jobs import (
     StorageError,
     WriterSupersededError,
 )
+from batchyard.storage.listings import JobFilter, JobPage, Position
 from batchyard.storage.sqlite import answers, removals
+from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.migrations import migrate
 
 EVENTS_KEPT: Final = 100_000
@@ -62,7 +64,7 @@ _SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
 _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE sequence=?"  # noqa: S608
 # The texts above are made of the constants of this module only.
-_SELECT_QUEUES = "SELECT namespace, name, arn, open, gone, revision, fair_share, environments FROM queues"
+_SELECT_QUEUES = "SELECT namespace, name, arn, open, gone, revision, fair_share, environments, fargate FROM queues"
 _SELECT_ENVIRONMENTS = "SELECT namespace, name, usable, max_vcpus_milli, revision FROM environments"
 _AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms"
 _SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
@@ -253,11 +255,13 @@ class SqliteJobWriter:
             )
         for queue in changes.queues:
             db.execute(
-                "INSERT OR REPLACE INTO queues (namespace, name, arn, open, gone, revision, fair_share, environments)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO queues"
+                " (namespace, name, arn, open, gone, revision, fair_share, environments, fargate)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(*queue.key, queue.arn, queue.open, queue.gone, queue.revision, queue.fair_share),
                     "".join(f"/{name}" for name in queue.environments),
+                    queue.fargate,
                 ),
             )
         for environment in changes.environments:
@@ -342,6 +346,17 @@ class SqliteJobReader:
         """Return what a request was answered."""
         return answers.find(self._db, key)
 
+    def filtered(self, queue: QueueKey, wanted: JobFilter, after: Position | None, limit: int) -> JobPage:
+        """Return the next jobs of a queue that a filter lets through."""
+        self._db.execute("BEGIN")
+        try:
+            sequences, end = listed(self._db, queue, wanted, after, limit)
+            rows = _in(self._db, f"{_SELECT} FROM jobs WHERE sequence IN (%s)", sequences)
+            jobs = {job.sequence: job for job in map(_job, rows)}
+        finally:
+            self._db.execute("COMMIT")
+        return JobPage([jobs[sequence] for sequence in sequences], end)
+
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
         """Return the first RUNNABLE jobs of a queue, and what its others hold."""
         rows = self._db.execute(
@@ -358,12 +373,7 @@ class SqliteJobReader:
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""
-        row = self._db.execute(
-            "SELECT job_id FROM jobs WHERE namespace = ? AND job_name = ?"
-            " ORDER BY job_queue = ? DESC, sequence DESC LIMIT 1",
-            (namespace, job_name, job_queue),
-        ).fetchone()
-        return JobKey(namespace, JobId(row[0])) if row else None
+        return newest_named(self._db, namespace, job_name, job_queue)
 
     def changes_after(self, revision: int, limit: int) -> list[tuple[int, list[JobChange]]]:
         """Return the events of the next commits."""
@@ -530,9 +540,11 @@ def _job(row: Any) -> Job:
 
 
 def _queue(row: Any) -> QueueCopy:
-    namespace, name, arn, is_open, gone, revision, fair_share, environments = row
+    namespace, name, arn, is_open, gone, revision, fair_share, environments, fargate = row
     names = tuple(environments.split("/")[1:])
-    return QueueCopy(QueueKey(namespace, name), arn, bool(is_open), bool(gone), revision, bool(fair_share), names)
+    return QueueCopy(
+        QueueKey(namespace, name), arn, bool(is_open), bool(gone), revision, bool(fair_share), names, bool(fargate)
+    )
 
 
 def _environment(row: Any) -> EnvironmentCopy:

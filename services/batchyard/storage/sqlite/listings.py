@@ -1,0 +1,152 @@
+"""Filtered listings of a queue's jobs, newest first.
+
+Few matches are found by an index on what is filtered, and sorted. Of many, those of a page are looked for among the
+newest jobs, as far as `SCANNED_MAX`: then the page is short, and the next one begins where this one stopped.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from typing import Any, Final
+
+from batchyard.domain.jobs import JobId, JobKey
+from batchyard.storage.jobs import QueueKey
+from batchyard.storage.listings import JobFilter, Pattern, Position
+
+MATCHES_MAX: Final = 5_000
+"""Matches that are sorted for each page."""
+SCANNED_MAX: Final = 20_000
+
+_QUEUE: Final = "namespace = ? AND job_queue = ?"
+_NEWEST: Final = Position(1 << 62, 1 << 62)
+# What the indexes are on, letter by letter.
+_NAME: Final = "lower(job_name)"
+_DEFINITION: Final = "substr(job_definition, instr(job_definition, '/') + 1)"
+_SHARE: Final = "share_identifier"
+_LAST_CHARACTER: Final = "\U0010ffff"
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    sql: str
+    values: tuple[Any, ...] = ()
+
+    def __and__(self, other: "_Condition") -> "_Condition":
+        return _Condition(f"({self.sql}) AND ({other.sql})", (*self.values, *other.values))
+
+    def __or__(self, other: "_Condition") -> "_Condition":
+        return _Condition(f"({self.sql}) OR ({other.sql})", (*self.values, *other.values))
+
+
+def listed(
+    db: sqlite3.Connection, queue: QueueKey, wanted: JobFilter, after: Position | None, limit: int
+) -> tuple[list[int], Position | None]:
+    """Return the sequence numbers of the next jobs of a listing, and after which position there may be more."""
+    choices = _choices(wanted)
+    rest = _rest(wanted, after)
+    if choices and _are_few(db, queue, choices):
+        pages = [_page(db, queue, choice & rest, limit + 1) for choice in choices]
+        found = list(islice(_unique(merge(*pages, reverse=True)), limit + 1))
+        more = len(found) > limit
+        return [position.sequence for position in found[:limit]], found[limit - 1] if more else None
+    return _scanned(db, queue, choices, rest, limit)
+
+
+def newest_named(db: sqlite3.Connection, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
+    """Return the newest job of this name: in the queue if there is one, else in any."""
+    found = _newest_in(db, namespace, job_queue, job_name)
+    if found is None:
+        newest = (_newest_in(db, namespace, queue, job_name) for queue in _queues(db, namespace))
+        found = max(filter(None, newest), default=None)
+    return None if found is None else JobKey(namespace, JobId(found[1]))
+
+
+def _newest_in(db: sqlite3.Connection, namespace: str, job_queue: str, job_name: str) -> tuple[int, str] | None:
+    query = (
+        f"SELECT sequence, job_id FROM jobs WHERE {_QUEUE} AND {_NAME} = ? AND job_name = ?"  # noqa: S608
+        " ORDER BY sequence DESC LIMIT 1"
+    )
+    found: tuple[int, str] | None = db.execute(query, (namespace, job_queue, job_name.lower(), job_name)).fetchone()
+    return found
+
+
+def _queues(db: sqlite3.Connection, namespace: str) -> Iterator[str]:
+    """Yield the names of the queues that jobs are in, each by one step in an index."""
+    query = "SELECT min(job_queue) FROM jobs WHERE namespace = ? AND job_queue > ?"
+    queue = ""
+    while (queue := db.execute(query, (namespace, queue)).fetchone()[0]) is not None:
+        yield queue
+
+
+def _choices(wanted: JobFilter) -> list[_Condition]:
+    """Return conditions of which one must hold, each with an index of its own; none if there is no such filter."""
+    names = [_matches(_NAME, Pattern(name.text.lower(), name.is_prefix)) for name in wanted.names]
+    definitions = [_matches(_DEFINITION, definition) for definition in wanted.definitions]
+    return names or definitions or [_matches(_SHARE, Pattern(share)) for share in wanted.shares]
+
+
+def _matches(expression: str, pattern: Pattern) -> _Condition:
+    if not pattern.is_prefix:
+        return _Condition(f"{expression} = ?", (pattern.text,))
+    return _Condition(f"{expression} >= ? AND {expression} < ?", (pattern.text, pattern.text + _LAST_CHARACTER))
+
+
+def _rest(wanted: JobFilter, after: Position | None) -> _Condition:
+    """Return what must hold besides."""
+    condition = _Condition("(created_at, sequence) < (?, ?)", tuple(after or _NEWEST))
+    if wanted.created_before is not None:
+        condition &= _Condition("created_at < ?", (wanted.created_before,))
+    if wanted.created_after is not None:
+        condition &= _Condition("created_at > ?", (wanted.created_after,))
+    if wanted.state is not None:
+        condition &= _Condition("state = ?", (int(wanted.state),))
+    return condition
+
+
+def _are_few(db: sqlite3.Connection, queue: QueueKey, choices: Sequence[_Condition]) -> bool:
+    left = MATCHES_MAX
+    for choice in choices:
+        query = f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_QUEUE} AND {choice.sql} LIMIT ?)"  # noqa: S608
+        left -= db.execute(query, (*queue, *choice.values, left + 1)).fetchone()[0]
+        if left < 0:
+            return False
+    return True
+
+
+def _page(db: sqlite3.Connection, queue: QueueKey, condition: _Condition, limit: int) -> list[Position]:
+    query = (
+        f"SELECT created_at, sequence FROM jobs WHERE {_QUEUE} AND {condition.sql}"  # noqa: S608
+        " ORDER BY created_at DESC, sequence DESC LIMIT ?"
+    )
+    return [Position(*row) for row in db.execute(query, (*queue, *condition.values, limit))]
+
+
+def _unique(positions: Iterator[Position]) -> Iterator[Position]:
+    last = None
+    for position in positions:
+        if position != last:
+            yield position
+        last = position
+
+
+def _scanned(
+    db: sqlite3.Connection, queue: QueueKey, choices: Sequence[_Condition], rest: _Condition, limit: int
+) -> tuple[list[int], Position | None]:
+    match = _Condition("1")
+    for number, choice in enumerate(choices):
+        match = match | choice if number else choice
+    query = (
+        f"SELECT created_at, sequence, {match.sql} FROM jobs WHERE {_QUEUE} AND {rest.sql}"  # noqa: S608
+        " ORDER BY created_at DESC, sequence DESC LIMIT ?"
+    )
+    found: list[int] = []
+    last, scanned = None, 0
+    for created_at, sequence, is_match in db.execute(query, (*match.values, *queue, *rest.values, SCANNED_MAX)):
+        if is_match:
+            if len(found) == limit:
+                return found, last
+            found.append(sequence)
+        last, scanned = Position(created_at, sequence), scanned + 1
+    return found, last if scanned == SCANNED_MAX else None
