@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,8 @@ from batchyard.domain.jobs import JobKey
 from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.jobstore import expiry
 from batchyard.jobstore.expiry import Sweep, removable
-from batchyard.storage.jobs import Dependency, FinishedJob
+from batchyard.jobstore.group import Group
+from batchyard.storage.jobs import Dependency, FinishedJob, RequestKey
 from support.jobs import AGENT, Store
 
 
@@ -20,10 +22,10 @@ def store() -> Iterator[Store]:
     store.connection.close()
 
 
-def sweep(store: Store, *, before: int, agents_before: int = 0) -> int:
+def sweep(store: Store, *, before: int = 0, agents_before: int = 0, answers_before: int = 0) -> int:
     """Remove everything from before a time; return in how many steps."""
     steps = 0
-    way = Sweep(jobs_before_ms=before, agents_before_ms=agents_before)
+    way = Sweep(jobs_before_ms=before, agents_before_ms=agents_before, answers_before_ms=answers_before)
     while not way.is_done:
         store.do(lambda group: group.remove(way.next_step))
         steps += 1
@@ -97,7 +99,7 @@ def test_what_goes_at_a_time_is_bounded_however_many_depend_on_a_job(
 def test_events_go_before_the_jobs_that_they_are_about(store: Store) -> None:
     key = store.submit()
     store.run_to_end(key)
-    way = Sweep(jobs_before_ms=9000, agents_before_ms=0)
+    way = Sweep(jobs_before_ms=9000, agents_before_ms=0, answers_before_ms=0)
     while exists(store, key):
         events = rows(store, "events")
         store.do(lambda group: group.remove(way.next_step))
@@ -111,6 +113,16 @@ def test_numbers_are_not_given_again_after_everything_has_gone(store: Store) -> 
     sweep(store, before=9000)
     store.restart()
     assert store.job(store.submit("next")).sequence == sequence + 1
+
+
+def test_answers_to_requests_go_by_a_time_of_their_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "ANSWERS_A_STEP", 2)
+    for number in range(5):
+        store.now = 1000 + number
+        key = RequestKey(bytes([number]))
+        store.do(partial(Group.keep_answer, key=key, answer=b"answer"))
+    sweep(store, before=9000, answers_before=1004)
+    assert [store.reader.answer(RequestKey(bytes([number]))) for number in range(5)] == [*[None] * 4, b"answer"]
 
 
 def test_an_agent_goes_when_it_was_given_up_long_ago(store: Store) -> None:

@@ -12,27 +12,31 @@ from batchyard.storage.jobs import Dependency, FinishedJob, JobWriter, Removal
 JOBS_A_STEP: Final = 200
 DEPENDENCIES_A_STEP: Final = 1000
 EVENTS_A_STEP: Final = 200
+ANSWERS_A_STEP: Final = 1000
 AGENTS_A_STEP: Final = 200
 
 
 class Sweep:
     """One way through all that is over, a step at a time."""
 
-    def __init__(self, *, jobs_before_ms: int, agents_before_ms: int) -> None:
-        """Jobs and events go from before one time, agents from before another; milliseconds since the epoch."""
+    def __init__(self, *, jobs_before_ms: int, agents_before_ms: int, answers_before_ms: int) -> None:
+        """Say before which times what goes, events with the jobs; milliseconds since the epoch."""
         self._jobs_before_ms = jobs_before_ms
+        self._answers_before_ms = answers_before_ms
         self._agents_before_ms = agents_before_ms
         self._position: FinishedJob | None = None
-        self._events_are_done = False
+        self._records_are_done = False
         self.is_done = False
         """Whether nothing is left that can go."""
 
     def next_step(self, storage: JobWriter) -> Removal:
         """Return what goes in the next step; perhaps nothing, as jobs that others wait for are passed over."""
-        if not self._events_are_done:
+        if not self._records_are_done:
             if events_to := storage.events_before(self._jobs_before_ms, EVENTS_A_STEP):
                 return Removal(events_to=events_to)
-            self._events_are_done = True
+            if answers_to := storage.answers_before(self._answers_before_ms, ANSWERS_A_STEP):
+                return Removal(answers_to=answers_to)
+            self._records_are_done = True
             return Removal(agents=storage.gone_agents(self._agents_before_ms, AGENTS_A_STEP))
         finished = storage.finished_jobs(self._jobs_before_ms, self._position, JOBS_A_STEP)
         edges = storage.dependencies([job.sequence for job in finished], DEPENDENCIES_A_STEP)

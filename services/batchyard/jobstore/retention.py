@@ -17,7 +17,7 @@ from batchyard.jobstore.core import CommandError
 from batchyard.jobstore.expiry import Sweep
 from batchyard.jobstore.service import Reading
 from batchyard.jobstore.writer import Writer
-from batchyard.storage.jobs import LogKey
+from batchyard.storage.jobs import ANSWERS_KEPT_MS, LogKey
 
 RETENTION_S: Final = 7 * 24 * 3600.0
 """How long a finished job is kept if nobody says otherwise."""
@@ -95,7 +95,12 @@ class Retention:
 
     async def _sweep(self) -> None:
         agent_retention_ms = round(max(self._retention_s, AGENT_RETENTION_S_MIN) * 1000)
-        sweep = Sweep(jobs_before_ms=self.begin_ms(), agents_before_ms=self._clock.now_ms() - agent_retention_ms)
+        now_ms = self._clock.now_ms()
+        sweep = Sweep(
+            jobs_before_ms=now_ms - self.retention_ms,
+            agents_before_ms=now_ms - agent_retention_ms,
+            answers_before_ms=now_ms - ANSWERS_KEPT_MS,
+        )
         removed = 0
         while not sweep.is_done:
             begin_s = self._clock.monotonic_s()

@@ -159,9 +159,11 @@ class Removal:
     agents: list[AgentId] = field(default_factory=list)
     events_to: int = 0
     """The events of all commits up to this revision."""
+    answers_to: int = 0
+    """The answers to requests up to this number."""
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.dependencies or self.agents or self.events_to)
+        return bool(self.jobs or self.dependencies or self.agents or self.events_to or self.answers_to)
 
 
 @dataclass(slots=True)
@@ -275,6 +277,10 @@ class JobWriter(Protocol):
 
     def gone_agents(self, before_ms: int, limit: int) -> list[AgentId]:
         """Return agents that were given up before this time, are not drained, and that no run names."""
+        ...
+
+    def answers_before(self, before_ms: int, limit: int) -> int:
+        """Return the number up to which answers are from before this time, over at most `limit` of them; or 0."""
         ...
 
     def events_before(self, before_ms: int, limit: int) -> int:

@@ -209,6 +209,11 @@ class SqliteJobWriter:
         return removals.gone_agents(self._db, before_ms, limit)
 
     @_translated
+    def answers_before(self, before_ms: int, limit: int) -> int:
+        """Return the number up to which answers are from before this time."""
+        return removals.answers_before(self._db, before_ms, limit)
+
+    @_translated
     def events_before(self, before_ms: int, limit: int) -> int:
         """Return the revision up to which events were recorded before this time."""
         return removals.events_before(self._db, before_ms, limit)

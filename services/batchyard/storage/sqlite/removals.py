@@ -1,7 +1,7 @@
 """What goes from the job store's tables because its time is over: finding it, and deleting it."""
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from batchyard.domain.jobs import AgentId
@@ -49,11 +49,21 @@ def gone_agents(db: sqlite3.Connection, before_ms: int, limit: int) -> list[Agen
 
 def events_before(db: sqlite3.Connection, before_ms: int, limit: int) -> int:
     """Return the revision up to which events were recorded before this time, over at most `limit` commits; or 0."""
+    return _last_before(db.execute("SELECT revision, at FROM events ORDER BY revision LIMIT ?", (limit,)), before_ms)
+
+
+def answers_before(db: sqlite3.Connection, before_ms: int, limit: int) -> int:
+    """Return the number up to which answers are from before this time, over at most `limit` of them; or 0."""
+    return _last_before(db.execute("SELECT number, at FROM answers ORDER BY number LIMIT ?", (limit,)), before_ms)
+
+
+def _last_before(rows: Iterable[tuple[int, int]], before_ms: int) -> int:
+    """Return the number of the last of the rows, each with its time, before the first that is not from before it."""
     last = 0
-    for revision, at in db.execute("SELECT revision, at FROM events ORDER BY revision LIMIT ?", (limit,)):
+    for number, at in rows:
         if at >= before_ms:
             break
-        last = revision
+        last = number
     return last
 
 
@@ -75,6 +85,8 @@ def remove(db: sqlite3.Connection, removal: Removal) -> None:
             db.executemany(f"DELETE FROM {table} WHERE sequence = ?", rows)  # noqa: S608 - a constant
     db.executemany("DELETE FROM dependencies WHERE depends_on = ? AND dependent = ?", removal.dependencies)
     db.executemany("DELETE FROM agents WHERE agent_id = ?", [(agent_id,) for agent_id in removal.agents])
+    if removal.answers_to:
+        db.execute("DELETE FROM answers WHERE number <= ?", (removal.answers_to,))
     if removal.events_to:
         db.execute("DELETE FROM events WHERE revision <= ?", (removal.events_to,))
         db.execute("UPDATE store SET gone_events = max(gone_events, ?)", (removal.events_to,))
