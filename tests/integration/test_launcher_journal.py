@@ -127,3 +127,21 @@ def test_compaction_keeps_all_that_matters(path: str, monkeypatch: pytest.Monkey
     assert history.pids == {running.fence: 7}
     assert history.forgotten == [run.fence for run in others]
     assert history.namespaced
+
+
+def test_a_journal_is_rewritten_where_it_is_wherever_its_writer_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    journal = Journal("journal", "boot")
+    monkeypatch.chdir(elsewhere)
+    ledger = Ledger()
+    (run,) = claimed(journal, 1)
+    ledger.restore([run], [], (0, 0))
+    journal.compact(ledger, {})
+    claimed(journal, 2)
+    journal.close()
+    assert set(read_journal(str(tmp_path / "journal")).runs) == {(1, 1), (1, 2)}
+    assert not list(elsewhere.iterdir())

@@ -59,7 +59,8 @@ class Journal:
 
     def __init__(self, path: str, boot_id: str, *, namespaced: bool = False) -> None:
         """Open the file and read what is there into `history`; raise JournalError if it is damaged."""
-        self._path = path
+        # Whole: the launcher does not stay in the folder that it stands in now.
+        self._path = path = os.path.abspath(path)
         self._head = ["H", boot_id, namespaced]
         self.history, self._size = _read(path)
         self._compacted_size = 0
