@@ -9,7 +9,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 
-from support.aws import Account, Json, pages, refused
+from support.aws import Account, Json, eventually, pages, refused
 
 pytestmark = pytest.mark.usefixtures("queue")
 
@@ -254,6 +254,28 @@ def test_the_front_of_a_queue_is_in_the_order_of_submission(account: Account) ->
     account.wait_all([running, *waiting])
     with refused("nothing does not exist"):
         account.batch.get_job_queue_snapshot(jobQueue="nothing")
+
+
+def test_every_job_that_can_never_run_says_why_with_awss_code_and_the_numbers(account: Account) -> None:
+    account.define()
+    job_ids = [account.submit(containerOverrides={"vcpus": 1000}) for _ in range(3)]
+    job_ids.append(account.submit(containerOverrides={"memory": 10_000_000}))
+    amounts = ["1000 vCPU and 16 MiB"] * 3 + ["1 vCPU and 10000000 MiB"]
+
+    def reasons() -> list[str] | None:
+        jobs = [account.describe(job_id) for job_id in job_ids]
+        return [job["statusReason"] for job in jobs] if all("statusReason" in job for job in jobs) else None
+
+    for reason, amount in zip(eventually(reasons, "a reason for each"), amounts, strict=True):
+        assert reason == (
+            "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU) is higher than "
+            f"that can be met by the CE(s) attached to the job queue. It asks for {amount}; the largest that agents "
+            "offer is 8 vCPU and 16384 MiB."
+        )
+    listed = account.batch.list_jobs(jobQueue="queue", jobStatus="RUNNABLE")["jobSummaryList"]
+    assert {summary["statusReason"] for summary in listed} == set(reasons() or ())
+    account.batch.terminate_jobs(jobs=job_ids, reason="seen")
+    assert {account.describe(job_id)["statusReason"] for job_id in job_ids} == {"seen"}
 
 
 def test_another_account_does_not_see_a_job(account: Account) -> None:

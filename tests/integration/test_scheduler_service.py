@@ -355,7 +355,7 @@ class TestWaitReasons:
         world.clock.monotonic += 2
         stream.send(withdrawn=[a_ref("nothing")])
         (reason,) = (await stream.until(lambda seen: seen.wait_reasons)).wait_reasons
-        assert reason.job == a_ref("wide")
+        assert (reason.job_queue, reason.vcpus_milli) == ("default", 64_000)
         assert reason.reason.startswith("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - ")
 
 

@@ -19,6 +19,7 @@ from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Subscription
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import submit_once
 from batchyard.storage.jobs import Changes, StorageError
 from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
@@ -236,6 +237,7 @@ class _DispatchStream:
             database=Path(),
             epoch=lambda: 0,
             leadership=store.leadership,
+            reasons=WaitReasons(),
             clock=store.clock,
             tasks=cast("Any", None),
         )

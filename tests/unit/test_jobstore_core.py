@@ -506,17 +506,6 @@ def test_nothing_of_a_group_is_there_when_its_commit_failed(store: Store) -> Non
     assert store.job(store.submit()).state is JobState.RUNNABLE
 
 
-def test_explaining_why_a_job_waits_is_no_move(store: Store) -> None:
-    key = store.submit()
-    version = store.job(key).version
-    committed = store.do(lambda group: group.explain(key, "no room"))
-    assert not committed.changes
-    assert (store.job(key).status_reason, store.job(key).version) == ("no room", version)
-    store.offer(key)
-    store.do(lambda group: group.explain(key, "old news"))
-    assert store.job(key).status_reason == "no room"
-
-
 def test_everything_is_there_again_after_a_restart() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     store = Store(connection)

@@ -14,6 +14,7 @@ from batchyard.domain.errors import SupersededError
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Feed, Subscription
 from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.writer import Writer
 from support.scheduler_world import VirtualClock
 
@@ -48,6 +49,7 @@ async def a_servicer(writer: Told) -> AsyncIterator[DispatchServicer]:
             database=Path("unused"),
             epoch=lambda: 1,
             leadership=Leadership(None, holder="", now=0),
+            reasons=WaitReasons(),
             clock=VirtualClock(),
             tasks=tasks,
         )

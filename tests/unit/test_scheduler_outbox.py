@@ -7,7 +7,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import SupersededError
 from batchyard.domain.jobs import Fence
 from batchyard.scheduler.leases import Incarnation
-from batchyard.scheduler.model import Offer, WaitReason
+from batchyard.scheduler.model import Offer, ResourceKey, Resources, WaitReason
 from batchyard.scheduler.outbox import (
     ENTRIES_A_MESSAGE,
     OFFERED_BYTES_A_MESSAGE,
@@ -136,7 +136,8 @@ async def test_long_lists_are_cut_and_none_of_them_is_lost() -> None:
     outbox = StoreOutbox()
     count = ENTRIES_A_MESSAGE + 1
     outbox.propose(Offer(job_key(f"job-{number}"), 1, "agent", 1, "default") for number in range(count))
-    outbox.explain(WaitReason(job_key(f"job-{number}"), "why") for number in range(count))
+    queue = ResourceKey("123456789012", "queue")
+    outbox.explain(WaitReason(queue, Resources(number, 0, 0), "why") for number in range(count))
     first, second = await outbox.take(), await outbox.take()
     assert (len(first.proposals), len(second.proposals)) == (ENTRIES_A_MESSAGE, 1)
     assert (len(first.wait_reasons), len(second.wait_reasons)) == (ENTRIES_A_MESSAGE, 1)

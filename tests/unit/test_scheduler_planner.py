@@ -8,6 +8,7 @@ from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import Fence
 from batchyard.scheduler.model import ComputeEnvironment, HeldRun, Plan, ResourceKey
 from batchyard.scheduler.planner import Planner
+from batchyard.scheduler.reasons import is_ordinary
 from support.scheduler import NAMESPACE, a_job, a_queue, an_agent, an_environment, job_key, need
 
 
@@ -461,7 +462,7 @@ class TestWaitReasons:
     def reason(self, planner: Planner) -> str:
         planner.plan(0)
         (reason,) = planner.plan(1).wait_reasons
-        assert reason.job == job_key("job")
+        assert planner.plan(1).wait_reasons == ()
         return reason.reason
 
     def test_a_job_that_is_placed_soon_has_none(self) -> None:
@@ -472,13 +473,49 @@ class TestWaitReasons:
         plan = planner.plan(1)
         assert (placed(plan), plan.wait_reasons) == (["job"], ())
 
-    def test_only_the_head_of_a_line_has_one_and_has_it_once(self) -> None:
+    def test_all_jobs_of_a_line_have_one_that_is_told_once(self) -> None:
         planner = a_planner()
         for number in range(3):
             planner.queue_job(a_job(f"job-{number}", sequence=number))
         assert planner.plan(0).next_deadline == 1
-        assert [reason.job.job_id for reason in planner.plan(1).wait_reasons] == ["job-0"]
-        assert planner.plan(2).wait_reasons == ()
+        (reason,) = planner.plan(1).wait_reasons
+        assert (reason.queue, reason.need) == (ResourceKey(NAMESPACE, "default"), need(1))
+        planner.withdraw_job(job_key("job-0"))
+        planner.queue_job(a_job("job-3", sequence=3))
+        assert [told for now in (1, 2, 3) for told in planner.plan(now).wait_reasons] == []
+
+    def test_it_is_taken_back_when_nobody_waits_any_more(self) -> None:
+        planner = a_planner()
+        planner.queue_job(a_job("job", sequence=1))
+        self.reason(planner)
+        planner.withdraw_job(job_key("job"))
+        (taken_back,) = planner.plan(2).wait_reasons
+        assert (taken_back.need, taken_back.reason) == (need(1), "")
+
+    def test_what_was_thought_impossible_is_taken_back_with_the_first_job_that_is_placed(self) -> None:
+        planner = a_planner()
+        for number in range(2):
+            planner.queue_job(a_job(f"job-{number}", sequence=number))
+        assert not is_ordinary(self.reason(planner))
+        planner.agent_joined(an_agent(vcpus=1))
+        plan = planner.plan(2)
+        assert placed(plan) == ["job-0"]
+        assert [reason.reason for reason in plan.wait_reasons] == [""]
+        (reason,) = planner.plan(3).wait_reasons
+        assert reason.reason == "Waiting for room: needs 1 vCPU and 128 MiB."
+
+    def test_ordinary_waiting_stays_told_while_others_of_the_line_are_placed(self) -> None:
+        planner = a_planner()
+        planner.agent_joined(an_agent(vcpus=1))
+        for number in range(3):
+            planner.queue_job(a_job(f"job-{number}", sequence=number))
+        (fence,) = accept(planner, planner.plan(0)).values()
+        (reason,) = planner.plan(1).wait_reasons
+        assert is_ordinary(reason.reason)
+        planner.run_ended(fence)
+        plan = planner.plan(2)
+        assert (placed(plan), plan.wait_reasons) == (["job-1"], ())
+        assert planner.plan(3).wait_reasons == ()
 
     def test_ordinary_waiting_says_what_is_needed(self) -> None:
         planner = a_planner()
@@ -491,7 +528,8 @@ class TestWaitReasons:
         planner = a_planner()
         planner.queue_job(a_job("job", sequence=1))
         assert self.reason(planner) == (
-            "Waiting for an agent: none is connected that serves compute environment default."
+            "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - Service cannot fulfill the capacity requested for instance type "
+            "[1 vCPU and 128 MiB]. No agent is connected that serves compute environment default."
         )
 
     def test_a_job_larger_than_any_agent_is_misconfigured(self) -> None:
@@ -609,7 +647,7 @@ class TestWaitReasons:
         planner.queue_job(a_job("job", sequence=1, vcpus=4))
         self.reason(planner)
         (reason,) = planner.plan(300).wait_reasons
-        assert reason.reason == "Waiting for room: needs 4 vCPU and 128 MiB, and room is being held for it."
+        assert reason.reason == "Waiting for room: needs 4 vCPU and 128 MiB, and room is being held."
 
 
 class TestCost:

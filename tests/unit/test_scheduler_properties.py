@@ -256,7 +256,8 @@ class PlannerMachine(RuleBasedStateMachine):
             self.model.check_offer(offer, now)
             self.proposed.append(offer.job.job_id)
         for reason in plan.wait_reasons:
-            assert reason.job.job_id in self.model.waiting
+            waiting = {(job.job_queue, job.need) for job in self.model.waiting.values()}
+            assert not reason.reason or (reason.queue.name, reason.need) in waiting
         return plan
 
     def check_capacity(self) -> None:

@@ -30,6 +30,7 @@ from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.operations import JobOperationsServicer
+from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
@@ -69,7 +70,7 @@ async def open_job_store(
     Finished jobs are kept for `retention_s`. With `faults`, jobs may ask for attempts that fail without running. While
     it cannot write, the health of its services says so.
     """
-    feed, numbers, health = Feed(), _Numbers(), Health()
+    feed, numbers, health, reasons = Feed(), _Numbers(), Health(), WaitReasons()
 
     def opened(counters: Counters) -> None:
         numbers.counters = counters
@@ -91,7 +92,13 @@ async def open_job_store(
                 faults=faults,
             )
             jobs = JobsServicer(
-                writer=writer, feed=feed, reading=reading, copies=copies, submitter=submitter, clock=clock
+                writer=writer,
+                feed=feed,
+                reading=reading,
+                copies=copies,
+                submitter=submitter,
+                reasons=reasons,
+                clock=clock,
             )
             operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
             dispatch = DispatchServicer(
@@ -102,6 +109,7 @@ async def open_job_store(
                 leadership=Leadership(
                     leader_lease_s, holder=numbers.counters.leader.scheduler_id, now=clock.monotonic_s()
                 ),
+                reasons=reasons,
                 clock=clock,
                 tasks=tasks,
             )

@@ -20,6 +20,7 @@ from batchyard.jobstore.effects import (
     queued,
 )
 from batchyard.jobstore.offers import Cause, Proposal
+from batchyard.jobstore.reasons import LineKey
 from batchyard.storage.jobs import AgentRecord
 
 ENTRIES_A_MESSAGE: Final = 1000
@@ -65,6 +66,11 @@ def proposal_of(message: wire.OfferProposal) -> Proposal:
         incarnation=message.incarnation,
         compute_environment=message.compute_environment,
     )
+
+
+def line_of(message: wire.WaitReason) -> LineKey:
+    """Return which line a reason is about."""
+    return LineKey(message.namespace, message.job_queue, message.vcpus_milli, message.memory_mib, message.gpus)
 
 
 def key_of(message: wire.JobRef) -> JobKey:

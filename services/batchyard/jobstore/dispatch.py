@@ -24,7 +24,7 @@ from batchyard.jobstore.convert import (
     agents_message,
     effect_messages,
     fence_of,
-    key_of,
+    line_of,
     proposal_of,
     report_of,
     snapshot_message,
@@ -32,6 +32,7 @@ from batchyard.jobstore.convert import (
 from batchyard.jobstore.feed import Feed, Subscription
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.sqlite.database import open_database
 from batchyard.storage.sqlite.jobs import SqliteJobReader
@@ -50,6 +51,7 @@ class DispatchServicer(DispatchServiceServicer):
         database: Path,
         epoch: Callable[[], int],
         leadership: Leadership,
+        reasons: WaitReasons,
         clock: Clock,
         tasks: TaskGroup,
     ) -> None:
@@ -58,6 +60,7 @@ class DispatchServicer(DispatchServiceServicer):
         self._database = database
         self._epoch = epoch
         self._leadership = leadership
+        self._reasons = reasons
         self._clock = clock
         self._tasks = tasks
 
@@ -76,6 +79,7 @@ class DispatchServicer(DispatchServiceServicer):
         try:
             leader_epoch = await self._writer.do(lambda group: group.lead(scheduler_id))
             _log.info("scheduler %s leads, epoch %d", scheduler_id, leader_epoch)
+            self._reasons.begin()
             yield wire.DispatchResponse(
                 welcome=wire.SchedulerWelcome(
                     leader_epoch=leader_epoch, store_epoch=self._epoch(), lease_ms=self._leadership.lease_ms
@@ -161,7 +165,7 @@ class DispatchServicer(DispatchServiceServicer):
         for proposal in map(proposal_of, request.proposals):
             tell(partial(Group.offer, proposal=proposal), proposal.key)
         for waiting in request.wait_reasons:
-            tell(partial(Group.explain, key=key_of(waiting.job), reason=waiting.reason), key_of(waiting.job))
+            self._reasons.tell(line_of(waiting), waiting.reason, self._clock.monotonic_s())
 
 
 def _registering(agent: wire.AgentRegistration) -> Callable[[Group], object]:

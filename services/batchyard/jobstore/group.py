@@ -366,13 +366,6 @@ class Group:
         if report.state is RunState.DONE:
             self._ended(job, report)
 
-    def explain(self, key: JobKey, reason: str) -> None:
-        """Say why a job waits. Not a move: no event, no new version."""
-        job = self._job(key)
-        if job is not None and job.state is JobState.RUNNABLE and job.run is None:
-            job.status_reason = reason or None
-            self._touched[job.key] = job
-
     # What the registry asks
 
     def settle(self, queues: Sequence[QueueCopy], environments: Sequence[EnvironmentCopy] = ()) -> None:

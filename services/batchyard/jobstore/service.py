@@ -1,12 +1,12 @@
 """JobsService: the operations that AWS has for jobs."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import grpc.aio
 
-from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
+from batchyard.api.jobs.v1.jobs_pb2 import JobStatus, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import (
     CancelJobRequest,
     CancelJobResponse,
@@ -30,13 +30,14 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
 from batchyard.domain.errors import BatchyardError, InvalidRequestError, NotFoundError, UnavailableError
 from batchyard.domain.faults import faults_of
-from batchyard.domain.jobs import JobId, JobKey
+from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind
 from batchyard.domain.pagination import decode_token, encode_token, page_size
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
+from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import request_key, submit_once
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.snapshots import queue_snapshot
@@ -167,9 +168,11 @@ class JobsServicer(JobsServiceServicer):
         reading: Reading,
         copies: ResourceCopies,
         submitter: Submitter,
+        reasons: WaitReasons,
         clock: Clock,
     ) -> None:
         self._stopper = Stopper(writer=writer, feed=feed)
+        self._reasons = reasons
         self._clock = clock
         self._reading = reading
         self._copies = copies
@@ -192,6 +195,8 @@ class JobsServicer(JobsServiceServicer):
             raise InvalidRequestError(f"Maximum number of jobs supported is {DESCRIBED_JOBS_MAX}.", field="jobs")
         keys = job_keys(caller, request.jobs)
         records = await self._reading.ask(lambda reader: reader.describe(keys))
+        for record in records:
+            self._reasons.explain(record.job)
         return DescribeJobsResponse(jobs=described(records))
 
     async def ListJobs(  # noqa: N802
@@ -207,7 +212,7 @@ class JobsServicer(JobsServiceServicer):
         listing = f"jobs {caller.namespace} {queue.key.name} {state.name}"
         before = int(decode_token(request.next_token, listing)[0]) if request.next_token else None
         jobs = await self._reading.ask(lambda reader: reader.page(queue.key, state, before, limit + 1))
-        response = ListJobsResponse(job_summary_list=[job_summary(job) for job in jobs[:limit]])
+        response = ListJobsResponse(job_summary_list=self._summaries(jobs[:limit]))
         if len(jobs) > limit:
             response.next_token = encode_token(listing, [jobs[limit - 1].sequence])
         return response
@@ -220,10 +225,17 @@ class JobsServicer(JobsServiceServicer):
         listing = f"jobs {caller.namespace} {queue.name} {wanted!r}"
         after = Position(*map(int, decode_token(request.next_token, listing))) if request.next_token else None
         page = await self._reading.ask(lambda reader: reader.filtered(queue, wanted, after, limit))
-        response = ListJobsResponse(job_summary_list=[job_summary(job) for job in page.jobs])
+        response = ListJobsResponse(job_summary_list=self._summaries(page.jobs))
         if page.end is not None:
             response.next_token = encode_token(listing, page.end)
         return response
+
+    def _summaries(self, jobs: Iterable[Job]) -> list[JobSummary]:
+        summaries = []
+        for job in jobs:
+            self._reasons.explain(job)
+            summaries.append(job_summary(job))
+        return summaries
 
     async def CancelJob(  # noqa: N802
         self, request: CancelJobRequest, context: grpc.aio.ServicerContext[CancelJobRequest, CancelJobResponse]

@@ -14,8 +14,9 @@ from batchyard.scheduler.reasons import why_waiting
 class Alarms:
     """One timer for each line that needs one.
 
-    A reason is told once a head has waited for `reason_delay_s`, so that jobs that are placed soon cost nothing; told
-    reasons are looked at again as long after agents, environments or queues have changed.
+    A reason is told once a head has waited for `reason_delay_s`, so that jobs that are placed soon cost nothing, and
+    holds for all jobs of the line; told reasons are looked at again as long after agents, environments or queues have
+    changed.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Alarms:
         """Set the timer of a parked line to what is due first; it has one at most, which may ring for nothing."""
         if line.blocked_since is None:
             return
-        due = [] if line.told is not None else [line.blocked_since + self._reason_delay_s]
+        due = [] if line.explained else [line.blocked_since + self._reason_delay_s]
         if not line.starving:
             due.append(line.blocked_since + self._starvation_bound_s)
         if due and (line.wakes_at is None or min(due) < line.wakes_at):
@@ -84,7 +85,7 @@ class Alarms:
             self._structure_changed = False
         if self._retell_at is not None and self._retell_at <= now:
             self._retell_at = None
-            reasons.extend(reason for line in parked if line.told is not None for reason in self._tell(line))
+            reasons.extend(reason for line in parked if line.explained for reason in self._tell(line))
         return reasons
 
     def next_deadline(self) -> float | None:
@@ -97,11 +98,11 @@ class Alarms:
         return min(due, default=None)
 
     def _tell(self, line: Line) -> list[WaitReason]:
-        job = line.head_key()
-        if job is None:
+        if line.head() is None:
             return []
-        reason = WaitReason(job, why_waiting(line, self._environments, self._hosts))
+        line.explained = True
+        reason = why_waiting(line, self._environments, self._hosts)
         if reason == line.told:
             return []
         line.told = reason
-        return [reason]
+        return [WaitReason(line.queue.key, line.need, reason)]

@@ -106,8 +106,15 @@ def proposal_message(offer: Offer) -> wire.OfferProposal:
 
 
 def wait_reason_message(reason: WaitReason) -> wire.WaitReason:
-    """Return why a job waits."""
-    return wire.WaitReason(job=_ref(reason.job), reason=reason.reason)
+    """Return why a line waits."""
+    return wire.WaitReason(
+        namespace=reason.queue.namespace,
+        job_queue=reason.queue.name,
+        vcpus_milli=reason.need.vcpus_milli,
+        memory_mib=reason.need.memory_mib,
+        gpus=reason.need.gpus,
+        reason=reason.reason,
+    )
 
 
 def _ref(key: JobKey) -> wire.JobRef:

@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias
 
 from batchyard.domain.jobs import JobId, JobKey
-from batchyard.scheduler.model import JobQueue, ResourceKey, Resources, WaitReason
+from batchyard.scheduler.model import JobQueue, ResourceKey, Resources
 
 Entry: TypeAlias = tuple[int, JobId, int, "Line"]
 """A waiting job: its place in the order of submission, its id, its version, its line."""
@@ -28,6 +28,7 @@ class Line:
         "_index",
         "_live",
         "blocked_since",
+        "explained",
         "need",
         "parked",
         "queue",
@@ -56,7 +57,10 @@ class Line:
         """Names of the environments in which the head may find that only a host is lacking."""
         self.starving = False
         """Whether the head has waited for so long that room is held for it."""
-        self.told: WaitReason | None = None
+        self.told = ""
+        """Why its jobs wait, as was last told."""
+        self.explained = False
+        """Whether it is known why the present head waits."""
         self.wakes_at: float | None = None
         """When its timer fires."""
 

@@ -127,10 +127,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class WaitReason:
-    """Why a job waits, in words for its status reason."""
+    """Why the jobs of a line wait, in words for their status reason."""
 
-    job: JobKey
+    queue: ResourceKey
+    need: Resources
     reason: str
+    """Empty: they do not any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What is to be sent on a stream, merged until its sender takes it.
 
 A slow reader costs no memory beyond what there is to say: offers and demands are kept by fence, reports by fence with
-only the latest of each, reasons by job. Messages are cut so that they stay far below gRPC's limit.
+only the latest of each, reasons by line. Messages are cut so that they stay far below gRPC's limit.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.jobs import Fence, JobKey
 from batchyard.scheduler.convert import fence_messages, fence_of, proposal_message, wait_reason_message
 from batchyard.scheduler.leases import Incarnation
-from batchyard.scheduler.model import Offer, WaitReason
+from batchyard.scheduler.model import Offer, ResourceKey, Resources, WaitReason
 
 ENTRIES_A_MESSAGE: Final = 1000
 """Entries in one list of a message."""
@@ -143,7 +143,7 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._registrations: dict[str, wire.AgentRegistration] = {}
         self._reports: dict[tuple[Incarnation, Fence], run_pb2.RunReport] = {}
         self._proposals: dict[JobKey, Offer] = {}
-        self._reasons: dict[JobKey, WaitReason] = {}
+        self._reasons: dict[tuple[ResourceKey, Resources], WaitReason] = {}
         self._drains: dict[int, wire.AgentDrain] = {}
         self._evictions: dict[str, None] = {}
         self._heartbeat = 0
@@ -185,7 +185,7 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
 
     def explain(self, reasons: Iterable[WaitReason]) -> None:
         """Say why jobs wait."""
-        self._reasons.update((reason.job, reason) for reason in reasons)
+        self._reasons.update(((reason.queue, reason.need), reason) for reason in reasons)
         self._filled.set()
 
     def _next(self) -> wire.DispatchRequest | None:

@@ -288,7 +288,7 @@ class Planner:
                 self._serve_queue(item, now, offers)
             if len(offers) >= limit:
                 return Plan(tuple(offers), (), now)
-        reasons = self._alarms.report(now, self._waiting.parked())
+        reasons = [*self._waiting.take_withdrawn_reasons(), *self._alarms.report(now, self._waiting.parked())]
         deadlines = (self._alarms.next_deadline(), self._environments.next_deadline())
         next_deadline = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return Plan(tuple(offers), tuple(reasons), next_deadline)

@@ -1,4 +1,4 @@
-"""Why a job waits, in words.
+"""Why the jobs of a line wait, in words.
 
 The texts with a code are AWS's, which clients match; numbers follow them. Ordinary waiting has plain text, without
 numbers that change from one moment to the next.
@@ -24,8 +24,19 @@ INVALID: Final = "ACTION_REQUIRED - CE(s) associated with the job queue are inva
 DISABLED: Final = "ACTION_REQUIRED - CE(s) associated with the job queue are disabled."
 
 
+NO_CAPACITY: Final = (
+    "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - Service cannot fulfill the capacity requested for instance type"
+)
+_ORDINARY: Final = "Waiting"
+
+
+def is_ordinary(reason: str) -> bool:
+    """Tell whether jobs that wait for this reason may well be placed without anything else being done."""
+    return reason.startswith(_ORDINARY)
+
+
 def why_waiting(line: Line, environments: Environments, hosts: Hosts) -> str:
-    """Return why the head of a line that found no room waits."""
+    """Return why the jobs of a line wait, the head of which found no room."""
     if line.queue.spec is None:
         return f"Waiting: job queue {line.queue.key.name} is not known to the scheduler."
     attached = _attached(line, environments)
@@ -57,7 +68,7 @@ def _short_of_hosts(line: Line, names: Sequence[str], hosts: Hosts) -> str:
     if not any(hosts.is_served(name) for name in names):
         if drained:
             return f"Waiting for an agent: those that serve {_listed(names)} are drained."
-        return f"Waiting for an agent: none is connected that serves {_listed(names)}."
+        return f"{NO_CAPACITY} [{_amount(need)}]. No agent is connected that serves {_listed(names)}."
     if not any(hosts.could_ever_serve(name, need) for name in names):
         if any(host.capacity is not None and need.fits_in(host.capacity) for host in drained):
             return f"Waiting for an agent: needs {_amount(need)}, and those that are large enough are drained."
@@ -67,7 +78,7 @@ def _short_of_hosts(line: Line, names: Sequence[str], hosts: Hosts) -> str:
             f"{RESOURCE_REQUIREMENT} It asks for {_amount(need)}; the largest that agents offer is {_amount(largest)}."
         )
     if line.starving:
-        return f"Waiting for room: needs {_amount(need)}, and room is being held for it."
+        return f"Waiting for room: needs {_amount(need)}, and room is being held."
     if not line.short_of_hosts:
         return f"Waiting for room: needs {_amount(need)}, and {_listed(names)} is at its maxvCpus."
     return f"Waiting for room: needs {_amount(need)}."

@@ -15,7 +15,8 @@ from batchyard.scheduler.feeding import Shape
 from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host
 from batchyard.scheduler.lines import Entry, Index, Line, ParkedLines, Queue
-from batchyard.scheduler.model import NOTHING, JobQueue, QueuedJob, ResourceKey
+from batchyard.scheduler.model import NOTHING, JobQueue, QueuedJob, ResourceKey, Resources, WaitReason
+from batchyard.scheduler.reasons import is_ordinary
 
 _FOR_HOLDER: Final = 0
 _FOR_QUEUE: Final = 1
@@ -39,6 +40,7 @@ class Waiting:
         self._pushes = 0
         self._serial = 0
         self._turn = 0
+        self._withdrawn: dict[tuple[ResourceKey, Resources], WaitReason] = {}
 
     # Queues
 
@@ -116,6 +118,8 @@ class Waiting:
         queue.unready(line)
         line.take()
         self._head_changed(line)
+        if not is_ordinary(line.told):
+            self._take_back_reason(line)
         if len(line):
             self._make_ready(line)
         else:
@@ -133,6 +137,7 @@ class Waiting:
         for environment in self._environments:
             environment.waiters.clear()
         self._parked = ParkedLines()
+        self._withdrawn.clear()
         self._jobs.clear()
         self._agenda.clear()
 
@@ -168,12 +173,23 @@ class Waiting:
             self._drop_line(line)
 
     def _drop_line(self, line: Line) -> None:
+        self._take_back_reason(line)
         del line.queue.lines[line.need]
         self._tidy(line.queue)
 
+    def take_withdrawn_reasons(self) -> list[WaitReason]:
+        """Return, once, the lines of which a reason was told that does not hold any more."""
+        withdrawn, self._withdrawn = self._withdrawn, {}
+        return list(withdrawn.values())
+
+    def _take_back_reason(self, line: Line) -> None:
+        if line.told:
+            line.told = ""
+            self._withdrawn[line.queue.key, line.need] = WaitReason(line.queue.key, line.need, "")
+
     def _head_changed(self, line: Line) -> None:
         line.blocked_since = None
-        line.told = None
+        line.explained = False
         line.short_of_hosts = ()
         self._holds.relieve(line)
 

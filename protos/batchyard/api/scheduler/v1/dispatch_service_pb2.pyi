@@ -346,24 +346,37 @@ Global___AgentReports: _TypeAlias = AgentReports  # noqa: Y015
 
 @_typing.final
 class WaitReason(_message.Message):
-    """Why a RUNNABLE job waits; becomes its status reason."""
+    """Why those RUNNABLE jobs of a queue wait that need the same; shown as their status reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    JOB_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    VCPUS_MILLI_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    job_queue: _builtins.str
+    vcpus_milli: _builtins.int
+    """Thousandths of a vCPU, MiB, devices."""
+    memory_mib: _builtins.int
+    gpus: _builtins.int
     reason: _builtins.str
-    @_builtins.property
-    def job(self) -> Global___JobRef: ...
+    """Empty: there is nothing any more that keeps them from being placed."""
     def __init__(
         self,
         *,
-        job: Global___JobRef | None = ...,
+        namespace: _builtins.str = ...,
+        job_queue: _builtins.str = ...,
+        vcpus_milli: _builtins.int = ...,
+        memory_mib: _builtins.int = ...,
+        gpus: _builtins.int = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "namespace", b"namespace", "reason", b"reason", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,76 @@
+"""Why jobs wait, as the scheduler tells it: by line, which is all jobs of one queue that need the same.
+
+Kept in memory alone, and put into what is told of a job when it is read: a reason costs nothing per job, and changes
+for a million of them at once. A scheduler that takes over tells all of them anew.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from batchyard.domain.jobs import Job
+from batchyard.domain.lifecycle import JobState
+
+
+class LineKey(NamedTuple):
+    """Names a line."""
+
+    namespace: str
+    job_queue: str
+    vcpus_milli: int
+    memory_mib: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why the jobs of a line wait."""
+
+    reason: str
+    since_s: float
+    """When a reason with this code was first told of it without a break, on the clock that never goes back."""
+
+    @property
+    def code(self) -> str:
+        """The word that the reason begins with: AWS's code, if it has one."""
+        return _code(self.reason)
+
+
+_NOTHING: Final[dict[LineKey, Wait]] = {}
+
+
+class WaitReasons:
+    """The newest word on each line that waits."""
+
+    def __init__(self) -> None:
+        self._lines: dict[LineKey, Wait] = {}
+        self._before = _NOTHING
+
+    @property
+    def lines(self) -> dict[LineKey, Wait]:
+        """All that is known; not to be changed."""
+        return self._lines
+
+    def begin(self) -> None:
+        """Forget what an earlier scheduler has told, but not how long it has been so."""
+        self._before, self._lines = {**self._before, **self._lines}, {}
+
+    def tell(self, line: LineKey, reason: str, now_s: float) -> None:
+        """Take in why a line waits; an empty reason: it does not any more."""
+        if not reason:
+            self._lines.pop(line, None)
+            return
+        known = self._lines.get(line) or self._before.pop(line, None)
+        since = known.since_s if known is not None and known.code == _code(reason) else now_s
+        self._lines[line] = Wait(reason, since)
+
+    def explain(self, job: Job) -> None:
+        """Put the reason into what was read of a job, if it waits."""
+        if job.state is JobState.RUNNABLE and job.run is None:
+            line = LineKey(job.key.namespace, job.job_queue, job.vcpus_milli, job.memory_mib, job.gpus)
+            wait = self._lines.get(line)
+            if wait is not None:
+                job.status_reason = wait.reason
+
+
+def _code(reason: str) -> str:
+    return reason.partition(" ")[0]

@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import pytest
+
+from batchyard.domain.jobs import Job
+from batchyard.domain.lifecycle import JobState
+from batchyard.jobstore.reasons import LineKey, WaitReasons
+from support.jobs import NAMESPACE, a_job, a_run
+
+LINE = LineKey(NAMESPACE, "queue", 1000, 128, 0)
+
+
+def shown(reasons: WaitReasons, job: Job | None = None) -> str | None:
+    job = job or a_waiting_job()
+    reasons.explain(job)
+    return job.status_reason
+
+
+def a_waiting_job() -> Job:
+    return replace(a_job(), state=JobState.RUNNABLE)
+
+
+def test_every_job_of_a_line_shows_its_reason_until_it_is_taken_back() -> None:
+    reasons = WaitReasons()
+    reasons.tell(LINE, "Waiting for room.", 1)
+    assert shown(reasons) == "Waiting for room."
+    reasons.tell(LINE, "MISCONFIGURATION:X - no", 2)
+    assert shown(reasons, replace(a_waiting_job(), status_reason="of its last attempt")) == "MISCONFIGURATION:X - no"
+    reasons.tell(LINE, "", 3)
+    assert shown(reasons) is None
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        replace(a_waiting_job(), state=JobState.PENDING),
+        replace(a_waiting_job(), state=JobState.SUCCEEDED),
+        replace(a_waiting_job(), run=a_run()),
+        replace(a_waiting_job(), vcpus_milli=2000),
+        replace(a_waiting_job(), memory_mib=1),
+        replace(a_waiting_job(), gpus=1),
+        replace(a_waiting_job(), job_queue="other"),
+        replace(a_job(namespace="210987654321"), state=JobState.RUNNABLE),
+    ],
+)
+def test_no_other_job_shows_it(job: Job) -> None:
+    reasons = WaitReasons()
+    reasons.tell(LINE, "Waiting for room.", 1)
+    assert shown(reasons, job) is None
+
+
+def test_how_long_it_has_been_so_is_counted_by_code_and_over_schedulers() -> None:
+    reasons = WaitReasons()
+    reasons.tell(LINE, "CAPACITY:A - needs 1", 1)
+    reasons.tell(LINE, "CAPACITY:A - needs 2", 5)
+    assert (reasons.lines[LINE].since_s, reasons.lines[LINE].code) == (1, "CAPACITY:A")
+    reasons.begin()
+    assert shown(reasons) is None
+    reasons.tell(LINE, "CAPACITY:A - needs 3", 7)
+    assert reasons.lines[LINE].since_s == 1
+    reasons.tell(LINE, "CAPACITY:B", 9)
+    assert reasons.lines[LINE].since_s == 9
+    reasons.tell(LINE, "", 10)
+    reasons.tell(LINE, "CAPACITY:B", 11)
+    assert reasons.lines[LINE].since_s == 11
