@@ -16,6 +16,8 @@ from batchyard.storage.jobs import (
     Answer,
     Changes,
     Dependency,
+    EnvironmentCopy,
+    EnvironmentKey,
     JobReader,
     JobWriter,
     Leader,
@@ -86,7 +88,8 @@ class JobStorageContract(abc.ABC):
             status_reason="because",
             dependencies_left=2,
             attempts_made=1,
-            run=a_run(3, state=RunState.STARTED),
+            unstarted_losses=3,
+            run=replace(a_run(3, state=RunState.STARTED), evicted=True),
             stop_reason="enough",
             cancelled=True,
             terminated=True,
@@ -144,8 +147,8 @@ class JobStorageContract(abc.ABC):
         assert not writer.has_unfinished_jobs(QUEUE)
 
     def test_queues_and_agents_are_kept_and_replaced(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
-        queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3)
-        agent = AgentRecord(AGENT, 1, live=True)
+        queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3, environments=("first", "second"))
+        agent = AgentRecord(AGENT, 1, live=True, draining=True, drain_limit_ms=5000)
         writer.apply(epoch, Changes(queues=[queue], agents=[agent]))
         assert (writer.queue(QUEUE), writer.agent(AGENT)) == (queue, agent)
         queue, agent = replace(queue, open=False, gone=True, revision=4), replace(agent, incarnation=2, live=False)
@@ -153,6 +156,35 @@ class JobStorageContract(abc.ABC):
         assert (writer.queue(QUEUE), writer.agent(AGENT)) == (queue, agent)
         assert reader.queues() == [queue]
         assert writer.queue(QueueKey(NAMESPACE, "other")) is None
+
+    def test_environments_are_kept_and_replaced(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        key = EnvironmentKey(NAMESPACE, "environment")
+        environment = EnvironmentCopy(key, usable=True, max_vcpus_milli=4000, revision=3)
+        writer.apply(epoch, Changes(environments=[environment]))
+        assert writer.environment(key) == environment
+        environment = replace(environment, usable=False, max_vcpus_milli=None, revision=4)
+        writer.apply(epoch, Changes(environments=[environment]))
+        assert (writer.environment(key), reader.environments()) == (environment, [environment])
+        assert writer.environment(EnvironmentKey("210987654321", "environment")) is None
+
+    def test_what_runs_reserve_is_added_up_by_environment(self, writer: JobWriter, epoch: int) -> None:
+        other = replace(a_run(3), compute_environment="other")
+        apart = replace(a_job("apart", namespace="210987654321"), sequence=5, state=JobState.RUNNABLE, run=a_run(4))
+        writer.apply(
+            epoch,
+            new(
+                replace(stored("offered", 1), run=a_run(1)),
+                replace(stored("started", 2, state=JobState.RUNNING), run=a_run(2, state=RunState.STARTED)),
+                replace(stored("other", 3), run=other),
+                stored("waiting", 4),
+                apart,
+            ),
+        )
+        assert writer.reserved_vcpus() == {
+            EnvironmentKey(NAMESPACE, "environment"): 2000,
+            EnvironmentKey(NAMESPACE, "other"): 1000,
+            EnvironmentKey("210987654321", "environment"): 1000,
+        }
 
     def test_a_description_has_the_attempts_in_order(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
         writer.apply(epoch, new(stored("a", 1), stored("b", 2)))
@@ -314,13 +346,14 @@ class JobStorageContract(abc.ABC):
         waiting = stored("waiting", 3)
         rest = [stored("pending", 4, state=JobState.PENDING), stored("over", 5, state=JobState.SUCCEEDED)]
         changes = new(offered, claimed, waiting, *rest)
-        changes.agents = [AgentRecord(AGENT, 1, live=True), AgentRecord(AgentId("dead"), 1, live=False)]
+        drained = AgentRecord(AgentId("drained"), 1, live=False, draining=True)
+        changes.agents = [AgentRecord(AGENT, 1, live=True), AgentRecord(AgentId("dead"), 1, live=False), drained]
         revision = writer.apply(epoch, changes)
         snapshot = reader.snapshot()
         writer.apply(epoch, Changes(jobs=[replace(waiting, state=JobState.FAILED)]))
         found = [entry for page in snapshot.jobs for entry in page]
         assert snapshot.revision == revision
-        assert [agent.agent_id for agent in snapshot.agents] == [AGENT]
+        assert [agent.agent_id for agent in snapshot.agents] == [AGENT, "drained"]
         assert found == [(offered, b"spec 1"), (claimed, None), (waiting, None)]
         assert reader.revision() == revision + 1
 

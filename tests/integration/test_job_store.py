@@ -295,6 +295,25 @@ async def test_another_scheduler_is_welcomed_when_the_leaders_lease_is_over(tmp_
         call.cancel()
 
 
+async def test_offers_go_by_what_the_registry_says_of_the_environment(plane: ControlPlane) -> None:
+    async def put(state: str) -> None:
+        request = {"computeEnvironment": "queue", "state": f"RESOURCE_STATE_{state}"}
+        await plane.registry.UpdateComputeEnvironment(ParseDict(request, registry.UpdateComputeEnvironmentRequest()))
+        # To look for an unknown queue the store reads all that the registry has to say.
+        await refusal(plane.jobs.SubmitJob(a_submission(jobQueue="unknown")))
+
+    async with plane.scheduler() as scheduler:
+        await plane.submit()
+        (queued,) = (await scheduler.until(lambda seen: seen.runnable)).runnable
+        await scheduler.register()
+        await put("DISABLED")
+        outcome = await scheduler.propose(queued)
+        assert outcome.refused == "compute environment queue is not ENABLED and VALID"
+        assert outcome.refusal == wire.OFFER_REFUSAL_ENVIRONMENT
+        await put("ENABLED")
+        assert (await scheduler.propose(queued)).offer.attempt == 1
+
+
 async def test_a_scheduler_that_resigns_is_followed_at_once(tmp_path: Path) -> None:
     async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("first") as first:
         await first.send(resign=True)

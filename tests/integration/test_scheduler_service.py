@@ -5,12 +5,19 @@ What a unit test of the planner cannot show: the order of messages on the stream
 
 from collections.abc import AsyncIterator
 
+import anyio
 import grpc
+import grpc.aio
 import pytest
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
-from batchyard.api.operations.v1.agents_service_pb2 import ListAgentsRequest
+from batchyard.api.operations.v1.agents_service_pb2 import (
+    AgentSummary,
+    DrainAgentRequest,
+    ListAgentsRequest,
+    ResumeAgentRequest,
+)
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import HistoryGoneError, StaleIncarnationError, SupersededError
 from batchyard.rpc.errors import error_from
@@ -245,6 +252,62 @@ class TestSessions:
         await other.until(lambda seen: seen.offers)
         await world.joined(stream, a_registration("agent", vcpus=8))
         assert (await stream.accept_proposal(2)).agent_id == "agent"
+
+
+class TestDrains:
+    async def test_an_agent_is_drained_and_resumed_through_the_store(self, world: World) -> None:
+        running = a_held_run("running", number=2, state=STARTED)
+        stream = await world.leading(agents=live(), held=[a_held_run("offered"), running])
+        agent = await world.joined(stream, a_registration(vcpus=8))
+        async with anyio.create_task_group() as tasks:
+            answers: list[AgentSummary] = []
+
+            async def drain() -> None:
+                answers.append((await world.agents.DrainAgent(DrainAgentRequest(agent_id="agent"))).agent)
+
+            tasks.start_soon(drain)
+            (asked,) = (await stream.until(lambda seen: seen.drains)).drains
+            assert answers == []
+            stream.send(drains=[asked])
+            assert list((await agent.until(lambda seen: seen.revocations)).revocations) == [a_fence(1)]
+        (answer,) = answers
+        assert (answer.status, answer.runs, sorted(answer.job_ids)) == ("DRAINING", 2, ["offered", "running"])
+        (listed,) = (await world.agents.ListAgents(ListAgentsRequest())).agents
+        assert listed == answer
+        async with anyio.create_task_group() as tasks:
+
+            async def resume() -> None:
+                await world.agents.ResumeAgent(ResumeAgentRequest(agent_id="agent"))
+
+            tasks.start_soon(resume)
+            (asked,) = (await stream.until(lambda seen: seen.drains)).drains
+            stream.send(drains=[asked])
+        (listed,) = (await world.agents.ListAgents(ListAgentsRequest())).agents
+        assert (listed.status, list(listed.job_ids)) == ("ACTIVE", [])
+
+    async def test_a_drained_agent_is_listed_also_when_it_is_away(self, world: World) -> None:
+        await world.joined(await world.leading(drains=[wire.AgentDrain(agent_id="away", draining=True)]))
+        agents = (await world.agents.ListAgents(ListAgentsRequest())).agents
+        told = [(agent.agent_id, agent.status, agent.connected) for agent in agents]
+        assert told == [("agent", "ACTIVE", True), ("away", "DRAINING", False)]
+
+    @pytest.mark.parametrize(
+        ("request_", "text"),
+        [
+            (DrainAgentRequest(agent_id="agent", limit_seconds=-1), "limitSeconds must be at least 0, not -1."),
+            (DrainAgentRequest(), "agentId is required."),
+        ],
+    )
+    async def test_what_cannot_be_is_refused(self, world: World, request_: DrainAgentRequest, text: str) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await world.agents.DrainAgent(request_)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert text in (error.value.details() or "")
+
+    async def test_without_a_job_store_nothing_is_drained(self, world: World) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await world.agents.DrainAgent(DrainAgentRequest(agent_id="agent"))
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 class TestLeases:

@@ -126,15 +126,20 @@ class Scheduler:
         await self.send(registrations=[wire.AgentRegistration(agent_id=agent_id, incarnation=incarnation)])
         await self.until(lambda seen: seen.registered)
 
-    async def offer(self, queued: wire.QueuedJob, agent_id: str = "agent") -> RunOffer:
-        """Propose to run a job; return the offer."""
+    async def propose(self, queued: wire.QueuedJob, agent_id: str = "agent") -> wire.OfferOutcome:
+        """Propose to run a job; return what the store says."""
         proposal = wire.OfferProposal(
             job=queued.job, version=queued.version, agent_id=agent_id, incarnation=1, compute_environment="queue"
         )
         await self.send(proposals=[proposal])
-        seen = await self.until(lambda seen: seen.offers)
-        assert not seen.offers[0].refused, seen.offers[0].refused
-        return seen.offers[0].offer
+        (outcome,) = (await self.until(lambda seen: seen.offers)).offers
+        return outcome
+
+    async def offer(self, queued: wire.QueuedJob, agent_id: str = "agent") -> RunOffer:
+        """Propose to run a job; return the offer."""
+        outcome = await self.propose(queued, agent_id)
+        assert not outcome.refused, outcome.refused
+        return outcome.offer
 
     async def report(self, offer: RunOffer, state: "RunState.ValueType", **members: Any) -> wire.DispatchResponse:
         """Report as the agent would; return what came until the report was answered."""

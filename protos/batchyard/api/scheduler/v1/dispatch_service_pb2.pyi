@@ -261,8 +261,9 @@ class AgentRegistration(_message.Message):
     def claimed_before(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Fence]: ...
     @_builtins.property
     def known(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Fence]:
-        """The fences of the runs that it will report once it is accepted. A claimed run of this agent that is in neither list
-        is lost; an offer that is in neither has not reached it, and is sent again.
+        """The fences of the runs that it will report once it is accepted. What a later incarnation names in neither list is
+        lost, a claimed run as an attempt, an offer as one that never started. The same incarnation is asked for a claimed
+        run; an offer has not reached it, and is sent again.
         """
 
     def __init__(

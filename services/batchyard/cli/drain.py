@@ -1,0 +1,123 @@
+"""`batchyard drain`: take a host out of use without harm to its jobs."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import click
+import grpc
+
+from batchyard.api.operations.v1.agents_service_pb2 import (
+    AgentSummary,
+    DrainAgentRequest,
+    ListAgentsRequest,
+    ResumeAgentRequest,
+)
+from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
+from batchyard.cli import clients, options
+from batchyard.cli.folder import DataFolder
+from batchyard.cli.job_client import EXIT_INTERRUPTED, Patience
+from batchyard.cli.logging import configure_logging
+from batchyard.rpc.connection import open_channel
+
+if TYPE_CHECKING:
+    from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceAsyncStub
+
+POLL_S: Final = 0.5
+
+
+async def drain_agent(target: str, name: str, *, limit_s: int | None, resume: bool, wait: bool) -> None:
+    """Drain or resume an agent, named by its id or its host; if asked to, wait until nothing runs on it."""
+    async with open_channel(target) as channel:
+        stub: AgentsServiceAsyncStub = AgentsServiceStub(channel)
+        patience = Patience()
+        agents = await _agents(stub, patience)
+        agent_id = _found(name, agents)
+        if resume:
+            await stub.ResumeAgent(ResumeAgentRequest(agent_id=agent_id))
+            click.echo(f"agent {agent_id} takes jobs again", err=True)
+            return
+        answer = await stub.DrainAgent(DrainAgentRequest(agent_id=agent_id, limit_seconds=limit_s))
+        click.echo(f"agent {agent_id} is DRAINING, {_what_runs(answer.agent)}", err=True)
+        while wait and answer.agent.runs:
+            await anyio.sleep(POLL_S)
+            agents = await _agents(stub, patience)
+            found = next((agent for agent in agents if agent.agent_id == agent_id), AgentSummary())
+            if found.status != "DRAINING":
+                raise click.ClickException(f"agent {agent_id} is not drained any more")
+            if found.runs != answer.agent.runs:
+                click.echo(f"agent {agent_id} is DRAINING, {_what_runs(found)}", err=True)
+            answer.agent.CopyFrom(found)
+
+
+async def _agents(stub: "AgentsServiceAsyncStub", patience: Patience) -> list[AgentSummary]:
+    """Return all agents, also over a restart of the server."""
+    while True:
+        try:
+            answer = await stub.ListAgents(ListAgentsRequest())
+        except grpc.aio.AioRpcError as error:
+            await patience.wait_or_raise(error)
+        else:
+            patience.renew()
+            return list(answer.agents)
+
+
+def _found(name: str, agents: list[AgentSummary]) -> str:
+    """Return the id of the agent of this id or, if there is none, of the one on the host of this name."""
+    if any(agent.agent_id == name for agent in agents):
+        return name
+    on_host = [agent.agent_id for agent in agents if agent.hostname == name]
+    if len(on_host) > 1:
+        raise click.UsageError(f"host {name} has several agents, name one of them: {', '.join(on_host)}")
+    return on_host[0] if on_host else name
+
+
+def _what_runs(agent: AgentSummary) -> str:
+    if not agent.runs:
+        return "nothing runs on it"
+    named = ", ".join(agent.job_ids[:3])
+    more = agent.runs - len(agent.job_ids[:3])
+    return f"{agent.runs} on it: {named}{f' and {more} more' if more > 0 else ''}"
+
+
+@click.command()
+@clients.endpoint()
+@options.data_dir()
+@options.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="SECONDS",
+    help="End what still runs after so long, as if the host were gone. Default: jobs may take as long as they like.",
+)
+@options.option("--wait", is_flag=True, help="Return only when nothing runs on it any more.")
+@options.option("--resume", is_flag=True, help="Let it take jobs again.")
+@options.logging()
+@click.argument("agent")
+def drain(
+    *,
+    endpoint: str | None,
+    data_dir: Path,
+    limit: int | None,
+    wait: bool,
+    resume: bool,
+    log_format: str,
+    log_level: str,
+    agent: str,
+) -> None:
+    """Have AGENT, an agent's id or the name of its host, take no more jobs.
+
+    What it was offered and has not begun is placed elsewhere. It stays so, over restarts of everything, until --resume.
+    """
+    configure_logging(log_format, log_level)
+    if resume and (wait or limit is not None):
+        raise click.UsageError("--resume goes with neither --limit nor --wait")
+    target = clients.target_of(endpoint, DataFolder(data_dir))
+    with clients.talking_to(target, unread="nobody reads the output any more; the agent is drained"):
+        try:
+            anyio.run(partial(drain_agent, target, agent, limit_s=limit, resume=resume, wait=wait))
+        except KeyboardInterrupt:
+            click.echo("batchyard: the agent stays drained; it takes jobs again with --resume", err=True)
+            sys.exit(EXIT_INTERRUPTED)
