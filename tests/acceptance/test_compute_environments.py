@@ -39,7 +39,8 @@ def test_creates_a_managed_environment_and_returns_every_member(account: Account
     arn = make_managed(account)
     assert arn == f"arn:aws:batch:us-east-1:{account.access_key}:compute-environment/managed"
     (environment,) = describe(account, "managed")
-    assert environment.pop("ecsClusterArn").startswith(f"arn:aws:ecs:us-east-1:{account.access_key}:cluster/managed")
+    cluster = f"arn:aws:ecs:us-east-1:{account.access_key}:cluster/managed_Batch_"
+    assert environment.pop("ecsClusterArn") == cluster + environment.pop("uuid")
     assert environment == {
         "computeEnvironmentName": "managed",
         "computeEnvironmentArn": arn,
@@ -50,6 +51,7 @@ def test_creates_a_managed_environment_and_returns_every_member(account: Account
         "computeResources": EC2,
         "serviceRole": "arn:aws:iam::123456789012:role/AWSBatchServiceRole",
         "tags": {},
+        "containerOrchestrationType": "ECS",
     }
 
 

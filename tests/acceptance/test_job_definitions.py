@@ -54,6 +54,8 @@ def test_registers_a_definition_and_returns_every_member(account: Account) -> No
             "retryStrategy": {"attempts": 2, "evaluateOnExit": []},
             "timeout": {"attemptDurationSeconds": 60},
             "tags": {},
+            "propagateTags": False,
+            "containerOrchestrationType": "ECS",
         }
     ]
 

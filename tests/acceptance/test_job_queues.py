@@ -41,6 +41,7 @@ def test_creates_a_queue_and_returns_every_member(account: Account, environments
             "priority": 0,
             "computeEnvironmentOrder": order(*environment_arns),
             "tags": {"team": "blue"},
+            "jobQueueType": "ECS",
         }
     ]
 

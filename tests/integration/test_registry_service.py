@@ -287,6 +287,8 @@ class TestJobDefinitions:
                 type="container",
                 parameters={"a": ""},
                 container_properties=container,
+                propagate_tags=False,
+                container_orchestration_type="ECS",
             )
         ]
 

@@ -26,7 +26,7 @@ CALLER = Caller("111122223333", "eu-west-1")
 
 
 def made(request: CreateComputeEnvironmentRequest, compat: Compat = Compat.SEED) -> ComputeEnvironmentDetail:
-    return new_environment(request, CALLER, compat, cluster_suffix="0-0")
+    return new_environment(request, CALLER, compat, uuid="0-0")
 
 
 def update(environment: ComputeEnvironmentDetail, compat: Compat = Compat.SEED, **resources: Any) -> Any:

@@ -120,7 +120,9 @@ def test_members_that_cannot_be_are_refused(request_: CreateJobQueueRequest, mes
 
 
 def test_a_new_queue_is_enabled_and_valid() -> None:
-    queue = new_queue(a_queue("high", priority=0, tags={"a": "b"}), Caller("1" * 12, "eu-west-1"), resolved("own"))
+    queue = new_queue(
+        a_queue("high", priority=0, tags={"a": "b"}), Caller("1" * 12, "eu-west-1"), resolved("own"), "ECS"
+    )
     assert queue.job_queue_arn == "arn:aws:batch:eu-west-1:111111111111:job-queue/high"
     assert queue.state == ENABLED
     assert queue.status == ResourceStatus.RESOURCE_STATUS_VALID
@@ -131,9 +133,9 @@ def test_a_new_queue_is_enabled_and_valid() -> None:
 
 
 def test_an_update_changes_only_what_is_sent() -> None:
-    queue = new_queue(a_queue(priority=5), CALLER, resolved("own", "ec2"))
-    assert updated_queue(queue, UpdateJobQueueRequest(), []) == queue
-    changed = updated_queue(queue, UpdateJobQueueRequest(priority=0, state=DISABLED), resolved("ec2"))
+    queue = new_queue(a_queue(priority=5), CALLER, resolved("own", "ec2"), "ECS")
+    assert updated_queue(queue, UpdateJobQueueRequest(), [], "ECS") == queue
+    changed = updated_queue(queue, UpdateJobQueueRequest(priority=0, state=DISABLED), resolved("ec2"), "ECS")
     assert (changed.priority, changed.state) == (0, DISABLED)
     assert [entry.compute_environment for entry in changed.compute_environment_order] == [arn("ec2")]
 
@@ -147,6 +149,6 @@ def test_an_update_to_what_cannot_be_is_refused() -> None:
 
 
 def test_only_a_disabled_queue_may_be_deleted() -> None:
-    check_deletable(new_queue(a_queue(state=DISABLED), CALLER, []))
+    check_deletable(new_queue(a_queue(state=DISABLED), CALLER, [], "ECS"))
     with pytest.raises(WrongStateError, match=r"^Cannot delete, job queue must be DISABLED$"):
-        check_deletable(new_queue(a_queue(), CALLER, []))
+        check_deletable(new_queue(a_queue(), CALLER, [], "ECS"))

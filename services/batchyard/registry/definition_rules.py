@@ -1,19 +1,19 @@
 """What a job definition must be like, and what it is made of. Pure."""
 
-import re
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
-from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties, JobDefinition
+from google.protobuf.message import Message
+
+from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
 from batchyard.api.registry.v1.registry_service_pb2 import RegisterJobDefinitionRequest
 from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.names import RESOURCE_NAME, Caller, ResourceKind
-from batchyard.domain.resources import (
-    check_environment,
-    check_tags,
-    check_timeout,
-    reserved_resources,
-)
+from batchyard.domain.resources import check_scheduling_priority, check_tags, check_timeout
 from batchyard.domain.retries import check_retry_strategy
+from batchyard.registry.container_rules import check_consumable_resources, check_container
+from batchyard.registry.node_rules import check_nodes
+from batchyard.registry.task_rules import check_ecs_properties
 
 ACTIVE: Final = "ACTIVE"
 INACTIVE: Final = "INACTIVE"
@@ -21,28 +21,29 @@ INACTIVE: Final = "INACTIVE"
 DEFINITION_KIB_MAX: Final = 24
 """AWS's limit; it also keeps a page of definitions within one message."""
 
-_UNLIMITED: Final = -1
-# fmt: off
-_ULIMITS: Final = frozenset((
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
-))
-# fmt: on
-_VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
-_USER: Final = re.compile(r"[a-z0-9_][a-z0-9_-]{0,30}(:[a-z0-9_][a-z0-9_-]{0,30})?")
+_CONTAINER: Final = "container"
+_MULTINODE: Final = "multinode"
+_FARGATE: Final = "FARGATE"
+_CAPABILITIES: Final = (_FARGATE, "EC2")
+_ORCHESTRATION: Final = "ECS"
 
 
 def check_definition(request: RegisterJobDefinitionRequest) -> None:
     """Raise InvalidRequestError for a definition that could never run."""
     if not RESOURCE_NAME.fullmatch(request.job_definition_name):
         raise InvalidRequestError("Job Definition name should match a valid pattern.", field="jobDefinitionName")
-    if request.type == "multinode":
-        raise InvalidRequestError("Node properties of multinode job is required.", field="nodeProperties")
-    if request.type != "container":
+    if request.type not in (_CONTAINER, _MULTINODE):
         raise InvalidRequestError(
-            f"Job definition type {request.type} is not valid. Valid types: [container, multinode]", field="type"
+            f"Job definition type {request.type} is not valid. Valid types: [{_CONTAINER}, {_MULTINODE}]", field="type"
         )
-    _check_container(request.container_properties)
+    if request.HasField("scheduling_priority"):
+        check_scheduling_priority(request.scheduling_priority, "schedulingPriority")
+    _check_capabilities(request.platform_capabilities)
+    fargate = _FARGATE in request.platform_capabilities
+    if request.type == _MULTINODE:
+        _check_multinode(request, fargate=fargate)
+    else:
+        _check_containers(request, fargate=fargate)
     if request.HasField("retry_strategy"):
         strategy = request.retry_strategy
         attempts = strategy.attempts if strategy.HasField("attempts") else None
@@ -50,6 +51,7 @@ def check_definition(request: RegisterJobDefinitionRequest) -> None:
     if request.timeout.HasField("attempt_duration_seconds"):
         check_timeout(request.timeout.attempt_duration_seconds)
     check_tags(request.tags)
+    check_consumable_resources(request.consumable_resource_properties.consumable_resource_list)
     size_kib = -(-request.ByteSize() // 1024)
     if size_kib > DEFINITION_KIB_MAX:
         raise InvalidRequestError(f"Job definition size must be less than {DEFINITION_KIB_MAX} KiB, got {size_kib} KiB")
@@ -63,15 +65,11 @@ def new_definition(request: RegisterJobDefinitionRequest, caller: Caller, revisi
         job_definition_arn=caller.arn(ResourceKind.JOB_DEFINITION, f"{name}:{revision}"),
         revision=revision,
         status=ACTIVE,
-        type=request.type,
-        parameters=request.parameters,
-        container_properties=request.container_properties,
-        tags=request.tags,
+        container_orchestration_type=_ORCHESTRATION,
+        propagate_tags=False,
     )
-    if request.HasField("retry_strategy"):
-        definition.retry_strategy.CopyFrom(request.retry_strategy)
-    if request.HasField("timeout"):
-        definition.timeout.CopyFrom(request.timeout)
+    # Every member of the request stands in the definition by the same name.
+    definition.MergeFrom(_as_definition(request))
     return definition
 
 
@@ -83,45 +81,60 @@ def deregistered_definition(definition: JobDefinition) -> JobDefinition:
     return inactive
 
 
-def _check_container(container: ContainerProperties) -> None:
-    """Check a container's members, in the order of the model."""
-    if not container.image:
-        raise InvalidRequestError("ECS Container Image must be provided.", field="image")
-    reserved_resources(container)
-    _check_volumes(container)
-    check_environment(container.environment)
-    _check_mount_points(container)
-    _check_ulimits(container)
-    if container.user and not _USER.fullmatch(container.user):
-        raise InvalidRequestError(f"User '{container.user}' does not match regex", field="user")
+def _as_definition(request: RegisterJobDefinitionRequest) -> JobDefinition:
+    """Return a definition with the members of a request, and no others."""
+    registered: Message = JobDefinition()
+    for field, value in request.ListFields():
+        if field.is_repeated:
+            getattr(registered, field.name).MergeFrom(value)
+        elif field.message_type is not None:
+            getattr(registered, field.name).CopyFrom(value)
+        else:
+            setattr(registered, field.name, value)
+    return cast("JobDefinition", registered)
 
 
-def _check_volumes(container: ContainerProperties) -> None:
-    for volume in container.volumes:
-        if not _VOLUME_NAME.fullmatch(volume.name):
-            raise InvalidRequestError("Volume name should match a valid pattern.", field="volumes")
-    if len({volume.name for volume in container.volumes}) < len(container.volumes):
-        raise InvalidRequestError("Duplicate volume names.", field="volumes")
+def _check_multinode(request: RegisterJobDefinitionRequest, *, fargate: bool) -> None:
+    if not request.HasField("node_properties"):
+        raise InvalidRequestError("Node properties of multinode job is required.", field="nodeProperties")
+    for member, is_given in (
+        ("containerProperties", request.HasField("container_properties")),
+        ("ecsProperties", request.HasField("ecs_properties")),
+        ("eksProperties", request.HasField("eks_properties")),
+    ):
+        if is_given:
+            raise InvalidRequestError(f"Cannot use both nodeProperties and {member}", field=member)
+    check_nodes(request.node_properties, fargate=fargate)
 
 
-def _check_mount_points(container: ContainerProperties) -> None:
-    volumes = {volume.name for volume in container.volumes}
-    for mount_point in container.mount_points:
-        if not mount_point.container_path:
-            raise InvalidRequestError("containerPath is required.", field="mountPoints")
-        if mount_point.source_volume not in volumes:
+def _check_containers(request: RegisterJobDefinitionRequest, *, fargate: bool) -> None:
+    has_container, has_task = request.HasField("container_properties"), request.HasField("ecs_properties")
+    if request.HasField("node_properties"):
+        raise InvalidRequestError(
+            f"nodeProperties can only be used with job definition type {_MULTINODE}.", field="nodeProperties"
+        )
+    if request.HasField("eks_properties"):
+        if has_container:
             raise InvalidRequestError(
-                f"Source volume {mount_point.source_volume} of a mount point is not among the volumes.",
-                field="mountPoints",
+                "Cannot use both ECS containerProperties and eksProperties", field="eksProperties"
             )
+        raise InvalidRequestError(
+            "eksProperties is not supported by this server: it has no Kubernetes.", field="eksProperties"
+        )
+    if has_container and has_task:
+        raise InvalidRequestError("Cannot use both ECS containerProperties and ecsProperties", field="ecsProperties")
+    if has_task:
+        check_ecs_properties(request.ecs_properties, fargate=fargate)
+    else:
+        check_container(request.container_properties, fargate=fargate)
 
 
-def _check_ulimits(container: ContainerProperties) -> None:
-    for ulimit in container.ulimits:
-        if ulimit.name not in _ULIMITS:
+def _check_capabilities(capabilities: Sequence[str]) -> None:
+    for capability in capabilities:
+        if capability not in _CAPABILITIES:
             raise InvalidRequestError(
-                f"Ulimit name {ulimit.name} is not valid. Valid names: [{', '.join(sorted(_ULIMITS))}]",
-                field="ulimits",
+                f"Capability {capability} is not valid. Valid capabilities: [{', '.join(_CAPABILITIES)}]",
+                field="platformCapabilities",
             )
-        if ulimit.hard_limit != _UNLIMITED and not 0 <= ulimit.soft_limit <= ulimit.hard_limit:
-            raise InvalidRequestError("Ulimit softLimit must be between 0 and hardLimit.", field="ulimits")
+    if len(capabilities) > 1:
+        raise InvalidRequestError("Exactly 1 capability must be provided.", field="platformCapabilities")

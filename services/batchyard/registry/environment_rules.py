@@ -6,7 +6,7 @@ from typing import Final
 from batchyard.api.registry.v1.compute_environment_pb2 import (
     ComputeEnvironmentDetail,
     ComputeEnvironmentType,
-    ComputeResource,
+    UpdatePolicy,
 )
 from batchyard.api.registry.v1.registry_service_pb2 import (
     CreateComputeEnvironmentRequest,
@@ -17,49 +17,33 @@ from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError, WrongStateError
 from batchyard.domain.names import RESOURCE_NAME, Caller, ResourceKind
 from batchyard.domain.resources import check_tags
+from batchyard.registry import compute_resource_rules
+from batchyard.registry.compute_resource_rules import new_compute_resources, updated_compute_resources
 
 HEALTHY: Final = "ComputeEnvironment Healthy"
+
+_ORCHESTRATION: Final = "ECS"
 
 _MANAGED: Final = ComputeEnvironmentType.COMPUTE_ENVIRONMENT_TYPE_MANAGED
 _UNMANAGED: Final = ComputeEnvironmentType.COMPUTE_ENVIRONMENT_TYPE_UNMANAGED
 _ENABLED: Final = ResourceState.RESOURCE_STATE_ENABLED
 _DISABLED: Final = ResourceState.RESOURCE_STATE_DISABLED
-
-_RESOURCE_TYPES: Final = ("EC2", "SPOT", "FARGATE", "FARGATE_SPOT")
-_FARGATE_TYPES: Final = ("FARGATE", "FARGATE_SPOT")
-_ALLOCATION_STRATEGIES: Final = (
-    "BEST_FIT",
-    "BEST_FIT_PROGRESSIVE",
-    "SPOT_CAPACITY_OPTIMIZED",
-    "SPOT_PRICE_CAPACITY_OPTIMIZED",
-)
-_FARGATE_SUBNETS_MAX: Final = 16
-_FARGATE_SECURITY_GROUPS_MAX: Final = 5
-
-_NOT_FOR_FARGATE: Final = {
-    "minv_cpus": "minvCpus",
-    "desiredv_cpus": "desiredvCpus",
-    "instance_types": "instanceTypes",
-    "ec2_key_pair": "ec2KeyPair",
-    "instance_role": "instanceRole",
-    "tags": "tags",
-    "bid_percentage": "bidPercentage",
-    "spot_iam_fleet_role": "spotIamFleetRole",
-    "allocation_strategy": "allocationStrategy",
-}
+_CONTAINER_INSIGHTS: Final = ("ENABLED", "ENHANCED", "DISABLED")
+_UPDATE_TIMEOUT_MINUTES: Final = range(1, 7201)
+_UPDATE_TIMEOUT_MINUTES_DEFAULT: Final = 30
 
 
 def is_fargate(environment: ComputeEnvironmentDetail) -> bool:
     """Return whether jobs of this environment run on Fargate, in AWS's terms."""
-    return environment.compute_resources.type in _FARGATE_TYPES
+    return compute_resource_rules.is_fargate(environment.compute_resources)
 
 
 def new_environment(
-    request: CreateComputeEnvironmentRequest, caller: Caller, compat: Compat, cluster_suffix: str
+    request: CreateComputeEnvironmentRequest, caller: Caller, compat: Compat, uuid: str
 ) -> ComputeEnvironmentDetail:
     """Return the environment that a request describes, with its defaults; raise InvalidRequestError if it can't be.
 
-    `cluster_suffix` makes the name of the environment's ECS cluster unique.
+    `uuid` tells it from others of its name; the name of its ECS cluster ends in it.
     """
     name = request.compute_environment_name
     if not RESOURCE_NAME.fullmatch(name):
@@ -71,28 +55,41 @@ def new_environment(
     state = state_or(request.state, _ENABLED)
     if state == _DISABLED and compat is Compat.AWS:
         raise InvalidRequestError("Compute Environment must be created in ENABLED state.", field="state")
+    _check_unmanaged_vcpus(request, request.type)
+    _check_shared_members(request)
     check_tags(request.tags)
     environment = ComputeEnvironmentDetail(
         compute_environment_name=name,
         compute_environment_arn=caller.arn(ResourceKind.COMPUTE_ENVIRONMENT, name),
-        ecs_cluster_arn=f"arn:aws:ecs:{caller.region}:{caller.namespace}:cluster/{name}_Batch_{cluster_suffix}",
+        ecs_cluster_arn=f"arn:aws:ecs:{caller.region}:{caller.namespace}:cluster/{name}_Batch_{uuid}",
         type=request.type,
         state=state,
         status=ResourceStatus.RESOURCE_STATUS_VALID,
         status_reason=HEALTHY,
         service_role=request.service_role or _default_service_role(caller.namespace),
         tags=request.tags,
+        unmanagedv_cpus=request.unmanagedv_cpus if request.HasField("unmanagedv_cpus") else None,
+        container_orchestration_type=_ORCHESTRATION,
+        uuid=uuid,
+        context=request.context if request.HasField("context") else None,
+        ecs_settings=request.ecs_settings if request.HasField("ecs_settings") else None,
     )
     if request.type == _MANAGED:
         if not request.HasField("compute_resources"):
             raise InvalidRequestError("computeResources is required.", field="computeResources")
-        environment.compute_resources.CopyFrom(_new_compute_resources(request.compute_resources, compat))
+        environment.compute_resources.CopyFrom(new_compute_resources(request.compute_resources, compat))
     return environment
 
 
 def check_environment_update(request: UpdateComputeEnvironmentRequest) -> None:
     """Raise InvalidRequestError for members of an update that can't be, whatever they are merged into."""
     state_or(request.state, _ENABLED)
+    _check_shared_members(request)
+    minutes = request.update_policy.job_execution_timeout_minutes
+    if request.update_policy.HasField("job_execution_timeout_minutes") and minutes not in _UPDATE_TIMEOUT_MINUTES:
+        raise InvalidRequestError(
+            "jobExecutionTimeoutMinutes must be between 1 and 7200.", field="updatePolicy.jobExecutionTimeoutMinutes"
+        )
 
 
 def updated_environment(
@@ -104,8 +101,20 @@ def updated_environment(
     updated.state = state_or(request.state, current.state)
     if request.service_role:
         updated.service_role = request.service_role
+    _check_unmanaged_vcpus(request, current.type)
+    if request.HasField("unmanagedv_cpus"):
+        updated.unmanagedv_cpus = request.unmanagedv_cpus
+    if request.HasField("context"):
+        updated.context = request.context
+    updated.ecs_settings.MergeFrom(request.ecs_settings)
+    if not updated.ecs_settings.ListFields():
+        updated.ClearField("ecs_settings")
+    if request.HasField("update_policy"):
+        updated.update_policy.CopyFrom(_merged_policy(current.update_policy, request.update_policy))
     if request.HasField("compute_resources") and current.type == _MANAGED:
-        _update_compute_resources(updated.compute_resources, request, compat)
+        updated.compute_resources.CopyFrom(
+            updated_compute_resources(current.compute_resources, request.compute_resources, compat)
+        )
     return updated
 
 
@@ -137,118 +146,36 @@ def _default_service_role(account: str) -> str:
     return f"arn:aws:iam::{account}:role/aws-service-role/batch.amazonaws.com/AWSServiceRoleForBatch"
 
 
-def _new_compute_resources(given: ComputeResource, compat: Compat) -> ComputeResource:
-    if given.type not in _RESOURCE_TYPES:
-        raise InvalidRequestError(
-            f"Compute resource type {given.type} is not valid. Valid types: [{', '.join(_RESOURCE_TYPES)}]",
-            field="type",
-        )
-    resources = ComputeResource()
-    resources.CopyFrom(given)
-    if given.type in _FARGATE_TYPES:
-        _check_fargate(given)
-        return resources
-    _check_instances(given, compat)
-    if not resources.HasField("desiredv_cpus"):
-        resources.desiredv_cpus = resources.minv_cpus
-    _check_vcpus(resources)
-    return resources
-
-
-def _check_fargate(given: ComputeResource) -> None:
-    present = {descriptor.name for descriptor, _ in given.ListFields()}
-    for field, member in _NOT_FOR_FARGATE.items():
-        if field in present:
-            raise InvalidRequestError(f"{member} is not applicable for Fargate.", field=member)
-    _require(given.HasField("maxv_cpus"), "Resource maxvCpus is required.", "maxvCpus")
-    _require(given.maxv_cpus >= 1, "maxvCpus should be greater than or equal to 1.", "maxvCpus")
-    _require(bool(given.subnets), "subnets is required.", "subnets")
-    _require(
-        len(given.subnets) <= _FARGATE_SUBNETS_MAX,
-        f"Number of subnets must not exceed {_FARGATE_SUBNETS_MAX} for Fargate.",
-        "subnets",
-    )
-    _require(bool(given.security_group_ids), "Security group ids are required.", "securityGroupIds")
-    _require(
-        len(given.security_group_ids) <= _FARGATE_SECURITY_GROUPS_MAX,
-        f"Number of security group ids must not exceed {_FARGATE_SECURITY_GROUPS_MAX} for Fargate.",
-        "securityGroupIds",
-    )
-
-
-def _check_instances(given: ComputeResource, compat: Compat) -> None:
-    """Check the members that EC2 and SPOT need, in the order of the model."""
-    _require(given.HasField("minv_cpus"), "Resource minvCpus is required.", "minvCpus")
-    _require(given.minv_cpus >= 0, "minvCpus should be greater than or equal to 0.", "minvCpus")
-    _require(given.HasField("maxv_cpus"), "Resource maxvCpus is required.", "maxvCpus")
-    _require(bool(given.instance_types), "Resource instanceTypes are required.", "instanceTypes")
-    _require(bool(given.subnets), "subnets is required.", "subnets")
-    _require(bool(given.security_group_ids), "Security group ids are required.", "securityGroupIds")
-    _require(bool(given.instance_role), "Instance role is required.", "instanceRole")
-    _require(0 <= given.bid_percentage <= 100, "Bid percentage must be between 0 to 100.", "bidPercentage")
-    _require(
-        not given.HasField("allocation_strategy") or given.allocation_strategy in _ALLOCATION_STRATEGIES,
-        f"Allocation strategy {given.allocation_strategy} is not valid. "
-        f"Valid strategies: [{', '.join(_ALLOCATION_STRATEGIES)}]",
-        "allocationStrategy",
-    )
-    # The seed has the fleet role optional and knows no strategies: only who names BEST_FIT gets today's rule there.
-    strategies_with_fleet_role = ("BEST_FIT",) if compat is Compat.SEED else ("BEST_FIT", "")
-    _require(
-        given.type != "SPOT"
-        or given.allocation_strategy not in strategies_with_fleet_role
-        or bool(given.spot_iam_fleet_role),
-        "compute resource spotIamFleetRole is required.",
-        "spotIamFleetRole",
-    )
-
-
-def _check_vcpus(resources: ComputeResource) -> None:
-    """Check how minimum, maximum and wish relate."""
-    _require(resources.minv_cpus >= 0, "minvCpus should be greater than or equal to 0.", "minvCpus")
-    _require(
-        resources.maxv_cpus >= resources.minv_cpus,
-        "maxvCpus should be greater than or equal to minvCpus.",
-        "maxvCpus",
-    )
-    _require(
-        resources.minv_cpus <= resources.desiredv_cpus <= resources.maxv_cpus,
-        "desiredvCpus should be between minvCpus and maxvCpus.",
-        "desiredvCpus",
-    )
-
-
-def _update_compute_resources(
-    resources: ComputeResource, request: UpdateComputeEnvironmentRequest, compat: Compat
+def _check_unmanaged_vcpus(
+    request: CreateComputeEnvironmentRequest | UpdateComputeEnvironmentRequest, kind: ComputeEnvironmentType.ValueType
 ) -> None:
-    """Merge an update into the resources, and check the result."""
-    update = request.compute_resources
-    if resources.type in _FARGATE_TYPES:
-        _require(not update.HasField("minv_cpus"), "minvCpus is not applicable for Fargate.", "minvCpus")
-        _require(not update.HasField("desiredv_cpus"), "desiredvCpus is not applicable for Fargate.", "desiredvCpus")
-        if update.HasField("maxv_cpus"):
-            _require(update.maxv_cpus >= 1, "maxvCpus should be greater than or equal to 1.", "maxvCpus")
-            resources.maxv_cpus = update.maxv_cpus
+    if not request.HasField("unmanagedv_cpus"):
         return
-    if compat is Compat.AWS and update.HasField("desiredv_cpus"):
-        _require(
-            update.desiredv_cpus >= resources.desiredv_cpus,
-            "Manually scaling down compute environment is not supported.",
-            "desiredvCpus",
+    if kind != _UNMANAGED:
+        raise InvalidRequestError(
+            "unmanagedvCpus is not applicable for managed Compute Environments", field="unmanagedvCpus"
         )
-    resources.MergeFrom(
-        ComputeResource(
-            minv_cpus=update.minv_cpus if update.HasField("minv_cpus") else None,
-            maxv_cpus=update.maxv_cpus if update.HasField("maxv_cpus") else None,
-            desiredv_cpus=update.desiredv_cpus if update.HasField("desiredv_cpus") else None,
-        )
-    )
-    if not update.HasField("desiredv_cpus"):
-        # The wish follows the bounds that the caller moves.
-        resources.desiredv_cpus = max(resources.minv_cpus, min(resources.desiredv_cpus, resources.maxv_cpus))
-    _check_vcpus(resources)
+    if request.unmanagedv_cpus < 0:
+        raise InvalidRequestError("unmanagedvCpus should be greater than or equal to 0.", field="unmanagedvCpus")
 
 
-def _require(holds: bool, message: str, field: str) -> None:
-    if not holds:
-        raise InvalidRequestError(message, field=field)
+def _check_shared_members(request: CreateComputeEnvironmentRequest | UpdateComputeEnvironmentRequest) -> None:
+    """Check the members that are alike in a new environment and in an update."""
+    if request.HasField("eks_configuration"):
+        raise InvalidRequestError(
+            "eksConfiguration is not supported by this server: it has no Kubernetes.", field="eksConfiguration"
+        )
+    settings = request.ecs_settings
+    if settings.HasField("container_insights") and settings.container_insights not in _CONTAINER_INSIGHTS:
+        raise InvalidRequestError(
+            f"Container insights {settings.container_insights} is not valid. "
+            f"Valid values: [{', '.join(_CONTAINER_INSIGHTS)}]",
+            field="ecsSettings.containerInsights",
+        )
+
+
+def _merged_policy(current: UpdatePolicy, given: UpdatePolicy) -> UpdatePolicy:
+    merged = UpdatePolicy(terminate_jobs_on_update=False, job_execution_timeout_minutes=_UPDATE_TIMEOUT_MINUTES_DEFAULT)
+    merged.MergeFrom(current)
+    merged.MergeFrom(given)
+    return merged

@@ -41,7 +41,7 @@ class Environments:
         self, request: CreateComputeEnvironmentRequest, caller: Caller
     ) -> CreateComputeEnvironmentResponse:
         """Create an environment, VALID at once. Raises InvalidRequestError, AlreadyExistsError."""
-        environment = new_environment(request, caller, self._compat, cluster_suffix=str(uuid.uuid4()))
+        environment = new_environment(request, caller, self._compat, uuid=str(uuid.uuid4()))
         key = environment_key(caller.namespace, environment.compute_environment_name)
 
         def work(writer: RegistryWriter) -> None:

@@ -7,7 +7,8 @@ name that the job store may still know as deleted.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batchyard.api.registry.v1.job_queue_pb2 import ComputeEnvironmentOrder, JobQueueDetail
+from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentDetail
+from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.registry_service_pb2 import (
     CreateJobQueueRequest,
     CreateJobQueueResponse,
@@ -19,18 +20,30 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
     UpdateJobQueueResponse,
 )
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceStatus
-from batchyard.domain.errors import AlreadyExistsError
+from batchyard.domain.errors import AlreadyExistsError, InvalidRequestError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
-from batchyard.registry.messages import environment_in, environment_key, find_live, put, queue_in, queue_key
+from batchyard.registry.messages import (
+    environment_in,
+    environment_key,
+    find_live,
+    policy_key,
+    put,
+    queue_in,
+    queue_key,
+)
+from batchyard.registry.policies import policy_name
 from batchyard.registry.queue_rules import (
     EnvironmentPlace,
     check_deletable,
+    check_new_policy,
     check_new_queue,
+    check_queue_type,
     check_queue_update,
     deleted_queue,
     environment_order,
     environment_places,
     new_queue,
+    queue_type,
     updated_queue,
     with_status,
 )
@@ -64,11 +77,14 @@ class Queues:
         key = queue_key(caller.namespace, request.job_queue_name)
 
         def work(writer: RegistryWriter) -> _Changed:
-            order = _resolved(writer, places, caller.namespace)
+            used = _environments(writer, places, caller.namespace)
+            order, kind = environment_order(places, used), queue_type(used.values())
+            check_queue_type(request.job_queue_type, kind)
+            _check_policy(writer, request.scheduling_policy_arn, caller)
             stored = writer.find(key)
             if stored is not None and stored.status != DELETED:
                 raise AlreadyExistsError("Object already exists", field="jobQueueName")
-            queue = new_queue(request, caller, order)
+            queue = new_queue(request, caller, order, kind)
             if stored is None:
                 put(writer, caller.namespace, queue)
                 return _Changed(queue)
@@ -101,14 +117,18 @@ class Queues:
         reference = request.job_queue
         name = name_in_reference(reference, _KIND, caller.namespace)
         sent = request.compute_environment_order
-        places = environment_places(sent, caller.namespace) if sent else ()
+        replaces_order = bool(sent) or "computeEnvironmentOrder" in request.cleared_members
+        places = environment_places(sent, caller.namespace) if replaces_order else ()
 
         def work(writer: RegistryWriter) -> _Changed:
             stored = None if name is None else find_live(writer, queue_key(caller.namespace, name))
             if stored is None:
                 raise not_found(reference, _KIND, caller)
             current = queue_in(stored)
-            updated = updated_queue(current, request, _resolved(writer, places, caller.namespace))
+            used = _environments(writer, places, caller.namespace)
+            check_new_policy(current, request)
+            updated = updated_queue(current, request, environment_order(places, used), queue_type(used.values()))
+            _check_policy(writer, request.scheduling_policy_arn, caller)
             check_decided(stored, "update")
             if updated.state == current.state:
                 put(writer, caller.namespace, updated)
@@ -147,8 +167,18 @@ class Queues:
         return changed.queue
 
 
-def _resolved(
+def _environments(
     writer: RegistryWriter, places: Sequence[EnvironmentPlace], namespace: str
-) -> list[ComputeEnvironmentOrder]:
+) -> dict[str, ComputeEnvironmentDetail]:
+    """Return those of the environments of an order that exist, by name."""
     found = (find_live(writer, environment_key(namespace, place.name)) for place in places)
-    return environment_order(places, {stored.key.name: environment_in(stored) for stored in found if stored})
+    return {stored.key.name: environment_in(stored) for stored in found if stored}
+
+
+def _check_policy(writer: RegistryWriter, arn: str, caller: Caller) -> None:
+    """Raise InvalidRequestError if a request names a scheduling policy that does not exist."""
+    if not arn:
+        return
+    name = policy_name(arn, caller)
+    if name is None or find_live(writer, policy_key(caller.namespace, name)) is None:
+        raise InvalidRequestError(f"SchedulingPolicy {arn} not found.", field="schedulingPolicyArn")
