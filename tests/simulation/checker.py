@@ -26,6 +26,7 @@ class Checker:
         self.connection: sqlite3.Connection
         self.on_start: Callable[[], None] = lambda: None
         """Called after each start of a process: a good moment for faults."""
+        self.on_rollback: Callable[[], None] = lambda: None
         self.on_offer: Callable[[AgentId], None] = lambda _: None
         self.capacities: dict[str, Need] = {}
         self.ceilings: dict[str, int] = {}
@@ -161,6 +162,23 @@ class Checker:
         """Take in that a client was told that its cancel or terminate was done."""
         if terminated or self.starts[job_id] == 0:
             self.stopped.add(job_id)
+
+    def rolled_back(self) -> None:
+        """Take in that the store is what it was once: what has happened since then it may ask for again.
+
+        Fences are never used again, and no two runs of a job overlap all the same.
+        """
+        self.was_rolled_back = True
+        jobs = {job.key: job for job in self._all_jobs()}
+        self.acknowledged &= {key.job_id for key in jobs}
+        self.stopped &= {key.job_id for key, job in jobs.items() if job.state in TERMINAL}
+        self._named.clear()
+        self._attempts.clear()
+        self._states = {key: job.state for key, job in jobs.items()}
+        self._ends = {key: astuple(job) for key, job in jobs.items() if job.state in TERMINAL}
+        for key, job in jobs.items():
+            self.starts[key.job_id] = job.attempts_made
+        self.on_rollback()
 
     # The end
 

@@ -132,6 +132,27 @@ class Nemesis:
             self._scene.store.crash()
             self._later(self._a_while(), self._scene.store.start)
 
+    def _store_restore(self) -> None:
+        """Set the store back to a backup of a while ago, when all runs of the time since are over: that is assumed."""
+        store = self._scene.store
+        copy = store.connection.serialize()
+        outage_s = store.leader_lease_s * 1.05 + self._longer_than_a_lease()
+
+        def begin() -> None:
+            if not store.life.alive:
+                return
+            store.crash()
+            over_at = self._kernel.now + outage_s
+
+            def finish() -> None:
+                if self._kernel.now >= over_at:
+                    store.restore(copy)
+                store.start()
+
+            self._later(outage_s, finish)
+
+        self._kernel.after(self._a_while(), self._life, begin)
+
     def _scheduler_crash(self) -> None:
         if self._scene.scheduler.life.alive:
             self._scene.scheduler.crash()

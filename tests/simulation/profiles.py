@@ -23,6 +23,7 @@ KINDS: Final = (
     "slow network",
     "late answers",
     "abandoned streams",
+    "store restore",
     "store disk",
     "slow disk",
     "lying runtime",
@@ -46,6 +47,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "pauses": Profile(("pause at an offer", "agent pause"), (6, 15)),
     "old streams": Profile(("abandoned streams",), (4, 8)),
     "resources": Profile(("resource changes", "scheduler crash"), (6, 15)),
+    "backups": Profile(("store restore", "agent crash", "partition"), (4, 8)),
     "runtimes": Profile(("lying runtime", "launcher death", "agent crash"), (6, 15)),
 }
 """Storms, by name. A seed without one has any number of kinds."""

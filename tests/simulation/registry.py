@@ -105,14 +105,15 @@ class Registry:
         self._note_ceilings()
         for life, tell in self._followers:
             self._kernel.after(self._kernel.rng.random() * 2, life, tell)
-        self._settle_store()
+        self.tell_store()
 
-    def _settle_store(self) -> None:
+    def tell_store(self) -> None:
+        """Have the job store know all that there is, as soon as it can."""
         revision = self._revision
 
         def answered(value: object) -> None:
             if isinstance(value, Exception) and revision == self._revision:
-                self._kernel.after(1, self._life, self._settle_store)
+                self._kernel.after(1, self._life, self.tell_store)
 
         self.settle(self.settlement(), answered)
 

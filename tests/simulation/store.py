@@ -5,10 +5,14 @@ The database survives the actor, as a disk does. What is here in place of produc
 
 import pickle
 import sqlite3
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import BatchyardError, UnavailableError
@@ -22,6 +26,7 @@ from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import submit_once
 from batchyard.storage.jobs import Changes, StorageError
+from batchyard.storage.sqlite import backup
 from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
 from simulation.checker import Checker
@@ -65,9 +70,11 @@ class Store:
         settle: Callable[[Group], object],
         *,
         leader_lease_s: float,
+        folder: Path,
     ) -> None:
+        self._folder = folder
         self._kernel = kernel
-        self._leader_lease_s = leader_lease_s
+        self.leader_lease_s = leader_lease_s
         self._net = net
         self._checker = checker
         self.clock = HostClock(kernel)
@@ -93,13 +100,25 @@ class Store:
         self._open()
         assert self.core is not None
         leader = self.core.counters.leader
-        self.leadership = Leadership(self._leader_lease_s, holder=leader.scheduler_id, now=self.clock.monotonic_s())
+        self.leadership = Leadership(self.leader_lease_s, holder=leader.scheduler_id, now=self.clock.monotonic_s())
 
     def crash(self) -> None:
         """Die."""
         self._kernel.note("store dies")
         self.life.alive = False
         self._net.died(self.life)
+
+    def restore(self, copy: bytes) -> None:
+        """Put a copy in the place of the database, as `batchyard restore` does."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            path = Path(folder) / "jobs.db"
+            path.write_bytes(copy)
+            with patch.object(time, "time", lambda: self.clock.now_ms() / 1000):
+                backup._begin_anew(path)
+            with closing(sqlite3.connect(path)) as restored:
+                restored.backup(self.connection)
+        self._kernel.note("store is set back to a backup")
+        self._checker.rolled_back()
 
     def _open(self) -> None:
         self.core: JobStoreCore | None = JobStoreCore(self.writer)

@@ -57,8 +57,11 @@ class World:
         self.faults_s = rng.uniform(4, 10) * config.lease_s
         self.registry = Registry(kernel, self.checker)
         names = self.registry.queue_names
-        leader_lease_s = rng.uniform(3, 25)
-        self.store = Store(kernel, self.net, self.checker, self.registry.settlement(), leader_lease_s=leader_lease_s)
+        self.store = Store(
+            *(kernel, self.net, self.checker, self.registry.settlement()),
+            leader_lease_s=rng.uniform(3, 25),
+            folder=disk,
+        )
         self.registry.settle = self.store.settle
         self.checker.connection = self.store.connection
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
@@ -70,6 +73,7 @@ class World:
         jobs = rng.randint(20, 60)
         self.client = Client(kernel, self.net, self.checker, names, jobs=jobs, within_s=self.faults_s * 0.9)
         self.watcher = Watcher(kernel, self.net, self.checker)
+        self.checker.on_rollback = self._rolled_back
         drawn = draw(rng)
         scene = Scene(self.store, self.scheduler, self.rival, self.machines, self.registry, config)
         self.nemesis = Nemesis(kernel, self.net, scene, profile or drawn, within_s=self.faults_s)
@@ -85,6 +89,10 @@ class World:
         host.kill_latency_s = self.config.kill_budget_s / 4
         host.durations = lambda: rng.choice((0.002, 0.1, 0.5, 2.0, 5.0)) * (0.1 + rng.random()) * self.config.lease_s
         return Machine(host)
+
+    def _rolled_back(self) -> None:
+        self.watcher.forget()
+        self.registry.tell_store()
 
     def _watch(self) -> None:
         """Look at everything now and then."""
