@@ -7,8 +7,9 @@ from dataclasses import astuple
 
 from batchyard.agent.launcher.ledger import Fence, Need
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobId, JobKey
-from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
-from batchyard.jobstore.effects import Committed
+from batchyard.domain.lifecycle import TERMINAL, UNSTARTED_LOSSES_MAX, JobState, RunState
+from batchyard.jobstore.effects import Committed, OfferOutcome
+from batchyard.storage.jobs import EnvironmentKey
 from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter
 from simulation.kernel import Kernel
 from support.jobs import NAMESPACE
@@ -118,11 +119,24 @@ class Checker:
             self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
         for offer in committed.effects.offers:
             if offer.refusal is None:
+                self._check_place(offer)
                 self.on_offer(offer.agent_id)
         if committed.changes:
             self._kernel.note(
                 "commit " + ", ".join(f"{change.key.job_id} {change.state.name}" for change in committed.changes)
             )
+
+    def _check_place(self, offer: OfferOutcome) -> None:
+        assert offer.job is not None
+        assert offer.job.run is not None
+        writer = SqliteJobWriter(self.connection)
+        name = offer.job.run.compute_environment
+        key = EnvironmentKey(NAMESPACE, name)
+        environment, agent = writer.environment(key), writer.agent(offer.agent_id)
+        ceiling = environment.max_vcpus_milli if environment is not None else 0
+        reserved = writer.reserved_vcpus().get(key, 0)
+        self.require(ceiling is None or reserved <= ceiling, "I7", f"{reserved} of {ceiling} are reserved in {name}")
+        self.require(agent is not None and not agent.draining, "I7", f"{offer.agent_id} gets an offer and is drained")
 
     def store_changed(self) -> None:
         """Look at everything: a commit that failed may have been applied."""
@@ -130,6 +144,7 @@ class Checker:
             if self._states.get(job.key) is not job.state:
                 self._moved(job.key, job.state, unseen=True)
             self.require(job.attempts_made <= job.attempts_allowed, "I5", f"{job.key.job_id} has too many attempts")
+            self.require(job.unstarted_losses <= UNSTARTED_LOSSES_MAX, "I5", f"{job.key.job_id} is placed for ever")
         for fence, moment in self._ends_by.items():
             self.require(self._kernel.now <= moment, "I9", f"{fence} runs on after its timeout")
         for fence, (_, started) in self.live.items():

@@ -42,6 +42,8 @@ class Host:
         """The longest that a process takes to die of SIGKILL."""
         self.durations: Callable[[], float] = lambda: 1.0
         self.disk_failures = 0.0
+        self.claim_deaths = 0.0
+        """Probability that the launcher dies when a claim is on disk and the run has not started."""
         self.lies = 0.0
         """Probability that its launcher tells something of its runs late, again, or not whole."""
         self.namespaced = kernel.chance(0.8)
@@ -102,6 +104,10 @@ class Host:
             os.truncate(self.folder / "journal", kept)
 
 
+class _DeathError(Exception):
+    """The launcher dies at this very place."""
+
+
 class SyncedJournal(Journal):
     """The production journal, which knows how much of it a power cut leaves, on a disk that may be full."""
 
@@ -119,6 +125,8 @@ class SyncedJournal(Journal):
         self.written = self._size
         if sync:
             self.synced = self._size
+        if self._is_ready and line[0] == "C" and self._host.kernel.chance(self._host.claim_deaths):
+            raise _DeathError
 
     def _rewrite(self, data: bytes) -> None:
         super()._rewrite(data)
@@ -260,7 +268,11 @@ class SimulatedLauncher(Launcher):
                 self.die()
                 self.host.launcher = None
                 return
-            self.turn()
+            try:
+                self.turn()
+            except _DeathError:
+                self.host.launcher_dies()
+                return
             patience_s = self._patience(wire.now())
         if patience_s is not None:
             self._wake_in(max(0.001, patience_s / self.host.clock.rate))

@@ -50,7 +50,7 @@ class Nemesis:
         self._scene = scene
         self._kinds = kinds = profile.kinds
         self._every_s = within_s / kernel.rng.choice(profile.strikes)
-        self._life = Life("nemesis")
+        self._life, self._operator = Life("nemesis"), Life("operator")
         self._repairs: list[Callable[[], None]] = []
         if kinds:
             self._next()
@@ -68,6 +68,26 @@ class Nemesis:
             pause_s = self._longer_than_a_lease()
             self._kernel.after(delay_s, self._life, lambda: self._pause_agent(machine, pause_s))
 
+    def _drain(self) -> None:
+        agent_id = self._kernel.rng.choice(self._scene.machines).host.agent_id
+        limit_ms = self._kernel.rng.choice((None, 0, 10_000))
+        for scheduler in (self._scene.scheduler, self._scene.rival):
+            scheduler.drain(agent_id, draining=True, limit_ms=limit_ms)
+        self._kernel.after(self._a_while(), self._life, lambda: self._end_drains([agent_id]))
+
+    def _end_drains(self, agent_ids: Sequence[str]) -> None:
+        for scheduler in (self._scene.scheduler, self._scene.rival):
+            for agent_id in agent_ids:
+                scheduler.drain(agent_id, draining=False)
+
+    def _end_all_drains(self) -> None:
+        """Ask again and again, as an operator does, until no agent is drained."""
+        rows = self._scene.store.connection.execute("SELECT agent_id FROM agents WHERE draining ORDER BY agent_id")
+        drained = [agent_id for (agent_id,) in rows]
+        self._end_drains(drained)
+        if drained:
+            self._kernel.after(2, self._operator, self._end_all_drains)
+
     def stop(self) -> None:
         """Do no more harm, and repair what was done."""
         self._kernel.note("the faults are over")
@@ -77,6 +97,7 @@ class Nemesis:
             repair()
         self._repairs.clear()
         self._scene.registry.restore()
+        self._end_all_drains()
         for life in self._lives():
             life.paused_until = min(life.paused_until, self._kernel.now)
 
@@ -193,6 +214,17 @@ class Nemesis:
         # Without a namespace somebody must be there to end what a launcher leaves behind: that is assumed.
         if machine.host.namespaced or (machine.life.alive and machine.life.paused_until <= self._kernel.now):
             machine.host.launcher_dies()
+
+    def _death_at_a_claim(self) -> None:
+        hosts = [machine.host for machine in self._scene.machines if machine.host.namespaced]
+        probability = self._kernel.rng.choice((0.2, 0.7))
+
+        def set_all(probability: float) -> None:
+            for host in hosts:
+                host.claim_deaths = probability
+
+        set_all(probability)
+        self._later(self._a_while(), lambda: set_all(0))
 
     def _power_failure(self) -> None:
         machine = self._kernel.rng.choice(self._scene.machines)

@@ -12,6 +12,7 @@ KINDS: Final = (
     "usurper",
     "agent crash",
     "launcher death",
+    "death at a claim",
     "power failure",
     "store pause",
     "scheduler pause",
@@ -28,6 +29,7 @@ KINDS: Final = (
     "slow disk",
     "lying runtime",
     "resource changes",
+    "drain",
     "journal disk",
 )
 
@@ -48,7 +50,8 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "old streams": Profile(("abandoned streams",), (4, 8)),
     "resources": Profile(("resource changes", "scheduler crash"), (6, 15)),
     "backups": Profile(("store restore", "agent crash", "partition"), (4, 8)),
-    "runtimes": Profile(("lying runtime", "launcher death", "agent crash"), (6, 15)),
+    "drains": Profile(("drain", "scheduler crash", "agent crash"), (6, 15)),
+    "runtimes": Profile(("lying runtime", "launcher death", "death at a claim", "agent crash"), (6, 15)),
 }
 """Storms, by name. A seed without one has any number of kinds."""
 

@@ -34,7 +34,7 @@ class SchedulerActor:
         self._registry = registry
         self.name = name
         self.life = Life(name)
-        self._starts = 0
+        self._starts = self._requests = 0
         self.start()
 
     def start(self) -> None:
@@ -61,6 +61,16 @@ class SchedulerActor:
         self._kernel.note(f"{self.name} dies")
         self.life.alive = False
         self._net.died(self.life)
+
+    def drain(self, agent_id: str, *, draining: bool, limit_ms: int | None = None) -> None:
+        """Ask for an agent to be drained, or to be drained no more, if this scheduler leads."""
+        outbox = self.core._store
+        if self.life.alive and outbox is not None and self.core._may_act(self._clock.monotonic_s()):
+            self._requests += 1
+            outbox.drain(
+                wire.AgentDrain(agent_id=agent_id, draining=draining, limit_ms=limit_ms, request=self._requests)
+            )
+            self._react()
 
     # The stream with the job store
 
