@@ -127,7 +127,7 @@ class World:
             machine.host.launcher_dies()
 
 
-def simulate(seed: int, *, profile: str | None = None) -> Outcome:
+def simulate(seed: int, profile: str | None = None) -> Outcome:
     """Run a seed to its end, or to its first violation; in the storm of this name, or in `peace`, if one is given."""
     folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=folder) as disk, simulated_machine():

@@ -1,5 +1,5 @@
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -404,6 +404,25 @@ def test_a_new_incarnation_loses_what_it_claimed_and_gives_back_what_it_never_sa
     assert (given_back.state, given_back.run, given_back.attempts_made) == (JobState.RUNNABLE, None, 0)
     store.report(ended, ended_run, RunState.DONE, incarnation=2, exit_code=0)
     assert store.job(ended).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        lambda group: group.register(AGENT, 2, (), ()),
+        lambda group: group.lose_agent(AGENT, 1),
+    ],
+)
+def test_an_offer_that_is_over_in_its_own_group_is_refused(store: Store, over: Callable[[Group], None]) -> None:
+    # Else its scheduler would wait for the answer, and the job for its scheduler.
+    key = store.submit(attempts=2)
+    proposal = Proposal(key, store.job(key).version, AGENT, 1, "environment")
+    committed = store.group(lambda group: group.offer(proposal), over).committed
+    (outcome,) = committed.effects.offers
+    assert outcome.refusal is not None
+    assert (outcome.refusal.cause, outcome.job) == (Cause.AGENT, None)
+    assert not committed.effects.ended
+    assert [(job.key, job.version) for job in store.queued(committed)] == [(key, store.job(key).version)]
 
 
 def test_a_claim_that_a_later_incarnation_does_not_speak_of_is_lost(store: Store) -> None:

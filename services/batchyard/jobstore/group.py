@@ -108,7 +108,7 @@ class Group:
         self._new: dict[JobKey, NewJob] = {}
         self._waiting_for: dict[int, list[Job]] = {}
         self._finished: list[Job] = []
-        self._offered: list[Job] = []
+        self._offered: list[tuple[Job, Run]] = []
         self._queues: dict[QueueKey, QueueCopy | None] = {}
         self._environments: dict[EnvironmentKey, EnvironmentCopy | None] = {}
         self._reserved: dict[EnvironmentKey, int] = {}
@@ -327,7 +327,7 @@ class Group:
             self._fail_by_request(job, run, fault)
             return
         self._set_run(job, run)
-        self._offered.append(job)
+        self._offered.append((job, run))
 
     def report(self, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
         """Take in what an agent says of a run, if the run is the job's current one.
@@ -406,14 +406,22 @@ class Group:
         for key, added in self._reserved.items():
             self._numbers.reserved_vcpus[key] = self._numbers.reserved_vcpus.get(key, 0) + added
         if self._offered:
-            specs = self._storage.specs([job.sequence for job in self._offered])
-            for job in self._offered:
-                if job.run is not None:
-                    outcome = OfferOutcome(
-                        job.key, job.run.agent_id, job.run.incarnation, replace(job), specs[job.sequence]
-                    )
-                    self._effects.offers.append(outcome)
+            self._answer_offers()
         return Committed(self._numbers.revision, bool(changes), self._effects, changes.events, self._decided)
+
+    def _answer_offers(self) -> None:
+        """Tell of each offer. One that was given up in this very group is refused: nobody has heard of its fence."""
+        specs = self._storage.specs([job.sequence for job, _ in self._offered])
+        given_up = set()
+        for job, run in self._offered:
+            if job.run is not None and job.run.fence == run.fence:
+                outcome = OfferOutcome(job.key, run.agent_id, job.run.incarnation, replace(job), specs[job.sequence])
+            else:
+                given_up.add(run.fence)
+                refusal = Refusal(Cause.AGENT, "the agent was lost, or has begun anew")
+                outcome = OfferOutcome(job.key, run.agent_id, run.incarnation, refusal=refusal)
+            self._effects.offers.append(outcome)
+        self._effects.ended = [ended for ended in self._effects.ended if ended.fence not in given_up]
 
     # The parts of moves
 
@@ -612,7 +620,7 @@ class Group:
 
     def _jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
         jobs = {job.key: self._adopt(job) for job in self._storage.jobs_of_agent(agent_id)}
-        jobs.update((job.key, job) for job in self._offered)
+        jobs.update((job.key, job) for job, _ in self._offered)
         return [job for job in jobs.values() if job.run is not None and job.run.agent_id == agent_id]
 
     def _job_of_run(self, agent_id: AgentId, fence: Fence) -> Job | None:
