@@ -20,6 +20,7 @@ from batchyard.api.registry.v1 import registry_service_pb2 as registry
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import DispatchServiceStub
+from batchyard.domain.clock import Clock
 from batchyard.jobstore.app import open_job_store
 from batchyard.jobstore.retention import RETENTION_S
 from batchyard.registry.app import open_registry
@@ -151,13 +152,13 @@ class Scheduler:
 
 @asynccontextmanager
 async def control_plane(
-    folder: Path, *, leader_lease_s: float | None = None, retention_s: float = RETENTION_S
+    folder: Path, *, leader_lease_s: float | None = None, retention_s: float = RETENTION_S, clock: Clock | None = None
 ) -> AsyncIterator[ControlPlane]:
     """Run a registry and a job store on the databases of a folder."""
     server = InProcessServer(default_interceptors())
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(InProcessChannel(server))
-        clock = SystemClock()
+        clock = clock or SystemClock()
         services = [
             *await stack.enter_async_context(
                 open_registry(database=folder / "registry.db", job_store=channel, clock=clock)

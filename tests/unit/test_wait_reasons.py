@@ -4,8 +4,9 @@ import pytest
 
 from batchyard.domain.jobs import Job
 from batchyard.domain.lifecycle import JobState
-from batchyard.jobstore.reasons import LineKey, WaitReasons
-from support.jobs import NAMESPACE, a_job, a_run
+from batchyard.jobstore.reasons import TimeLimit, WaitReasons, overdue
+from batchyard.storage.listings import LineKey
+from support.jobs import NAMESPACE, Store, a_job, a_run
 
 LINE = LineKey(NAMESPACE, "queue", 1000, 128, 0)
 
@@ -63,3 +64,41 @@ def test_how_long_it_has_been_so_is_counted_by_code_and_over_schedulers() -> Non
     reasons.tell(LINE, "", 10)
     reasons.tell(LINE, "CAPACITY:B", 11)
     assert reasons.lines[LINE].since_s == 11
+
+
+@pytest.mark.parametrize(
+    ("limits", "now_s", "expected"),
+    [
+        ([TimeLimit("CAPACITY:A", 600)], 700, [LINE]),
+        ([TimeLimit("CAPACITY:A", 600)], 699, []),
+        ([TimeLimit("CAPACITY:B", 600)], 700, []),
+        ([TimeLimit("CAPACITY:B", 600), TimeLimit("CAPACITY:A", 600)], 700, [LINE]),
+        ([], 10_000, []),
+    ],
+)
+def test_a_line_is_overdue_when_it_has_waited_as_long_as_its_queue_lets_it(
+    limits: list[TimeLimit], now_s: float, expected: list[LineKey]
+) -> None:
+    reasons = WaitReasons()
+    reasons.tell(LINE, "CAPACITY:A - no host", 100)
+    reasons.tell(LINE._replace(job_queue="other"), "CAPACITY:A - no host", 100)
+    found = overdue(reasons.lines, lambda queue: limits if queue.name == "queue" else (), now_s)
+    assert [line for line, _ in found] == expected
+
+
+def test_only_jobs_that_have_waited_long_enough_themselves_are_found_and_end() -> None:
+    store = Store()
+    old, large, offered = store.submit("old"), store.submit("large"), store.submit("offered")
+    store.connection.execute("UPDATE jobs SET vcpus_milli = 2000 WHERE job_id = 'large'")
+    store.register()
+    store.offer(offered)
+    store.now += 1
+    young = store.submit("young")
+    assert store.reader.waiting(LINE, store.now, 10) == [old, young]
+    assert store.reader.waiting(LINE, store.now, 1) == [old]
+    assert store.reader.waiting(LINE, store.now - 1, 10) == [old]
+    result = store.group(lambda group: group.expire(old, "too long"), lambda group: group.expire(offered, "too long"))
+    assert list(result.committed.effects.withdrawn) == [old]
+    job = store.job(old)
+    assert (job.state, job.status_reason, job.cancelled) == (JobState.FAILED, "too long", True)
+    assert [store.job(key).state for key in (large, offered, young)] == [JobState.RUNNABLE] * 3

@@ -186,6 +186,11 @@ def reason_lost_too_often(agent_id: str) -> str:
     return f"{reason_host_lost(agent_id)} Lost {UNSTARTED_LOSSES_MAX} times before its command started."
 
 
+def reason_time_limit(code: str) -> str:
+    """Return AWS's status reason for a job that its queue does not let wait any longer; the code says for what."""
+    return f"Canceled by JobStateTimeLimit action due to reason: {code}"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the end of an attempt means for its job."""

@@ -35,6 +35,7 @@ from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
 from batchyard.jobstore.tags import JobTagsServicer
+from batchyard.jobstore.timelimits import TimeLimits
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.health import Health
 from batchyard.rpc.reconnect import reconnecting
@@ -116,6 +117,10 @@ async def open_job_store(
             settlement = SettlementServicer(copies)
             tags = JobTagsServicer(writer=writer, reading=reading)
             tasks.start_soon(_follow, copies)
+            time_limits = TimeLimits(
+                writer=writer, reading=reading, reasons=reasons, limits_of=copies.time_limits, clock=clock
+            )
+            tasks.start_soon(time_limits.run)
             retention = Retention(writer, clock, retention_s)
             tasks.start_soon(retention.run)
             log_retention = LogRetentionServicer(retention, reading)

@@ -20,8 +20,8 @@ from batchyard.jobstore.effects import (
     queued,
 )
 from batchyard.jobstore.offers import Cause, Proposal
-from batchyard.jobstore.reasons import LineKey
 from batchyard.storage.jobs import AgentRecord
+from batchyard.storage.listings import LineKey
 
 ENTRIES_A_MESSAGE: Final = 1000
 OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024

@@ -218,6 +218,12 @@ class Group:
             tags = dict(JobSpec.FromString(spec).tags)
         self._changes.tags[job.sequence] = merged_tags(tags, changes, removed)
 
+    def expire(self, key: JobKey, reason: str) -> None:
+        """Cancel a job that has waited for too long, unless it is being placed by now."""
+        job = self._job(key)
+        if job is not None and job.state is JobState.RUNNABLE and job.run is None:
+            self._cancel_now(job, reason)
+
     # What a scheduler asks
 
     def under(self, leader_epoch: int, act: "Callable[[Group], object]") -> object:

@@ -4,21 +4,14 @@ Kept in memory alone, and put into what is told of a job when it is read: a reas
 for a million of them at once. A scheduler that takes over tells all of them anew.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from batchyard.domain.jobs import Job
 from batchyard.domain.lifecycle import JobState
-
-
-class LineKey(NamedTuple):
-    """Names a line."""
-
-    namespace: str
-    job_queue: str
-    vcpus_milli: int
-    memory_mib: int
-    gpus: int
+from batchyard.storage.jobs import QueueKey
+from batchyard.storage.listings import LineKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +63,27 @@ class WaitReasons:
             wait = self._lines.get(line)
             if wait is not None:
                 job.status_reason = wait.reason
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """An entry of a queue's `jobStateTimeLimitActions`, of which CANCEL is the only action."""
+
+    reason: str
+    """The code that a reason begins with."""
+    seconds: int
+
+
+LimitsOf = Callable[[QueueKey], Sequence[TimeLimit]]
+
+
+def overdue(lines: Mapping[LineKey, Wait], limits_of: LimitsOf, now_s: float) -> Iterator[tuple[LineKey, TimeLimit]]:
+    """Yield the lines of which some jobs may have waited for too long, and the limit."""
+    for line, wait in lines.items():
+        for limit in limits_of(QueueKey(line.namespace, line.job_queue)):
+            if limit.reason == wait.code and now_s - wait.since_s >= limit.seconds:
+                yield line, limit
+                break
 
 
 def _code(reason: str) -> str:

@@ -33,6 +33,7 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
 )
 from batchyard.domain.errors import NotFoundError, UnavailableError, WrongStateError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
+from batchyard.jobstore.reasons import TimeLimit
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
@@ -59,6 +60,8 @@ class ResourceCopies:
         self._queues: dict[QueueKey, QueueCopy] = {}
         self._environments: dict[EnvironmentKey, int] = {}
         """Their revisions; the copies themselves are the writer's."""
+        self._limits: dict[QueueKey, Sequence[TimeLimit]] = {}
+        """Of those queues that have any; read anew at each start."""
         self._revision = 0
         self._catching_up = anyio.Lock()
         self._definitions: dict[_DefinitionKey, JobDefinition] = {}
@@ -68,6 +71,10 @@ class ResourceCopies:
         """Begin with the copies that are on disk."""
         self._queues = {queue.key: queue for queue in queues}
         self._environments = {environment.key: environment.revision for environment in environments}
+
+    def time_limits(self, queue: QueueKey) -> Sequence[TimeLimit]:
+        """Return for how long jobs of a queue may wait for which reasons."""
+        return self._limits.get(queue, ())
 
     async def queue(self, caller: Caller, reference: str) -> QueueCopy:
         """Return the queue that a name or ARN refers to; raise NotFoundError if there is none."""
@@ -118,6 +125,7 @@ class ResourceCopies:
             kind = change.WhichOneof("resource")
             if kind == "job_queue":
                 queues.append(_queue_copy(change))
+                self._note_time_limits(queues[-1], change.job_queue)
             elif kind == "compute_environment":
                 environments.append(_environment_copy(change))
             elif kind == "job_definition" and change.job_definition.status != "ACTIVE":
@@ -134,6 +142,12 @@ class ResourceCopies:
             for environment in environments:
                 known = self._environments.get(environment.key, -1)
                 self._environments[environment.key] = max(known, environment.revision)
+
+    def _note_time_limits(self, queue: QueueCopy, detail: JobQueueDetail) -> None:
+        known = self._queues.get(queue.key)
+        if known is None or known.revision <= queue.revision:
+            actions = detail.job_state_time_limit_actions
+            self._limits[queue.key] = [TimeLimit(action.reason, action.max_time_seconds) for action in actions]
 
     async def _take_what_can_be(self, changes: Sequence[ResourceChange]) -> None:
         """Take in what the watch says, save a queue that goes while it has unfinished jobs: of that we are asked."""

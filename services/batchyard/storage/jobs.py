@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, NewType, Protocol
 
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
-from batchyard.storage.listings import JobFilter, JobPage, Position
+from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
 
 
 class StorageError(Exception):
@@ -347,6 +347,10 @@ class JobReader(Protocol):
 
     def filtered(self, queue: QueueKey, wanted: JobFilter, after: Position | None, limit: int) -> JobPage:
         """Return the next jobs of a queue that a filter lets through, newest first."""
+        ...
+
+    def waiting(self, line: LineKey, runnable_by_ms: int, limit: int) -> list[JobKey]:
+        """Return jobs of a line that are not offered and have been RUNNABLE since that time, first ones first."""
         ...
 
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:

@@ -22,6 +22,16 @@ class Pattern(NamedTuple):
     is_prefix: bool = False
 
 
+class LineKey(NamedTuple):
+    """Names the jobs of a queue that need the same."""
+
+    namespace: str
+    job_queue: str
+    vcpus_milli: int
+    memory_mib: int
+    gpus: int
+
+
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """Which jobs of a queue to list: those that every member lets through."""

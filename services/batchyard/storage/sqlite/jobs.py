@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from batchyard.domain.errors import HistoryGoneError
-from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run
+from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobId, JobKey, Run
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
 from batchyard.domain.names import job_of_log
 from batchyard.domain.retries import ExitRule
@@ -32,7 +32,7 @@ from batchyard.storage.jobs import (
     StorageError,
     WriterSupersededError,
 )
-from batchyard.storage.listings import JobFilter, JobPage, Position
+from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
 from batchyard.storage.sqlite import answers, removals
 from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.migrations import migrate
@@ -361,6 +361,16 @@ class SqliteJobReader:
         finally:
             self._db.execute("COMMIT")
         return JobPage([jobs[sequence] for sequence in sequences], end)
+
+    def waiting(self, line: LineKey, runnable_by_ms: int, limit: int) -> list[JobKey]:
+        """Return jobs of a line that have been RUNNABLE since a time."""
+        rows = self._db.execute(
+            "SELECT namespace, job_id FROM jobs WHERE namespace = ? AND job_queue = ? AND vcpus_milli = ?"
+            " AND memory_mib = ? AND gpus = ? AND state = ? AND run_state IS NULL"
+            " AND COALESCE(runnable_at, created_at) <= ? ORDER BY sequence LIMIT ?",
+            (*line, int(JobState.RUNNABLE), runnable_by_ms, limit),
+        )
+        return [JobKey(namespace, JobId(job_id)) for namespace, job_id in rows]
 
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
         """Return the first RUNNABLE jobs of a queue, and what its others hold."""
