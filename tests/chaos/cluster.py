@@ -1,43 +1,70 @@
-"""The services and three agents as processes of their own, each of which can be killed, paused and started again."""
+"""The services and four agents as processes of their own, each of which can be killed, paused and started again."""
 
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from support.installation import READY_SERVICE, BatchyardProcess, free_ports
+from chaos.clocks import Clocks
+from chaos.disks import Disks
+from chaos.network import Network, open_network
+from support.docker import OwnEngine, an_engine, can_have_own_engine
+from support.installation import BatchyardProcess, free_ports
 
-AGENTS: Final = ("agent-1", "agent-2", "agent-3")
-SERVICES: Final = ("registry", "jobstore", "scheduler", "logs")
-LEASE_S: Final = 6.0
+PROCESS_AGENTS: Final = ("agent-1", "agent-2", "agent-3")
+CONTAINER_AGENT: Final = "agent-4"
+INNER_SERVICES: Final = ("registry", "jobstore", "scheduler", "logs")
+PROCESSES: Final = "processes"
+CONTAINERS: Final = "containers"
+"""Queues and compute environments, by what their jobs run as."""
+
+LEASE_S: Final = 8.0
 """Of the agents: short, so that a pause can be longer."""
 _LEASES: Final = (
     *("--heartbeat-interval", "0.5", "--suspicion", "2"),
-    *("--lease", str(LEASE_S), "--kill-budget", "2"),
+    *("--lease", str(LEASE_S), "--kill-budget", "4"),
 )
 _LEADER_LEASE: Final = ("--leader-lease", "2")
+_DISK_MIB: Final = 64
+_DISK_MIB_A_MINUTE: Final = 16
+
+READY_BOUND_S: Final = 120.0
+"""How long after the end of its troubles a process may take to be ready."""
+_POLL_S: Final = 0.1
 
 
 class Cluster:
-    """Nine processes on loopback, named like the services; agents keep their folders over restarts."""
+    """Processes named like the services, each on a host of its own; agents keep their folders over restarts."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, network: Network, disks: Disks, clocks: Clocks, engine: OwnEngine | None) -> None:
+        self.folder, self.network, self.disks, self.clocks, self.engine = folder, network, disks, clocks, engine
         self.http_url = ""
+        self.restarts = 0
+        """How often a process that could not start, or ended by itself, was started once more."""
+        self.ended_by_themselves: list[str] = []
         self._processes: dict[str, BatchyardProcess] = {}
-        ports = dict(zip((*SERVICES, "http", "gateway"), free_ports(6), strict=True))
-        where = {name: ["--" + name, f"127.0.0.1:{ports[name]}"] for name in SERVICES}
-        listen = {name: ["--grpc-port", str(ports[name])] for name in (*SERVICES, "gateway")}
-        data = ["--data-dir", str(folder)]
-        self._commands = {
+        self._commands = self._make_commands()
+
+    def _make_commands(self) -> dict[str, list[str]]:
+        ports = dict(zip((*INNER_SERVICES, "http", "gateway"), free_ports(6), strict=True))
+        at = self.network.address
+        where = {name: ["--" + name, f"{at(name)}:{ports[name]}"] for name in INNER_SERVICES}
+        listen = {
+            name: ["--host", at(name), "--insecure", "--grpc-port", str(ports[name])]
+            for name in (*INNER_SERVICES, "gateway")
+        }
+        to_scheduler = [*where["scheduler"], *where["logs"]]
+        data = ["--data-dir", str(self.store_folder)]
+        return {
             "registry": ["registry", *listen["registry"], *where["jobstore"], *data],
             "jobstore": ["jobstore", *listen["jobstore"], *where["registry"], *data, *_LEADER_LEASE],
             "scheduler": ["scheduler", *listen["scheduler"], *where["jobstore"], *where["registry"], *_LEASES],
-            "logs": ["logs", *listen["logs"], *where["jobstore"], *data],
-            **{name: ["agent", *where["scheduler"], *where["logs"], *self._agent_options(name)] for name in AGENTS},
+            "logs": ["logs", *listen["logs"], *where["jobstore"], "--data-dir", str(self.folder / "logs")],
+            **{name: ["agent", *to_scheduler, *self._agent_options(name)] for name in self.agents},
             "gateway": [
                 *("gateway", "--port", str(ports["http"])),
                 *listen["gateway"],
@@ -46,31 +73,52 @@ class Cluster:
         }
 
     def _agent_options(self, name: str) -> list[str]:
-        return ["--data-dir", str(self.folder / name), "--runtime", "process", "--capacity", "vcpus=4,memory=4GiB"]
+        kind = (
+            ["--runtime", "docker", "--compute-environment", CONTAINERS]
+            if name == CONTAINER_AGENT
+            else ["--runtime", "process", "--compute-environment", PROCESSES]
+        )
+        return ["--data-dir", str(self.folder / name), "--capacity", "vcpus=4,memory=4GiB", *kind]
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the databases are."""
+        return self.folder / "store"
+
+    @property
+    def agents(self) -> list[str]:
+        """All agents; that of containers only with an engine."""
+        return [*PROCESS_AGENTS, *([CONTAINER_AGENT] if self.engine else [])]
 
     @property
     def names(self) -> list[str]:
         """Everything that can be harmed."""
         return list(self._commands)
 
-    def start(self, *names: str) -> None:
-        """Start processes and wait until they are ready."""
-        for name in names:
-            self._processes[name] = BatchyardProcess(self._commands[name], log=self.folder / f"{name}.log")
-        for name in names:
-            match = READY_SERVICE.fullmatch(self._processes[name].ready_line())
-            assert match, name
-            self.http_url = match[3] or self.http_url
+    # Processes
+
+    def spawn(self, name: str) -> None:
+        """Start a process on its host, without waiting for it."""
+        environment = self.clocks.environment(name)
+        if name == CONTAINER_AGENT and self.engine is not None:
+            environment["DOCKER_HOST"] = self.engine.url
+        self._processes[name] = BatchyardProcess(
+            self._commands[name],
+            log=self.folder / "said" / f"{name}.log",
+            environment=environment,
+            prefix=self.network.inside(name),
+        )
 
     def kill(self, name: str) -> None:
-        """Kill a process at once; an agent's launcher and jobs live on."""
+        """Kill a process at once; an agent's launcher, containers and jobs live on."""
         process = self._processes.pop(name)
         process.interrupt(signal.SIGKILL)
         process.close()
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process."""
-        os.kill(self._processes[name].pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self._processes[name].pid, number)
 
     def launcher_of(self, agent: str) -> int | None:
         """Return the process id of an agent's launcher, if it has one now."""
@@ -83,12 +131,38 @@ class Cluster:
                         return int(path.name)
         return None
 
+    def mend(self) -> None:
+        """Do what a service manager does: start again what has ended, until everything is ready.
+
+        Before it is ready a process is entitled to end, as one whose disk is full does; after that it is noted.
+        """
+        deadline = time.monotonic() + READY_BOUND_S
+        waiting = set(self.names)
+        while waiting:
+            for name in sorted(waiting):
+                process = self._processes[name]
+                line = process.printed_line(_POLL_S)
+                if not process.is_running:
+                    code = process.wait()
+                    if line is not None:
+                        self.ended_by_themselves.append(f"{name} ended by itself, with {code}")
+                    process.close()
+                    self.restarts += 1
+                    self.spawn(name)
+                elif line is not None:
+                    waiting.discard(name)
+                    if name == "gateway":
+                        self.http_url = line.split()[-1]
+            if time.monotonic() > deadline:
+                said = "".join((self.folder / "said" / f"{name}.log").read_text()[-1500:] for name in sorted(waiting))
+                raise AssertionError(f"not ready within {READY_BOUND_S} s: {sorted(waiting)}\n{said}")
+
     def close(self) -> None:
         """Stop everything, the entrance first."""
         for name in [name for name in reversed(self.names) if name in self._processes]:
             self._processes.pop(name).close()
 
-    def leftovers(self) -> list[str]:
+    def processes_left(self) -> list[str]:
         """Return the command lines of processes that carry this cluster's folder."""
         found, mark = [], str(self.folder).encode()
         for path in Path("/proc").iterdir():
@@ -99,14 +173,35 @@ class Cluster:
                         found.append(line.replace(b"\0", b" ").decode(errors="replace"))
         return found
 
+    def containers_left(self) -> list[str]:
+        """Return the engine's containers."""
+        return self.engine.containers() if self.engine else []
+
+    def cgroups_left(self) -> list[str]:
+        """Return cgroups of the agents' launchers."""
+        ids = [path.read_text() for path in self.folder.glob("agent-*/agent/agent.json")]
+        names = {f"batchyard-{word}" for text in ids for word in text.split('"')}
+        return [str(path) for path in Path("/sys/fs/cgroup").glob("**/batchyard-*") if path.name in names]
+
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Run all processes for the length of the context."""
-    folder.mkdir(mode=0o700)
-    running = Cluster(folder)
-    try:
-        running.start(*running.names)
+def cluster(folder: Path, *, minutes: float, containers: bool) -> Iterator[Cluster]:
+    """Run all processes for the length of the context; the folder is left to look into."""
+    with ExitStack() as stack:
+        folder.mkdir(mode=0o700)
+        (folder / "said").mkdir()
+        engine = None
+        if containers and can_have_own_engine():
+            engine = stack.enter_context(an_engine())
+        network = open_network([*INNER_SERVICES, *PROCESS_AGENTS, CONTAINER_AGENT, "gateway"])
+        stack.callback(network.close)
+        homes = ["store", "logs", *PROCESS_AGENTS, CONTAINER_AGENT]
+        size = _DISK_MIB + int(_DISK_MIB_A_MINUTE * minutes)
+        disks = Disks({name: folder / name for name in homes}, mib=size)
+        stack.callback(disks.close)
+        running = Cluster(folder, network, disks, Clocks(folder / "clocks"), engine)
+        stack.callback(running.close)
+        for name in running.names:
+            running.spawn(name)
+        running.mend()
         yield running
-    finally:
-        running.close()

@@ -14,12 +14,14 @@ FILES = {
 
 
 def a_pool(root: Path, version: int) -> CgroupPool:
-    """Return a pool whose first two cgroups are there already, with the files that a kernel puts in."""
+    """Return a pool whose first two cgroups have the files that a kernel puts in."""
+    (root / "base").mkdir()
+    pool = CgroupPool(str(root / "base"), str(root / "home"), version=version)
     for folder in (root / "home", root / "base" / "0", root / "base" / "1"):
-        folder.mkdir(parents=True)
+        folder.mkdir()
         for name in ("cgroup.procs", *FILES[version]):
             (folder / name).touch()
-    return CgroupPool(str(root / "base"), str(root / "home"), version=version)
+    return pool
 
 
 def content(group: Cgroup, name: str) -> str:
@@ -68,6 +70,29 @@ def test_members_are_read_anew_each_time(tmp_path: Path) -> None:
     for pids in (set[int](), {12, 34}):
         Path(group.folder, "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
         assert group.members() == pids
+
+
+def test_those_of_a_launcher_that_was_killed_are_not_used_again(tmp_path: Path) -> None:
+    """They have its limits; on version 1 even raising them to those of a new run can fail."""
+    base = tmp_path / "base"
+    for name in ("0", "1"):
+        (base / name).mkdir(parents=True)
+    (base / "1" / "dying").touch()
+    CgroupPool(str(base), str(tmp_path / "home"), version=1)
+    assert os.listdir(base) == ["1"]
+
+
+def test_a_pool_opened_after_a_launcher_was_killed_leaves_nothing_behind() -> None:
+    name = f"batchyard-tests-{os.getpid()}"
+    killed = open_cgroups(name)
+    if killed is None:
+        pytest.skip("kernel: no cgroups with memory limits can be made here")
+    killed.acquire(16)
+    successor = open_cgroups(name)
+    assert successor is not None
+    successor.release(successor.acquire(32))
+    successor.close()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
 
 
 def test_a_host_without_cgroups_has_none(tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED"})
 class Account:
     """One AWS account on an installation: what boto3 users have, after a few lines of their own."""
 
-    def __init__(self, http_url: str, access_key: str, region: str = "us-east-1") -> None:
+    def __init__(
+        self, http_url: str, access_key: str, region: str = "us-east-1", *, config: Config | None = None
+    ) -> None:
         self.access_key = access_key
         session = boto3.session.Session(access_key, "any secret", region_name=region)
-        # No retries: a test is to see each error.
-        config = Config(retries={"total_max_attempts": 1}, max_pool_connections=4)
+        # No retries unless asked for: a test is to see each error.
+        config = config or Config(retries={"total_max_attempts": 1}, max_pool_connections=4)
         self.batch: BatchClient = session.client("batch", endpoint_url=http_url, config=config)
         self.logs: CloudWatchLogsClient = session.client("logs", endpoint_url=http_url, config=config)
 

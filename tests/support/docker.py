@@ -76,18 +76,25 @@ class OwnEngine:
         for left in (helper, self._folder / "pid", self._folder / "s"):
             left.unlink(missing_ok=True)
 
+    def stop(self) -> None:
+        """Stop it in order; containers go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(20)
+        self._process.kill()
+        self._process.wait()
+
+    def containers(self) -> list[str]:
+        """Return the ids of all containers, ended ones included."""
+        return _docker(self.url, "ps", "-aq", check=False).stdout.decode().split()
+
     def close(self) -> None:
         """End it, and leave nothing of it behind."""
         if self._process is not None:
-            if self._process.poll() is None:
-                containers = _docker(self.url, "ps", "-aq", check=False).stdout.decode().split()
-                if containers:
-                    _docker(self.url, "rm", "-f", *containers, check=False)
-            self._process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
-            self._process.kill()
-            self._process.wait()
+            if self._process.poll() is None and (containers := self.containers()):
+                _docker(self.url, "rm", "-f", *containers, check=False)
+            self.stop()
         _unmount_below(self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
 

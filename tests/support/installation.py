@@ -28,11 +28,19 @@ READY_SERVICE: Final = re.compile(r"batchyard ready (\w+) grpc://(127\.0\.0\.1:\
 class BatchyardProcess:
     """One `batchyard` command, in a session and process group of its own."""
 
-    def __init__(self, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`prefix` is a command that becomes the one that is its arguments, as `nsenter` does."""
         self.log = log
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "batchyard.cli", *arguments],
+                [*prefix, sys.executable, "-m", "batchyard.cli", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -70,6 +78,17 @@ class BatchyardProcess:
                     raise AssertionError(f"ended with {self.wait()} before line {count}\n{self.log.read_text()}")
                 self._printed += chunk
         return self._printed.decode().splitlines(keepends=True)[:count]
+
+    def printed_line(self, patience_s: float) -> str | None:
+        """Return the first line on stdout if it has come, or comes within this time; None if not, or not any more."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        with DefaultSelector() as selector:
+            selector.register(stdout, EVENT_READ)
+            if b"\n" not in self._printed and selector.select(patience_s):
+                self._printed += os.read(stdout.fileno(), 4096)
+        line, ending, _ = self._printed.partition(b"\n")
+        return line.decode() if ending else None
 
     def interrupt(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal to the process alone and wait for its end."""

@@ -16,7 +16,7 @@ from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
-from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, stream_call, unary_call
+from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, reached, stream_call, unary_call
 from batchyard.rpc.identity import (
     INVOCATION_KEY,
     NAMESPACE_KEY,
@@ -55,12 +55,15 @@ def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: Gatewa
     if method.server_streaming:
         stream = _forward_stream(stream_call(channel, method), config)
         return grpc.unary_stream_rpc_method_handler(stream, deserialize, serialize)
-    unary = _forward_unary(unary_call(channel, method), config)
+    unary = _forward_unary(channel, unary_call(channel, method), config)
     return grpc.unary_unary_rpc_method_handler(unary, deserialize, serialize)
 
 
-def _forward_unary(call: grpc.aio.UnaryUnaryMultiCallable[Any, Any], config: GatewayConfig) -> Callable[..., Any]:
+def _forward_unary(
+    channel: grpc.aio.Channel, call: grpc.aio.UnaryUnaryMultiCallable[Any, Any], config: GatewayConfig
+) -> Callable[..., Any]:
     async def forward(request: Any, context: Context) -> Any:
+        await reached(channel)
         remaining = context.time_remaining()
         timeout = config.deadline_s if remaining is None else min(remaining, config.deadline_s)
         try:

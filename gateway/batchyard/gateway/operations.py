@@ -11,7 +11,7 @@ from batchyard.gateway.aws_errors import AwsError, aws_error_of
 from batchyard.gateway.members import Members, compile_rest_members, has_body
 from batchyard.gateway.routes import Route
 from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
-from batchyard.gateway.upstreams import unary_call
+from batchyard.gateway.upstreams import reached, unary_call
 from batchyard.rpc.errors import REQUEST_ID_KEY
 from batchyard.rpc.identity import Invocation, metadata_for, metadata_of
 
@@ -30,6 +30,7 @@ class Operation:
         self._deadline_s = deadline_s
         self._decode = compile_decoder(method.input_type)
         self._encode = compile_encoder(method.output_type)
+        self._channel = channel
         self._call = unary_call(channel, method)
         self._rest_members = compile_rest_members(route)
         self._has_body = has_body(route)
@@ -40,6 +41,7 @@ class Operation:
         """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
         request = self._request_of(head, body)
         metadata = (*metadata_for(caller), *metadata_of(invocation), (REQUEST_ID_KEY, request_id))
+        await reached(self._channel)
         try:
             response = await self._call(request, timeout=self._deadline_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import anyio
+import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -19,6 +21,9 @@ _OWNERS: Final[Mapping[ServiceDescriptor, str]] = {
     agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"]: "scheduler",
     logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"]: "logs",
 }
+
+RESTART_PATIENCE_S: Final = 5.0
+"""How long a call waits for a service that cannot be reached: most often it is just being started again."""
 
 PUBLIC_SERVICES: Final = tuple(_OWNERS)
 """What clients may call: through gRPC, and where a method's options say so through HTTP."""
@@ -46,6 +51,13 @@ class Upstreams:
     def by_name(self) -> dict[str, grpc.aio.Channel]:
         """Return every channel with its name."""
         return {"registry": self.registry, "jobs": self.jobs, "scheduler": self.scheduler, "logs": self.logs}
+
+
+async def reached(channel: grpc.aio.Channel) -> None:
+    """Wait until a service can be reached, or no longer than a restart should take; then calls may fail."""
+    if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+        with anyio.move_on_after(RESTART_PATIENCE_S):
+            await channel.channel_ready()
 
 
 def unary_call(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:

@@ -188,7 +188,7 @@ class ResourceCopies:
     async def _ask(self, caller: Caller, request: DescribeJobDefinitionsRequest) -> JobDefinition | None:
         try:
             answer = await self._registry.DescribeJobDefinitions(
-                request, metadata=tuple(metadata_for(caller)), timeout=REGISTRY_TIMEOUT_S
+                request, metadata=tuple(metadata_for(caller)), timeout=REGISTRY_TIMEOUT_S, wait_for_ready=True
             )
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from error

@@ -16,11 +16,12 @@ class CgroupPool:
     """Cgroups for runs, of one launcher."""
 
     def __init__(self, base: str, home: str, *, version: int) -> None:
+        """Remove those of a launcher that was killed: they have its limits."""
         self._base = base
         self._home = home
         self._version = version
         self._free: list[Cgroup] = []
-        self._made = 0
+        self._made = _remove_below(base)
 
     def acquire(self, memory_mib: int) -> "Cgroup":
         """Return an empty cgroup with this limit; raise OSError if there can be none."""
@@ -49,10 +50,8 @@ class CgroupPool:
         for group in self._free:
             group.remove()
         self._free.clear()
+        _remove_below(self._base)
         with suppress(OSError):
-            for name in os.listdir(self._base):
-                if name.isdigit():
-                    os.rmdir(f"{self._base}/{name}")
             os.rmdir(self._base)
 
 
@@ -128,6 +127,18 @@ class Cgroup:
             os.close(fd)
         with suppress(OSError):
             os.rmdir(self.folder)
+
+
+def _remove_below(base: str) -> int:
+    """Remove the cgroups that are empty; return a number higher than those of all others."""
+    left = -1
+    for name in os.listdir(base):
+        if name.isdigit():
+            try:
+                os.rmdir(f"{base}/{name}")
+            except OSError:
+                left = max(left, int(name))
+    return left + 1
 
 
 def open_cgroups(name: str, mount: str = "/sys/fs/cgroup") -> CgroupPool | None:
