@@ -132,6 +132,33 @@ class Installation:
     http_url: str
     grpc_target: str
     processes: dict[str, BatchyardProcess] = field(default_factory=dict)
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    """By the name of a service, what it is told at its start; of an installation in several processes."""
+
+    def start(self, name: str) -> None:
+        """Start a service, without waiting for it."""
+        log = self.folder / "services.log"
+        self.processes[name] = BatchyardProcess([name, *self.commands[name]], log=log)
+
+    def wait_until_ready(self, name: str) -> None:
+        """Wait for a service's ready line."""
+        line = self.processes[name].ready_line()
+        match = READY_SERVICE.fullmatch(line)
+        assert match, line
+        assert match[1] == name
+
+    def restart(self, name: str) -> None:
+        """Stop a service in order and start it again; the gateway's successor is ready before its end."""
+        before = self.processes[name]
+        if name == "gateway":
+            self.start(name)
+            self.wait_until_ready(name)
+        code = before.interrupt()
+        before.close()
+        assert code == 0, before.log.read_text()
+        if name != "gateway":
+            self.start(name)
+            self.wait_until_ready(name)
 
     def close(self) -> None:
         """Stop everything, the entrance first."""
@@ -164,33 +191,34 @@ def start_up(folder: Path, *arguments: str) -> Installation:
     return Installation(folder, match[1], match[2], {"up": process})
 
 
-def start_six(folder: Path, *, jobstore: Sequence[str] = ()) -> Installation:
+def start_six(folder: Path, *, jobstore: Sequence[str] = (), jobs_outlive_agent: bool = False) -> Installation:
     """Start the six services as processes of their own, each told where the others are; one with further flags."""
     folder.mkdir()
-    log = folder / "services.log"
-    ports = dict(zip(("registry", "jobstore", "scheduler", "logs"), free_ports(4), strict=True))
+    host_options = [word for word in HOST_OPTIONS if not (jobs_outlive_agent and word == "--stop-jobs")]
+    names = ("registry", "jobstore", "scheduler", "logs")
+    *inner_ports, http_port, grpc_port = free_ports(6)
+    ports = dict(zip(names, inner_ports, strict=True))
     where = {name: ["--" + name, f"127.0.0.1:{port}"] for name, port in ports.items()}
     commands = {
         "registry": [*where["jobstore"], "--data-dir", str(folder)],
         "jobstore": [*where["registry"], "--data-dir", str(folder), *jobstore],
         "scheduler": [*where["jobstore"], *where["registry"]],
         "logs": [*where["jobstore"], "--data-dir", str(folder)],
-        "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *HOST_OPTIONS],
-        "gateway": [*(word for option in where.values() for word in option), *ANY_PORTS],
+        "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *host_options],
+        "gateway": [
+            *(word for option in where.values() for word in option),
+            *("--port", str(http_port), "--grpc-port", str(grpc_port), "--reuse-port"),
+        ],
     }
-    processes: dict[str, BatchyardProcess] = {}
-    installation = Installation(folder, "", "", processes)
+    for name, port in ports.items():
+        commands[name] += ["--grpc-port", str(port)]
+    http_url, grpc_target = f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
+    installation = Installation(folder, http_url, grpc_target, commands=commands)
     try:
-        for name, arguments in commands.items():
-            listen = ["--grpc-port", str(ports[name])] if name in ports else []
-            processes[name] = BatchyardProcess([name, *listen, *arguments], log=log)
-        for name, process in processes.items():
-            line = process.ready_line()
-            match = READY_SERVICE.fullmatch(line)
-            assert match, line
-            assert match[1] == name
-            if match[3]:
-                installation.http_url, installation.grpc_target = match[3], match[2]
+        for name in commands:
+            installation.start(name)
+        for name in commands:
+            installation.wait_until_ready(name)
     except BaseException:
         installation.close()
         raise

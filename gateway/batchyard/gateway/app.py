@@ -34,10 +34,16 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
     The channels stay the caller's. Raises OSError when an address cannot be bound.
     """
     services = public_services(config, upstreams)
-    options = ServerOptions(drain_s=DRAIN_S)
+    options = ServerOptions(drain_s=DRAIN_S, reuse_port=config.reuse_port)
     async with (
         serve_grpc(services, address=hosts.authority(config.host, config.grpc_port), options=options) as grpc_port,
-        serve_http(HttpApp(config, upstreams), host=config.host, port=config.port, drain_s=DRAIN_S) as http_port,
+        serve_http(
+            HttpApp(config, upstreams),
+            host=config.host,
+            port=config.port,
+            drain_s=DRAIN_S,
+            reuse_port=config.reuse_port,
+        ) as http_port,
     ):
         yield GatewayAddresses(
             http=f"http://{hosts.authority(config.host, http_port)}",

@@ -35,6 +35,8 @@ class GatewayConfig:
     """Further names and addresses under which clients reach this server, without port."""
     insecure: bool = False
     """Listen beyond loopback although nobody's signature is checked."""
+    reuse_port: bool = False
+    """Let another gateway listen on the same ports, so that it can take over without a gap."""
     deadline_s: float = 60.0
     """How long a request may take to arrive, and then to be answered."""
 
@@ -60,6 +62,8 @@ class GatewayConfig:
             yield f"account {self.account!r} is not 12 digits"
         if not REGION.fullmatch(self.region):
             yield f"region {self.region!r} is not 1 to 63 letters, digits and hyphens"
+        if self.reuse_port and 0 in (self.port, self.grpc_port):
+            yield "reuse_port needs ports that are not 0"
         for host in self.allowed_hosts:
             if not hosts.is_valid(hosts.normal(host)):
                 yield f"allowed host {host!r} is neither a name nor an address (without scheme and port)"

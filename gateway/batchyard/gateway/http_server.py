@@ -19,13 +19,15 @@ BACKLOG: Final = 2048
 
 
 @asynccontextmanager
-async def serve_http(app: AsgiApp, *, host: str, port: int, drain_s: int) -> AsyncIterator[int]:
+async def serve_http(
+    app: AsgiApp, *, host: str, port: int, drain_s: int, reuse_port: bool = False
+) -> AsyncIterator[int]:
     """Serve an application on a TCP address for the length of the context; yield the port.
 
     On leaving, no new connection is taken, and requests in flight have `drain_s` seconds to finish; then they are
     cancelled. Raises OSError when the address cannot be bound.
     """
-    listener = await _listen(host, port)
+    listener = await _listen(host, port, reuse_port=reuse_port)
     server = _Server(app, drain_s)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_run, server, listener)
@@ -72,12 +74,12 @@ async def _run(server: _Server, listener: socket.socket, *, task_status: TaskSta
         await server.serve([listener])
 
 
-async def _listen(host: str, port: int) -> socket.socket:
+async def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # `localhost` has addresses of both families; all clients try the older one.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     try:
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=reuse_port)
     except OSError as error:
         problem = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(error.errno, f"cannot listen on {hosts.authority(host, port)}: {problem}") from error

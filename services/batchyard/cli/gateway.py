@@ -16,11 +16,19 @@ from batchyard.rpc.connection import open_channel
 
 
 def gateway_config(
-    host: str, port: int, grpc_port: int, account: str, region: str, allowed_host: tuple[str, ...], *, insecure: bool
+    host: str,
+    port: int,
+    grpc_port: int,
+    account: str,
+    region: str,
+    allowed_host: tuple[str, ...],
+    *,
+    insecure: bool,
+    reuse_port: bool = False,
 ) -> GatewayConfig:
     """Return the configuration; raise CannotStartError with all that is wrong with it."""
     try:
-        return GatewayConfig(host, port, grpc_port, account, region, allowed_host, insecure)
+        return GatewayConfig(host, port, grpc_port, account, region, allowed_host, insecure, reuse_port)
     except InvalidConfigError as error:
         raise CannotStartError(str(error)) from error
 
@@ -29,6 +37,11 @@ def gateway_config(
 @options.http_port()
 @options.listening(options.GATEWAY_GRPC_PORT)
 @options.allowed_host()
+@options.option(
+    "--reuse-port",
+    is_flag=True,
+    help="Share the ports with another gateway that has this flag: start a new one, then stop the old one.",
+)
 @options.account_and_region()
 @options.peer("registry", options.REGISTRY_PORT)
 @options.peer("jobstore", options.JOBSTORE_PORT)
@@ -42,6 +55,7 @@ def gateway(
     grpc_port: int,
     insecure: bool,
     allowed_host: tuple[str, ...],
+    reuse_port: bool,
     account: str,
     region: str,
     registry: str,
@@ -53,7 +67,9 @@ def gateway(
 ) -> None:
     """Serve the AWS API over HTTP and the public services over gRPC."""
     configure_logging(log_format, log_level)
-    config = gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure)
+    config = gateway_config(
+        host, port, grpc_port, account, region, allowed_host, insecure=insecure, reuse_port=reuse_port
+    )
 
     @asynccontextmanager
     async def on_ports() -> AsyncIterator[str]:

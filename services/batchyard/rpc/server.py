@@ -45,6 +45,8 @@ class ServerOptions:
     """Seconds that calls with a single response have to finish when the server stops; then they are cancelled."""
     message_bytes_max: int = MESSAGE_BYTES_MAX
     """The largest request received, in bytes; a larger one fails with RESOURCE_EXHAUSTED."""
+    reuse_port: bool = False
+    """Whether another server may listen on the same port, at the same time."""
     ping_interval_min_s: float = 5.0
     """Clients that send keepalive pings more often than this are disconnected."""
 
@@ -129,8 +131,8 @@ class InProcessEndpoint:
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.message_bytes_max),
-        # Two servers must never share a port: the second start is to fail.
-        ("grpc.so_reuseport", 0),
+        # Unless this is meant, the start of a second server on a port is to fail.
+        ("grpc.so_reuseport", int(options.reuse_port)),
         ("grpc.http2.min_ping_interval_without_data_ms", int(options.ping_interval_min_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
