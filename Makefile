@@ -60,8 +60,8 @@ proto: $(installed) ## Generate the stubs beside the .proto files
 baseline: $(installed) ## Renew the image that public protos must stay compatible with (at releases)
 	$(bin)/buf build --exclude-source-info --output protos/baseline.binpb
 
-chaos: $(installed) ## Kill real processes under load for MINUTES (default 2), then check that nothing was lost or ran twice
-	@CHAOS_MINUTES=$(MINUTES) $(bin)/pytest -q -s -m chaos tests/chaos $(ARGS)
+chaos: $(installed) ## Harm real processes under load for MINUTES (default 2), then check that nothing was lost or ran twice
+	@PYTHONPATH=tests $(bin)/python -m chaos --minutes $(MINUTES) $(ARGS)
 
 bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
 	@PYTHONPATH=tests $(bin)/python -m benchmarks $(ARGS)

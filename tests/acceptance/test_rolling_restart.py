@@ -68,10 +68,7 @@ def six(tmp_path: Path) -> Iterator[Installation]:
 @contextmanager
 def calling(http_url: str) -> Iterator[list[Client]]:
     """Keep a client of each mode busy for the length of the context."""
-    clients = [
-        Client(Account(http_url, DEFAULT_NAMESPACE, config=Config(retries={"mode": mode})))
-        for mode in MODES
-    ]
+    clients = [Client(Account(http_url, DEFAULT_NAMESPACE, config=Config(retries={"mode": mode}))) for mode in MODES]
     stop = threading.Event()
     threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
     for thread in threads:

@@ -1,6 +1,6 @@
 """Real processes, really killed, paused and parted under load: no acknowledged job is lost, and none runs twice.
 
-`make chaos MINUTES=30` runs for longer; CHAOS_SEED chooses the same faults again, though the timing does not repeat.
+`make chaos MINUTES=30` runs for longer. CHAOS_SEED chooses the same faults again, though the timing does not repeat.
 """
 
 import os
