@@ -11,6 +11,7 @@ from batchyard.api.registry.v1 import registry_service_pb2 as api
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
 from batchyard.api.scheduler.v1.resources_service_pb2 import WatchResourcesRequest
+from batchyard.domain.compat import Compat
 from batchyard.registry import settlement
 from support.contexts import held_open
 from support.registry import (
@@ -33,6 +34,7 @@ DELETING = ResourceStatus.RESOURCE_STATUS_DELETING
 WRONG_STATE = StatusCode.FAILED_PRECONDITION
 
 UNREACHABLE = "The job store cannot be reached; nothing was changed. Try again."
+BEING_MODIFIED = "Cannot update, resource is being modified."
 UNFINISHED = "Cannot delete, job queue has jobs that have not completed"
 
 DISABLE = api.UpdateJobQueueRequest(job_queue="queue", state=DISABLED)
@@ -249,3 +251,47 @@ async def test_a_change_that_a_stop_cut_off_is_taken_back_at_the_next_start(tmp_
         assert {change.WhichOneof("resource") for change in changes} == {"job_queue", "job_definition"}
         await registry.api.UpdateJobQueue(DISABLE)
         assert await looks(registry) == (DISABLED, VALID)
+
+
+class TestDeletionWithJobs:
+    """The `aws` profile: what DeleteJobQueue began is carried out, whatever happens meanwhile."""
+
+    @pytest.fixture
+    async def registry(self, tmp_path: Path) -> AsyncIterator[Registry]:
+        async with held_open(a_registry(tmp_path, Compat.AWS)) as registry:
+            await with_a_queue(registry, DISABLED)
+            yield registry
+
+    async def test_the_jobs_are_asked_to_end_until_all_have(self, registry: Registry) -> None:
+        with registry.job_store.failing(WRONG_STATE, UNFINISHED):
+            await registry.api.DeleteJobQueue(DELETE)
+            queue = await the_queue(registry)
+            assert queue is not None
+            assert queue.status == DELETING
+            await refused(registry.api.UpdateJobQueue(ENABLE), WRONG_STATE, BEING_MODIFIED)
+            await registry.api.DeleteJobQueue(DELETE)
+        await gone(registry)
+        assert set(registry.job_store.end_jobs_reasons) == {"Job queue deleted"}
+
+    async def test_a_job_store_that_cannot_be_reached_is_asked_again(self, registry: Registry) -> None:
+        with registry.job_store.failing(StatusCode.UNAVAILABLE):
+            await registry.api.DeleteJobQueue(DELETE)
+        await gone(registry)
+
+    async def test_a_registry_that_starts_goes_on_with_it(self, tmp_path: Path) -> None:
+        async with held_open(a_registry(tmp_path, Compat.AWS)) as registry:
+            await with_a_queue(registry, DISABLED)
+            with registry.job_store.failing(WRONG_STATE, UNFINISHED):
+                await registry.api.DeleteJobQueue(DELETE)
+        async with held_open(a_registry(tmp_path, Compat.AWS)) as registry:
+            await gone(registry)
+            assert registry.job_store.end_jobs_reasons == ["Job queue deleted"]
+
+
+async def gone(registry: Registry) -> None:
+    """Wait until the queue is not there any more."""
+    watch = registry.watch.WatchResources(WatchResourcesRequest())
+    async for _ in watch:
+        if await the_queue(registry) is None:
+            watch.cancel()
+            return

@@ -114,6 +114,8 @@ class FakeJobStore(ResourceSettlementServiceServicer):
 
     settled: list[ResourceChange] = field(default_factory=list)
     """What it was asked to take in, also when it did not."""
+    end_jobs_reasons: list[str] = field(default_factory=list)
+    """Why it was to end jobs, of the requests that said so."""
     failure: tuple[grpc.StatusCode, str] | None = None
     """How it answers instead."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -146,6 +148,8 @@ class FakeJobStore(ResourceSettlementServiceServicer):
         self, request: SettleResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> SettleResourcesResponse:
         self.settled.extend(request.changes)
+        if request.end_jobs_reason:
+            self.end_jobs_reasons.append(request.end_jobs_reason)
         self.asked.set()
         await self.may_answer.wait()
         if self.failure is not None:

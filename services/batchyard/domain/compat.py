@@ -7,6 +7,6 @@ class Compat(StrEnum):
     """Which meaning wins where one request has two."""
 
     SEED = "seed"
-    """The 2016 document: among queues the lower priority number first."""
+    """The 2016 document: among queues the lower priority number first; a queue with unfinished jobs is not deleted."""
     AWS = "aws"
-    """Today's service: the higher priority number first."""
+    """Today's service: the higher priority number first; a queue is deleted together with its unfinished jobs."""

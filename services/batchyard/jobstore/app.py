@@ -31,9 +31,10 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.reasons import WaitReasons
-from batchyard.jobstore.resources import ResourceCopies, SettlementServicer
+from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
 from batchyard.jobstore.service import JobsServicer, Reading, Submitter
+from batchyard.jobstore.settlement import QueueEndings, SettlementServicer
 from batchyard.jobstore.tags import JobTagsServicer
 from batchyard.jobstore.timelimits import TimeLimits
 from batchyard.jobstore.writer import Writer
@@ -114,7 +115,7 @@ async def open_job_store(
                 clock=clock,
                 tasks=tasks,
             )
-            settlement = SettlementServicer(copies)
+            settlement = SettlementServicer(copies, QueueEndings(writer=writer, reading=reading))
             tags = JobTagsServicer(writer=writer, reading=reading)
             tasks.start_soon(_follow, copies)
             time_limits = TimeLimits(

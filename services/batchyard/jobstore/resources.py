@@ -20,15 +20,12 @@ from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceS
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceChange,
-    SettleResourcesRequest,
-    SettleResourcesResponse,
     WatchResourcesRequest,
 )
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceKind as WatchedKind,
 )
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
-    ResourceSettlementServiceServicer,
     ResourceWatchServiceStub,
 )
 from batchyard.domain.errors import NotFoundError, UnavailableError, WrongStateError
@@ -202,20 +199,6 @@ class ResourceCopies:
     def _is_newer(self, copy: QueueCopy) -> bool:
         known = self._queues.get(copy.key)
         return known is None or known.revision < copy.revision
-
-
-class SettlementServicer(ResourceSettlementServiceServicer):
-    """Lets the registry be sure that the store obeys a change."""
-
-    def __init__(self, copies: ResourceCopies) -> None:
-        self._copies = copies
-
-    async def SettleResources(  # noqa: N802  # the name of the RPC
-        self, request: SettleResourcesRequest, context: object
-    ) -> SettleResourcesResponse:
-        """Take the changes in."""
-        await self._copies.take(request.changes)
-        return SettleResourcesResponse()
 
 
 def _queue_copy(change: ResourceChange) -> QueueCopy:

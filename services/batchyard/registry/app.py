@@ -54,9 +54,10 @@ async def open_registry(
         settling: ResourceSettlementServiceAsyncStub = ResourceSettlementServiceStub(job_store)
         job_tags: JobTagsServiceAsyncStub = JobTagsServiceStub(job_store)
         settlements = Settlements(records, settling, tasks)
+        await settlements.resume_deletions()
         registry = RegistryServicer(
             Environments(records, compat),
-            Queues(records, settlements),
+            Queues(records, settlements, compat),
             Definitions(records, settlements),
             Policies(records),
             Tags(records, job_tags),

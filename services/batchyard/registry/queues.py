@@ -20,6 +20,7 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
     UpdateJobQueueResponse,
 )
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceStatus
+from batchyard.domain.compat import Compat
 from batchyard.domain.errors import AlreadyExistsError, InvalidRequestError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.registry.messages import (
@@ -30,6 +31,7 @@ from batchyard.registry.messages import (
     put,
     queue_in,
     queue_key,
+    stored_change,
 )
 from batchyard.registry.policies import policy_name
 from batchyard.registry.queue_rules import (
@@ -49,7 +51,7 @@ from batchyard.registry.queue_rules import (
 )
 from batchyard.registry.records import Records
 from batchyard.registry.references import list_page, not_found, referenced
-from batchyard.registry.settlement import Proposal, Settlements, check_decided, propose
+from batchyard.registry.settlement import Going, Proposal, Settlements, check_decided, is_going, propose
 from batchyard.storage.registry import DELETED, Listing, RegistryWriter
 
 _KIND = ResourceKind.JOB_QUEUE
@@ -66,9 +68,10 @@ class _Changed:
 class Queues:
     """Creates, lists, changes and deletes job queues."""
 
-    def __init__(self, records: Records, settlements: Settlements) -> None:
+    def __init__(self, records: Records, settlements: Settlements, compat: Compat) -> None:
         self._records = records
         self._settlements = settlements
+        self._deletes_jobs = compat is Compat.AWS
 
     async def create(self, request: CreateJobQueueRequest, caller: Caller) -> CreateJobQueueResponse:
         """Create a queue that takes jobs at once. Raises InvalidRequestError, AlreadyExistsError, UnavailableError."""
@@ -141,8 +144,14 @@ class Queues:
         return UpdateJobQueueResponse(job_queue_name=queue.job_queue_name, job_queue_arn=queue.job_queue_arn)
 
     async def delete(self, request: DeleteJobQueueRequest, caller: Caller) -> DeleteJobQueueResponse:
-        """Delete a queue, if there is one. Raises WrongStateError while it is ENABLED or has unfinished jobs."""
+        """Delete a queue, if there is one. Raises WrongStateError while it is ENABLED or has unfinished jobs.
+
+        In the `aws` profile unfinished jobs are no hindrance: they are terminated, and the queue goes when they have
+        ended, which may be after the answer.
+        """
         name = name_in_reference(request.job_queue, _KIND, caller.namespace)
+        if self._deletes_jobs:
+            return await self._delete_with_jobs(name, caller)
 
         def work(writer: RegistryWriter) -> _Changed:
             stored = None if name is None else find_live(writer, queue_key(caller.namespace, name))
@@ -158,6 +167,22 @@ class Queues:
             )
 
         await self._write_and_settle(work)
+        return DeleteJobQueueResponse()
+
+    async def _delete_with_jobs(self, name: str | None, caller: Caller) -> DeleteJobQueueResponse:
+        def work(writer: RegistryWriter) -> Going | None:
+            stored = None if name is None else find_live(writer, queue_key(caller.namespace, name))
+            if stored is None or is_going(stored):
+                return None
+            check_decided(stored, "delete")
+            queue = queue_in(stored)
+            check_deletable(queue)
+            deleting = with_status(queue, ResourceStatus.RESOURCE_STATUS_DELETING)
+            return Going(caller.namespace, deleting, stored_change(put(writer, caller.namespace, deleting)))
+
+        going = await self._records.write(work)
+        if going is not None:
+            await self._settlements.delete_with_jobs(going)
         return DeleteJobQueueResponse()
 
     async def _write_and_settle(self, work: Callable[[RegistryWriter], _Changed]) -> JobQueueDetail:

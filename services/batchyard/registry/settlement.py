@@ -7,6 +7,9 @@ cannot be reached, the second commit goes back to what was before. Either way th
 whatever the job store took in of an attempt that went unanswered is overtaken by the watch.
 
 An attempt that a stop of the registry cut off was answered to nobody: at the next start it goes back as well.
+
+The deletion of a queue together with its jobs is no such attempt: it is final with its first commit, as DELETING, and
+is carried out from then on, over restarts, until the job store has ended all jobs.
 """
 
 import logging
@@ -18,9 +21,19 @@ import anyio
 import anyio.abc
 import grpc.aio
 
+from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.scheduler.v1.resources_service_pb2 import ResourceChange, SettleResourcesRequest
 from batchyard.domain.errors import BatchyardError, UnavailableError, WrongStateError
-from batchyard.registry.messages import ResourceMessage, message_before, put, told_change
+from batchyard.domain.names import ResourceKind
+from batchyard.registry.messages import (
+    ResourceMessage,
+    message_before,
+    put,
+    queue_in,
+    stored_change,
+    told_change,
+)
+from batchyard.registry.queue_rules import deleted_queue
 from batchyard.registry.records import Records
 from batchyard.rpc.errors import error_from
 from batchyard.storage.registry import RegistryWriter, StoredResource
@@ -30,6 +43,10 @@ if TYPE_CHECKING:
 
 SETTLE_TIMEOUT_S: Final = 5.0
 WRITE_RETRY_S: Final = 1.0
+DELETION_RETRY_S: Final = 0.5
+QUEUE_DELETED: Final = "Job queue deleted"
+"""Status reason of the jobs that go with their queue."""
+DELETING: Final = "DELETING"
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +61,17 @@ class Proposal:
     """What the resource is once the job store has agreed."""
     told: ResourceChange
     """What the job store is asked to take in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """A queue that is being deleted together with its jobs."""
+
+    namespace: str
+    queue: JobQueueDetail
+    """As it is stored, DELETING."""
+    told: ResourceChange
+    """What the job store is asked to take in, once it has ended the jobs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +96,13 @@ def propose(
 
 def check_decided(stored: StoredResource, verb: str) -> None:
     """Raise WrongStateError if a change of the resource is under way; `verb` says what cannot be done now."""
-    if stored.before is not None:
+    if stored.before is not None or is_going(stored):
         raise WrongStateError(f"Cannot {verb}, resource is being modified.")
+
+
+def is_going(stored: StoredResource) -> bool:
+    """Return whether a resource is being deleted for good."""
+    return stored.before is None and stored.status == DELETING
 
 
 def take_back_undecided(writer: RegistryWriter) -> Sequence[StoredResource]:
@@ -99,23 +132,47 @@ class Settlements:
         if decision.refusal is not None:
             raise decision.refusal
 
+    async def delete_with_jobs(self, going: Going) -> None:
+        """End the jobs of a queue that is stored as DELETING, and then let it go; return when that is under way.
+
+        Returns at once for a queue without unfinished jobs when it has gone.
+        """
+        tried = anyio.Event()
+        self._tasks.start_soon(self._delete, going, tried, name="registry deletion")
+        await tried.wait()
+
+    async def resume_deletions(self) -> None:
+        """Go on with the deletions that a stop of the registry cut off."""
+        for stored in await self._records.read(lambda reader: reader.with_status(ResourceKind.JOB_QUEUE, DELETING)):
+            if is_going(stored):
+                going = Going(stored.key.namespace, queue_in(stored), stored_change(stored))
+                self._tasks.start_soon(self._delete, going, anyio.Event(), name="registry deletion")
+
+    async def _delete(self, going: Going, tried: anyio.Event) -> None:
+        while await self._refusal_of(going.told, end_jobs_reason=QUEUE_DELETED) is not None:
+            tried.set()
+            await anyio.sleep(DELETION_RETRY_S)
+        await self._write(going.namespace, deleted_queue(going.queue))
+        tried.set()
+
     async def _decide(self, proposal: Proposal, decision: _Decision) -> None:
-        decision.refusal = await self._refusal_of(proposal)
-        outcome = proposal.accepted if decision.refusal is None else proposal.before
+        decision.refusal = await self._refusal_of(proposal.told)
+        await self._write(proposal.namespace, proposal.accepted if decision.refusal is None else proposal.before)
+        decision.made.set()
+
+    async def _write(self, namespace: str, outcome: ResourceMessage) -> None:
         while True:
             try:
-                await self._records.write(lambda writer: put(writer, proposal.namespace, outcome))
-                break
+                await self._records.write(lambda writer: put(writer, namespace, outcome))
+                return
             except UnavailableError:
                 # The caller's own deadline ends its wait. The resource must not stay closed: it goes on here.
                 await anyio.sleep(WRITE_RETRY_S)
-        decision.made.set()
 
-    async def _refusal_of(self, proposal: Proposal) -> BatchyardError | None:
+    async def _refusal_of(self, told: ResourceChange, *, end_jobs_reason: str = "") -> BatchyardError | None:
+        request = SettleResourcesRequest(changes=[told], end_jobs_reason=end_jobs_reason)
         try:
-            await self._job_store.SettleResources(
-                SettleResourcesRequest(changes=[proposal.told]), timeout=SETTLE_TIMEOUT_S
-            )
+            await self._job_store.SettleResources(request, timeout=SETTLE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             refusal = error_from(error)
             if isinstance(refusal, WrongStateError):

@@ -111,6 +111,10 @@ class RegistryReader(Protocol):
         """Return the names of the job queues that hold on to a resource, in their order."""
         ...
 
+    def with_status(self, kind: ResourceKind, status: str) -> Sequence[StoredResource]:
+        """Return all resources of a kind in a status, over all namespaces. It looks at everything there is."""
+        ...
+
     def undecided(self) -> Sequence[StoredResource]:
         """Return all resources with a `before`, over all namespaces."""
         ...

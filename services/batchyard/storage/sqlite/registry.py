@@ -65,6 +65,8 @@ ORDER BY revision LIMIT :limit
 
 _UNDECIDED: Final = f"SELECT {_COLUMNS} FROM resource WHERE before IS NOT NULL ORDER BY revision"  # noqa: S608
 
+_WITH_STATUS: Final = f"SELECT {_COLUMNS} FROM resource WHERE kind = ? AND status = ? ORDER BY revision"  # noqa: S608
+
 # Above every name: names are ASCII.
 _NAME_MAX: Final = "\x7f"
 # Above every number, at which a listing begins.
@@ -141,6 +143,10 @@ class SqliteRegistryReader:
             (namespace, *used),
         )
         return [name for (name,) in rows]
+
+    def with_status(self, kind: ResourceKind, status: str) -> Sequence[StoredResource]:
+        """Return all resources of a kind in a status."""
+        return [_resource(row) for row in self._connection.execute(_WITH_STATUS, (kind, status))]
 
     def undecided(self) -> Sequence[StoredResource]:
         """Return all resources with a `before`."""
