@@ -1,4 +1,4 @@
-"""The services and four agents as processes of their own, each of which can be killed, paused and started again."""
+"""The services and five agents as processes of their own, each of which can be killed, paused and started again."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from support.docker import OwnEngine, an_engine, can_have_own_engine
 from support.installation import BatchyardProcess, free_ports
 
 PROCESS_AGENTS: Final = ("agent-1", "agent-2", "agent-3")
-CONTAINER_AGENT: Final = "agent-4"
+CONTAINER_AGENTS: Final = ("agent-4", "agent-5")
 INNER_SERVICES: Final = ("registry", "jobstore", "scheduler", "logs")
 PROCESSES: Final = "processes"
 CONTAINERS: Final = "containers"
@@ -75,7 +75,7 @@ class Cluster:
     def _agent_options(self, name: str) -> list[str]:
         kind = (
             ["--runtime", "docker", "--compute-environment", CONTAINERS]
-            if name == CONTAINER_AGENT
+            if name in CONTAINER_AGENTS
             else ["--runtime", "process", "--compute-environment", PROCESSES]
         )
         return ["--data-dir", str(self.folder / name), "--capacity", "vcpus=4,memory=4GiB", *kind]
@@ -87,8 +87,8 @@ class Cluster:
 
     @property
     def agents(self) -> list[str]:
-        """All agents; that of containers only with an engine."""
-        return [*PROCESS_AGENTS, *([CONTAINER_AGENT] if self.engine else [])]
+        """All agents; those of containers only with an engine, which they share."""
+        return [*PROCESS_AGENTS, *(CONTAINER_AGENTS if self.engine else ())]
 
     @property
     def names(self) -> list[str]:
@@ -100,7 +100,7 @@ class Cluster:
     def spawn(self, name: str) -> None:
         """Start a process on its host, without waiting for it."""
         environment = self.clocks.environment(name)
-        if name == CONTAINER_AGENT and self.engine is not None:
+        if name in CONTAINER_AGENTS and self.engine is not None:
             environment["DOCKER_HOST"] = self.engine.url
         self._processes[name] = BatchyardProcess(
             self._commands[name],
@@ -121,7 +121,7 @@ class Cluster:
             os.kill(self._processes[name].pid, number)
 
     def launcher_of(self, agent: str) -> int | None:
-        """Return the process id of an agent's launcher, if it has one now."""
+        """Return the process id of an agent's launcher, or of its containers' guard, if it has one now."""
         mark = str((self.folder / agent).resolve()).encode()
         for path in Path("/proc").iterdir():
             if path.name.isdigit():
@@ -193,9 +193,9 @@ def cluster(folder: Path, *, minutes: float, containers: bool) -> Iterator[Clust
         engine = None
         if containers and can_have_own_engine():
             engine = stack.enter_context(an_engine())
-        network = open_network([*INNER_SERVICES, *PROCESS_AGENTS, CONTAINER_AGENT, "gateway"])
+        network = open_network([*INNER_SERVICES, *PROCESS_AGENTS, *CONTAINER_AGENTS, "gateway"])
         stack.callback(network.close)
-        homes = ["store", "logs", *PROCESS_AGENTS, CONTAINER_AGENT]
+        homes = ["store", "logs", *PROCESS_AGENTS, *CONTAINER_AGENTS]
         size = _DISK_MIB + int(_DISK_MIB_A_MINUTE * minutes)
         disks = Disks({name: folder / name for name in homes}, mib=size)
         stack.callback(disks.close)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from chaos.client import boot_s
-from chaos.cluster import CONTAINER_AGENT, INNER_SERVICES, LEASE_S, Cluster
+from chaos.cluster import PROCESS_AGENTS, INNER_SERVICES, LEASE_S, Cluster
 from chaos.network import Cut
 
 LONG_S: Final = LEASE_S * 2
@@ -82,9 +82,9 @@ class Nemesis:
         self._note("kill -9", name)
 
     def _kill_launcher(self) -> None:
-        name = self._random.choice([name for name in self._cluster.agents if name != CONTAINER_AGENT])
+        name = self._random.choice(self._cluster.agents)
         if self._end_launcher(name):
-            self._note("kill -9 of the launcher", name)
+            self._note("kill -9 of the launcher or guard", name)
 
     def _end_launcher(self, name: str) -> bool:
         launcher = self._cluster.launcher_of(name)
@@ -95,8 +95,8 @@ class Nemesis:
         return True
 
     def _lose_host(self) -> None:
-        """Kill an agent with its launcher, as the death of its host would."""
-        name = self._random.choice([name for name in self._cluster.agents if name != CONTAINER_AGENT])
+        """Kill an agent with its launcher, as the death of its host would. Containers would live on without a guard."""
+        name = self._random.choice(PROCESS_AGENTS)
         self._cluster.kill(name)
         self._end_launcher(name)
         time.sleep(self._random.choice((0.0, 0.0, LONG_S)))
