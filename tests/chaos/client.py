@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,10 +131,10 @@ class Clients:
             account.close()
         return left
 
-    def logs_of(self, queue: str, bound_s: float) -> dict[str, list[str]]:
+    def logs_of(self, queue: str, silenced: Collection[str], bound_s: float) -> dict[str, list[str]]:
         """Return what each attempt of the jobs of a queue printed, by job id and number of the attempt.
 
-        Logs come after the end of their job: what succeeded is waited for, as long as the bound.
+        Logs come after the end of their job: what succeeded, and was not silenced, is waited for, as long as the bound.
         """
         account = Account(self._http_url, DEFAULT_NAMESPACE, config=_CONFIG)
         deadline = time.monotonic() + bound_s
@@ -145,7 +145,8 @@ class Clients:
                     continue
                 for number, attempt in enumerate(job["attempts"], 1):
                     stream = attempt["container"].get("logStreamName")
-                    is_whole = job["status"] == "SUCCEEDED" and number == len(job["attempts"])
+                    is_last = number == len(job["attempts"])
+                    is_whole = job["status"] == "SUCCEEDED" and is_last and job_id not in silenced
                     if stream is not None:
                         lines = self._log(account, stream)
                         while is_whole and not history.is_complete(lines) and time.monotonic() < deadline:

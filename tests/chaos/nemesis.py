@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from chaos.client import boot_s
-from chaos.cluster import PROCESS_AGENTS, INNER_SERVICES, LEASE_S, Cluster
+from chaos.cluster import INNER_SERVICES, LEASE_S, PROCESS_AGENTS, Cluster
 from chaos.network import Cut
 
 LONG_S: Final = LEASE_S * 2

@@ -57,8 +57,10 @@ def run(minutes: float, seed: int | None = None, *, parent: Path | None = None) 
         healing_s = time.monotonic() - healed
         notes = clients.notes
         lines = history.read(path)
+        ends = sightings.first_ends(notes.sightings)
+        silenced = _silenced(notes, ends, nemesis.engine_outages)
         if has_containers:
-            logs = clients.logs_of(CONTAINERS, LOGS_BOUND_S)
+            logs = clients.logs_of(CONTAINERS, silenced, LOGS_BOUND_S)
             found += history.damaged_logs(logs)
             printed = [line for log in logs.values() for line in history.parsed(log)]
             lines += sorted(printed, key=lambda line: line.at)
@@ -68,8 +70,6 @@ def run(minutes: float, seed: int | None = None, *, parent: Path | None = None) 
         found += [f"I10: process is left: {one}" for one in _left(running.processes_left)]
         found += [f"I10: cgroup is left: {one}" for one in _left(running.cgroups_left)]
         found += store.violations(running.store_folder, {one: job["status"] for one, job in notes.ended.items()})
-        ends = sightings.first_ends(notes.sightings)
-        silenced = _silenced(notes, ends, nemesis.engine_outages)
         found += history.violations(lines, notes.dependencies, ends, silenced)
         found += sightings.violations(notes.sightings, notes.stopped)
         if found:

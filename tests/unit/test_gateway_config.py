@@ -44,3 +44,9 @@ def test_two_servers_need_two_ports_or_free_ones() -> None:
     with pytest.raises(InvalidConfigError, match="both 8080"):
         GatewayConfig(port=8080, grpc_port=8080)
     assert GatewayConfig(port=0, grpc_port=0).port == 0
+
+
+@pytest.mark.parametrize("ports", [(0, 8081), (8080, 0)])
+def test_only_ports_that_are_known_can_be_shared(ports: tuple[int, int]) -> None:
+    with pytest.raises(InvalidConfigError, match="reuse_port"):
+        GatewayConfig(port=ports[0], grpc_port=ports[1], reuse_port=True)
