@@ -135,11 +135,12 @@ def _report(
     for kind, victims in kinds.items():
         yield f"| {kind} | {victims.total()} | {_listed(victims)} |"
     yield ""
-    yield "| failed for good | times |"
-    yield "| --- | --- |"
-    for kind, times in notes.refusals.most_common(8):
-        yield f"| {kind} | {times} |"
-    yield ""
+    if notes.refusals:
+        yield "| failed for good | times |"
+        yield "| --- | --- |"
+        for kind, times in notes.refusals.most_common(8):
+            yield f"| {kind} | {times} |"
+        yield ""
     yield f"Violations: {len(found) or 'none'}"
     for text in found[:50]:
         yield f"- {text}"
