@@ -97,6 +97,23 @@ async def test_a_scheduler_older_than_one_that_was_followed_is_left_and_its_offe
     assert f"remove {tmp_path} and start it again" in caplog.text
 
 
+async def test_a_scheduler_that_leads_anew_on_the_same_stream_is_followed_and_an_older_one_is_left(
+    tmp_path: Path,
+) -> None:
+    scheduler = FakeScheduler()
+    scheduler.epochs = (2, 5)
+    async with serving(scheduler) as port, an_agent(tmp_path, port):
+        scheduler.send(session_pb2.ConnectResponse(welcome=session_pb2.Welcome(store_epoch=3, leader_epoch=6)))
+        scheduler.offer(an_offer("true", fence=(2, 1)), an_offer("true", fence=(3, 1)))
+        await scheduler.done((3, 1))
+        assert scheduler.last((2, 1), RunState.REVOKED)
+        scheduler.break_stream()
+        await eventually(lambda: len(scheduler.registrations) > 2, "the agent leaves, and tries again")
+        scheduler.epochs = (3, 6)
+        scheduler.held[(3, 2)] = an_offer("true", fence=(3, 2))
+        await scheduler.done((3, 2))
+
+
 async def test_reports_that_were_not_acknowledged_come_again_on_the_next_stream(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     async with serving(scheduler) as port, an_agent(tmp_path, port):

@@ -1,7 +1,10 @@
 """What an offer rests on, re-checked in the transaction that makes it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,9 @@ from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.offers import Cause, Proposal, Refusal, refused_for_job
 from batchyard.storage.jobs import Changes, EnvironmentCopy, EnvironmentKey, StorageError
+from batchyard.storage.sqlite.database import connect
 from batchyard.storage.sqlite.jobs import SqliteJobWriter
+from batchyard.storage.sqlite.migrations import migrate
 from support.jobs import AGENT, ENVIRONMENT, NAMESPACE, QUEUE, Store, a_job, a_key
 
 
@@ -193,3 +198,23 @@ def test_an_older_leader_loses_no_agents_either_after_a_restart_of_the_store(sto
     agent = store.writer.agent(AGENT)
     assert agent is not None
     assert agent.live
+
+
+def test_queues_of_a_store_from_before_are_told_again_with_their_environments(tmp_path: Path) -> None:
+    """What the store knew of a queue lacks the environments: the same news of it, told again, must count."""
+    folder = files("batchyard.storage.sqlite") / "migrations" / "jobs"
+    older = tmp_path / "migrations"
+    older.mkdir()
+    for script in folder.iterdir():
+        if script.name < "0008":
+            (older / script.name).write_text(script.read_text())
+    with closing(connect(tmp_path / "jobs.db")) as connection:
+        migrate(connection, older)
+        connection.execute(
+            "INSERT INTO queues (namespace, name, arn, open, gone, revision) VALUES (?, 'queue', 'arn', 1, 0, 1)",
+            (NAMESPACE,),
+        )
+        store = Store(connection)  # which settles that queue at revision 1
+        assert store.writer.queue(QUEUE.key) == QUEUE
+        store.register()
+        assert propose(store, store.submit()) is None

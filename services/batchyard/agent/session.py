@@ -108,8 +108,6 @@ class Session:
                 while not response.HasField("welcome"):
                     response = await _read(call)
             welcome = response.welcome
-            self._follow((welcome.store_epoch, welcome.leader_epoch))
-            self._reconciler.follow(welcome.store_epoch)
             await self._handle(response, welcome)
             self._welcomed()
             await self._exchange(call, welcome)
@@ -160,6 +158,9 @@ class Session:
                 await call.write(request)
 
     async def _handle(self, response: session_pb2.ConnectResponse, welcome: session_pb2.Welcome) -> None:
+        if response.HasField("welcome"):  # the first, or that of the same scheduler when it leads anew
+            self._follow((response.welcome.store_epoch, response.welcome.leader_epoch))
+            self._reconciler.follow(response.welcome.store_epoch)
         if response.heartbeat:
             term = self._heartbeats.answered(response.heartbeat, welcome.lease_ms / 1000)
             if term is not None:
