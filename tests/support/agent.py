@@ -1,5 +1,6 @@
 """What tests of the agent are made of: offers, a scheduler that does as it is told, and launchers of their own."""
 
+import asyncio
 import os
 import socket
 import struct
@@ -334,22 +335,29 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
             first_answer.heartbeat = first.heartbeat
         self._outbox.clear()
         yield first_answer
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._listen, request_iterator)
+        # Not in a task group: the server may close a generator in another task than it ran in.
+        listening = asyncio.create_task(self._listen(request_iterator, stream))
+        try:
             while self._stream == stream:
                 while self._outbox:
                     yield self._outbox.pop(0)
                 await self._changed.wait()
-            tasks.cancel_scope.cancel()
+        finally:
+            listening.cancel()
 
-    async def _listen(self, requests: AsyncIterator[session_pb2.ConnectRequest]) -> None:
+    async def _listen(self, requests: AsyncIterator[session_pb2.ConnectRequest], stream: int) -> None:
+        with suppress(grpc.aio.BaseError, grpc.RpcError):
+            await self._take_all(requests)
+        if self._stream == stream:
+            self.break_stream()
+
+    async def _take_all(self, requests: AsyncIterator[session_pb2.ConnectRequest]) -> None:
         async for request in requests:
             answer = session_pb2.ConnectResponse()
             if self.answers_heartbeats:
                 answer.heartbeat = request.heartbeat
             self._take(request.reports, answer)
             self.send(answer)
-        self.break_stream()
 
     def _take(self, reports: Sequence[run_pb2.RunReport], answer: session_pb2.ConnectResponse) -> None:
         for report in reports:
