@@ -176,6 +176,33 @@ async def test_large_events_come_in_messages_of_bounded_size(tmp_path: Path) -> 
     assert len(responses) > 3
 
 
+async def test_a_slow_reader_holds_up_nobody_and_little_is_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+    make = events.event_of
+
+    def counted(*arguments: Any) -> JobStateChangeEvent:
+        nonlocal made
+        made += 1
+        return make(*arguments)
+
+    monkeypatch.setattr(events, "event_of", counted)
+    monkeypatch.setattr(events, "EVENTS_A_READ", 5)
+    async with control_plane(tmp_path) as plane:
+        await plane.make_queue()
+        await plane.register()
+        responses = aiter(plane.operations.WatchJobEvents(WatchJobEventsRequest()))
+        await anext(responses)
+        job_ids = [await plane.submit() for _ in range(400)]
+        assert made < 200
+        seen: list[str] = []
+        with anyio.fail_after(60):
+            while len(seen) < len(job_ids):
+                seen += [event.detail.job_id for event in (await anext(responses)).events]
+        assert seen == job_ids
+
+
 async def test_events_that_are_not_kept_any_more_are_refused_and_the_rest_is_there(tmp_path: Path) -> None:
     async with control_plane(tmp_path, retention_s=0.5) as plane:
         await plane.make_queue()
