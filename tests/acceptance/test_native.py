@@ -10,6 +10,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from batchyard.api.common.v1.container_pb2 import RetryStrategy
 from batchyard.api.jobs.v1.jobs_pb2 import (
     JOB_STATUS_FAILED,
     JOB_STATUS_SUCCEEDED,
@@ -44,6 +45,7 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
     UpdateJobQueueRequest,
 )
 from batchyard.api.registry.v1.resource_state_pb2 import RESOURCE_STATE_DISABLED, RESOURCE_STATUS_VALID
+from batchyard.rpc.errors import error_from
 from support.native import NativeClient
 
 PUBLIC_SERVICES = {
@@ -137,7 +139,9 @@ async def test_a_batch_is_answered_job_by_job(ready: NativeClient) -> None:
     jobs = [a_job(), SubmitJobRequest(job_name="x", job_queue="nothing", job_definition="native"), a_job()]
     answer = await ready.operations.SubmitJobs(SubmitJobsRequest(jobs=jobs), **ready.call)
     assert [result.WhichOneof("result") for result in answer.results] == ["submitted", "error", "submitted"]
-    assert "nothing" in answer.results[1].error
+    refused = answer.results[1]
+    assert "nothing" in refused.error
+    assert (refused.error_reason, refused.error_field) == ("NOT_FOUND", "jobQueue")
 
 
 async def test_resources_live_and_die(ready: NativeClient) -> None:
@@ -171,6 +175,30 @@ async def test_refusals_have_the_code_of_their_kind(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await ready.jobs.SubmitJob(request_, **ready.call)
     assert caught.value.code() is code
+
+
+@pytest.mark.parametrize(
+    ("members", "reason", "field"),
+    [
+        ({"job_queue": "nothing"}, "NOT_FOUND", "jobQueue"),
+        ({"job_definition": "native:9"}, "NOT_FOUND", "jobDefinition"),
+        ({"job_name": "-"}, "INVALID_REQUEST", "jobName"),
+        ({"job_name": ""}, "INVALID_REQUEST", "jobName"),
+        ({"share_identifier": "a"}, "INVALID_REQUEST", "shareIdentifier"),
+        ({"container_overrides": ContainerOverrides(vcpus=0)}, "INVALID_REQUEST", "vcpus"),
+        ({"container_overrides": ContainerOverrides(command=[""])}, "INVALID_REQUEST", "containerOverrides.command"),
+        ({"retry_strategy": RetryStrategy(attempts=11)}, "INVALID_REQUEST", "retryStrategy.attempts"),
+    ],
+)
+async def test_a_refusal_names_the_member_and_has_a_reason_for_programs(
+    ready: NativeClient, members: dict[str, Any], reason: str, field: str
+) -> None:
+    request = SubmitJobRequest(**{"job_name": "job", "job_queue": "native", "job_definition": "native", **members})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ready.jobs.SubmitJob(request, **ready.call)
+    error = error_from(caught.value)
+    assert (error.reason, error.field) == (reason, field)
+    assert error.message == caught.value.details()
 
 
 async def test_agents_are_listed(native: NativeClient) -> None:

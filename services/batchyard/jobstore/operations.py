@@ -63,7 +63,7 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         except UnavailableError:
             raise
         except BatchyardError as error:
-            return SubmitJobResult(error=error.message)
+            return SubmitJobResult(error=error.message, error_reason=error.reason, error_field=error.field)
 
     async def WatchJobs(  # noqa: N802
         self, request: WatchJobsRequest, context: grpc.aio.ServicerContext[WatchJobsRequest, WatchJobsResponse]

@@ -70,8 +70,14 @@ class SubmitJobResult(_message.Message):
 
     SUBMITTED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_FIELD_NUMBER: _builtins.int
     error: _builtins.str
     """Why this job was refused."""
+    error_reason: _builtins.str
+    """Of a refused job: the kind of error, as ErrorInfo.reason of a refused call has it."""
+    error_field: _builtins.str
+    """Of a refused job: AWS's name of the member that is wrong, if it is about one."""
     @_builtins.property
     def submitted(self) -> _jobs_service_pb2.SubmitJobResponse: ...
     def __init__(
@@ -79,13 +85,24 @@ class SubmitJobResult(_message.Message):
         *,
         submitted: _jobs_service_pb2.SubmitJobResponse | None = ...,
         error: _builtins.str = ...,
+        error_reason: _builtins.str | None = ...,
+        error_field: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "submitted", b"submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_field", b"_error_field", "_error_reason", b"_error_reason", "error", b"error", "error_field", b"error_field", "error_reason", b"error_reason", "result", b"result", "submitted", b"submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_field", b"_error_field", "_error_reason", b"_error_reason", "error", b"error", "error_field", b"error_field", "error_reason", b"error_reason", "result", b"result", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error_field: _TypeAlias = _typing.Literal["error_field"]  # noqa: Y015
+    _WhichOneofArgType__error_field: _TypeAlias = _typing.Literal["_error_field", b"_error_field"]  # noqa: Y015
+    _WhichOneofReturnType__error_reason: _TypeAlias = _typing.Literal["error_reason"]  # noqa: Y015
+    _WhichOneofArgType__error_reason: _TypeAlias = _typing.Literal["_error_reason", b"_error_reason"]  # noqa: Y015
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["submitted", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_field) -> _WhichOneofReturnType__error_field | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_reason) -> _WhichOneofReturnType__error_reason | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___SubmitJobResult: _TypeAlias = SubmitJobResult  # noqa: Y015
