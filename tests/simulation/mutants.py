@@ -18,18 +18,20 @@ from batchyard.agent.launcher.server import Launcher
 from batchyard.agent.reconcile import Reconciler
 from batchyard.domain.jobs import AgentId, Fence, Job, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState
+from batchyard.jobstore import group
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.leadership import Leadership
-from batchyard.jobstore.offers import Proposal, Refusal
+from batchyard.jobstore.offers import Proposal, Refusal, refused_for_agent
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
-from batchyard.storage.jobs import RequestKey
+from batchyard.storage.jobs import AgentRecord, RequestKey
 from simulation import host, store
 from simulation.agent import AgentActor
 from simulation.world import simulate
 
 Mutation = tuple[type | ModuleType, str, Callable[..., Any]]
 
+_refused_for_agent = refused_for_agent
 _report, _why_not, _register, _cancel = Group.report, Group._why_not, Group.register, Group.cancel
 _offer, _startable, _take = Ledger.offer, Ledger.startable, Reconciler._take
 _leases_init, _journal_init = Leases.__init__, Journal.__init__
@@ -60,6 +62,10 @@ def _offer_what_is_offered(self: Group, job: Job | None, proposal: Proposal) -> 
 def _offer_to_any_incarnation(self: Group, job: Job | None, proposal: Proposal) -> Refusal | None:
     reason = _why_not(self, job, proposal)
     return None if reason is not None and "incarnation" in reason.text else reason
+
+
+def _offer_to_the_drained(agent: AgentRecord | None, proposal: Proposal) -> Refusal | None:
+    return _refused_for_agent(replace(agent, draining=False) if agent is not None else None, proposal)
 
 
 def _register_any_incarnation(
@@ -153,6 +159,9 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "reports count from any incarnation": (Group, "report", _report_of_any_incarnation),
     "a job is offered that has an offer": (Group, "_why_not", _offer_what_is_offered),
     "offers go to agents that are not live": (Group, "_why_not", _offer_to_any_incarnation),
+    "offers go beyond maxvCpus": (group, "refused_for_environment", _nothing),
+    "offers go to drained agents": (group, "refused_for_agent", _offer_to_the_drained),
+    "an agent follows a scheduler of before": (IdentityKeeper, "follow", _nothing),
     "an incarnation that is over registers": (Group, "register", _register_any_incarnation),
     "claims of earlier launchers are forgotten": (Group, "register", _register_without_what_was_claimed_before),
     "what a registration lacks is lost at once": (Group, "register", _register_and_lose_what_is_missing),
@@ -180,6 +189,8 @@ DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {
     "reports count from any incarnation": _FENCE,
     "a job is offered that has an offer": "a proposal names the job's version, and a leader proposes a job once",
     "offers go to agents that are not live": "a leader loses an agent in its own picture before it tells the store",
+    "offers go to drained agents": "a leader proposes none; what it proposed just before the drain is refused",
+    "an agent follows a scheduler of before": "a scheduler grants no lease when its own is over",
     "an incarnation that is over registers": "its runs are dead by then: its guard ended them at its own deadline",
     "claims of earlier launchers are forgotten": "the registration's runs say of the same fences that they are lost",
     "forgotten offers start again": "an end is forgotten after its commit, and the store offers no fence after it",
@@ -192,6 +203,8 @@ DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {
 STORMS: Final[Mapping[str, str]] = {
     "what a registration lacks is lost at once": "old streams",
     "what a launcher left behind lives on": "runtimes",
+    "the journal is not read": "crashes",
+    "offers go beyond maxvCpus": "resources",
     "runs start without a lease": "pauses",
     "the lease counts from the receipt of the answer": "late answers",
     "a scheduler leads without waiting": "two schedulers",

@@ -49,6 +49,7 @@ class Nemesis:
         self._net = net
         self._scene = scene
         self._kinds = kinds = profile.kinds
+        self._aim = profile.aim
         self._every_s = within_s / kernel.rng.choice(profile.strikes)
         self._life, self._operator = Life("nemesis"), Life("operator")
         self._repairs: list[Callable[[], None]] = []
@@ -57,7 +58,7 @@ class Nemesis:
 
     def aim(self) -> None:
         """Now and then strike about when something important happens."""
-        if self._kinds and self._kernel.chance(0.1):
+        if self._kinds and self._kernel.chance(self._aim):
             self._kernel.after(self._kernel.rng.random() * 20 * self._net.conditions.delay_s, self._life, self._hit)
 
     def offered(self, agent_id: AgentId) -> None:

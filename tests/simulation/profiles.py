@@ -41,6 +41,8 @@ class Profile:
     kinds: Sequence[str]
     strikes: Sequence[int]
     """How often they strike in one run; a seed chooses."""
+    aim: float = 0.1
+    """How likely one strikes just after a job has started."""
 
 
 PROFILES: Final[Mapping[str, Profile]] = {
@@ -50,6 +52,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "old streams": Profile(("abandoned streams",), (4, 8)),
     "resources": Profile(("resource changes", "scheduler crash"), (6, 15)),
     "backups": Profile(("store restore", "agent crash", "partition"), (4, 8)),
+    "crashes": Profile(("launcher death", "power failure", "agent crash", "slow network"), (6, 15), aim=0.4),
     "drains": Profile(("drain", "scheduler crash", "agent crash"), (6, 15)),
     "runtimes": Profile(("lying runtime", "launcher death", "death at a claim", "agent crash"), (6, 15)),
 }

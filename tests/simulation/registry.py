@@ -25,6 +25,8 @@ class Registry:
         self._life = Life("registry")
         self.settle: Settle
         self._revision = 1
+        self._lag_s = rng.choice((2.0, 20.0))
+        """How long schedulers take at most to hear of a change."""
         self._closed: set[str] = set()
         first, second = (ResourceKey(NAMESPACE, name) for name in ("first", "second"))
         self._environments = {
@@ -104,7 +106,7 @@ class Registry:
         self._revision += 1
         self._note_ceilings()
         for life, tell in self._followers:
-            self._kernel.after(self._kernel.rng.random() * 2, life, tell)
+            self._kernel.after(self._kernel.rng.random() * self._lag_s, life, tell)
         self.tell_store()
 
     def tell_store(self) -> None:
