@@ -40,6 +40,7 @@ def test_a_job_runs_and_every_member_of_its_description_is_right(account: Accoun
         "mountPoints": [],
         "ulimits": [],
         "resourceRequirements": [],
+        "secrets": [],
         "networkInterfaces": [],
         "exitCode": 0,
     }
