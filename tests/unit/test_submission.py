@@ -360,6 +360,24 @@ def test_every_member_of_the_definition_reaches_the_job() -> None:
     assert spec.container.HasField("privileged")
 
 
+@pytest.mark.parametrize(
+    ("of_definition", "of_request", "expected"),
+    [
+        ({}, {}, {}),
+        ({}, {"propagateTags": True}, {"a": "job", "b": "definition", "c": "job"}),
+        ({"propagateTags": True}, {}, {"a": "job", "b": "definition", "c": "job"}),
+        ({"propagateTags": True}, {"propagateTags": False}, {}),
+    ],
+)
+def test_tags_go_on_to_the_container_if_the_submission_or_else_the_definition_says_so(
+    of_definition: dict[str, object], of_request: dict[str, object], expected: dict[str, str]
+) -> None:
+    request = a_request(tags={"a": "job", "c": "job"}, **of_request)
+    spec = spec_of(request, a_definition({}, tags={"a": "definition", "b": "definition"}, **of_definition))
+    assert dict(spec.container_tags) == expected
+    assert dict(spec.tags) == {"a": "job", "c": "job"}
+
+
 def test_a_job_that_waits_twice_for_another_waits_once() -> None:
     spec = spec_of(
         a_request(dependsOn=[{"jobId": "a"}, {"jobId": "b", "type": "SEQUENTIAL"}, {"jobId": "a"}]), a_definition()

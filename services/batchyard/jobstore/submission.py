@@ -161,6 +161,8 @@ def build_submission(
     )
     _set_share(spec, request, definition, queue)
     spec.propagate_tags = (request if request.HasField("propagate_tags") else definition).propagate_tags
+    if spec.propagate_tags:
+        spec.container_tags.update({**definition.tags, **request.tags})
     spec.platform_capabilities.extend(definition.platform_capabilities)
     spec.retry_strategy.CopyFrom(retry)
     spec.retry_strategy.attempts = retry.attempts or 1

@@ -130,7 +130,12 @@ def container_config(offer: Offer, owner: Owner, network: str | None) -> dict[st
     config: dict[str, Any] = {
         "Image": container.image,
         "Env": [f"{name}={value}" for name, value in job_variables(offer, owner.agent_id).items()],
-        "Labels": owner.labels() | {f"{LABEL}job": spec.job_id, f"{LABEL}fence": fence_text(offer)},
+        "Labels": {
+            **spec.container_tags,
+            **owner.labels(),
+            f"{LABEL}job": spec.job_id,
+            f"{LABEL}fence": fence_text(offer),
+        },
         "HostConfig": host,
     }
     if container.command:

@@ -26,7 +26,7 @@ from batchyard.api.common.v1 import container_pb2 as batchyard_dot_api_dot_commo
 from batchyard.api.jobs.v1 import jobs_pb2 as batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n batchyard/api/agent/v1/run.proto\x12\x16\x62\x61tchyard.api.agent.v1\x1a\'batchyard/api/common/v1/container.proto\x1a batchyard/api/jobs/v1/jobs.proto\"&\n\x05\x46\x65nce\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\xdc\x06\n\x07JobSpec\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x10\n\x08job_name\x18\x03 \x01(\t\x12\x0f\n\x07job_arn\x18\x04 \x01(\t\x12\x16\n\x0ejob_queue_name\x18\x05 \x01(\t\x12\x15\n\rjob_queue_arn\x18\x06 \x01(\t\x12\x1b\n\x13job_definition_name\x18\x07 \x01(\t\x12\x1a\n\x12job_definition_arn\x18\x08 \x01(\t\x12\x38\n\ndepends_on\x18\t \x03(\x0b\x32$.batchyard.api.jobs.v1.JobDependency\x12\x43\n\nparameters\x18\n \x03(\x0b\x32/.batchyard.api.agent.v1.JobSpec.ParametersEntry\x12\x39\n\tcontainer\x18\x0b \x01(\x0b\x32&.batchyard.api.jobs.v1.ContainerDetail\x12>\n\x0eretry_strategy\x18\x0c \x01(\x0b\x32&.batchyard.api.common.v1.RetryStrategy\x12\x34\n\x07timeout\x18\r \x01(\x0b\x32#.batchyard.api.common.v1.JobTimeout\x12\x37\n\x04tags\x18\x0e \x03(\x0b\x32).batchyard.api.agent.v1.JobSpec.TagsEntry\x12\x13\n\x0bvcpus_milli\x18\x0f \x01(\x03\x12\x12\n\nmemory_mib\x18\x10 \x01(\x03\x12\x0c\n\x04gpus\x18\x11 \x01(\x05\x12\x1d\n\x10share_identifier\x18\x12 \x01(\tH\x00\x88\x01\x01\x12 \n\x13scheduling_priority\x18\x13 \x01(\x05H\x01\x88\x01\x01\x12\x16\n\x0epropagate_tags\x18\x14 \x01(\x08\x12\x1d\n\x15platform_capabilities\x18\x15 \x03(\t\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_share_identifierB\x16\n\x14_scheduling_priority\"\xa2\x01\n\x08RunOffer\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08job_spec\x18\x03 \x01(\x0c\x12\x1b\n\x13\x63ompute_environment\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x06 \x01(\t\"\xcc\x02\n\tRunReport\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .batchyard.api.agent.v1.RunState\x12\x1b\n\x0estarted_ago_ms\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0c\x65nded_ago_ms\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\texit_code\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12+\n\x03\x65nd\x18\t \x01(\x0e\x32\x1e.batchyard.api.agent.v1.RunEndB\x11\n\x0f_started_ago_msB\x0f\n\r_ended_ago_msB\x0c\n\n_exit_code*\x95\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_OFFERED\x10\x01\x12\x15\n\x11RUN_STATE_CLAIMED\x10\x02\x12\x15\n\x11RUN_STATE_STARTED\x10\x03\x12\x12\n\x0eRUN_STATE_DONE\x10\x04\x12\x15\n\x11RUN_STATE_REVOKED\x10\x05*\xa8\x01\n\x06RunEnd\x12\x17\n\x13RUN_END_UNSPECIFIED\x10\x00\x12\x12\n\x0eRUN_END_EXITED\x10\x01\x12\x18\n\x14RUN_END_START_FAILED\x10\x02\x12\x15\n\x11RUN_END_TIMED_OUT\x10\x03\x12\x13\n\x0fRUN_END_STOPPED\x10\x04\x12\x10\n\x0cRUN_END_LOST\x10\x05\x12\x19\n\x15RUN_END_NEVER_STARTED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n batchyard/api/agent/v1/run.proto\x12\x16\x62\x61tchyard.api.agent.v1\x1a\'batchyard/api/common/v1/container.proto\x1a batchyard/api/jobs/v1/jobs.proto\"&\n\x05\x46\x65nce\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\xde\x07\n\x07JobSpec\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x10\n\x08job_name\x18\x03 \x01(\t\x12\x0f\n\x07job_arn\x18\x04 \x01(\t\x12\x16\n\x0ejob_queue_name\x18\x05 \x01(\t\x12\x15\n\rjob_queue_arn\x18\x06 \x01(\t\x12\x1b\n\x13job_definition_name\x18\x07 \x01(\t\x12\x1a\n\x12job_definition_arn\x18\x08 \x01(\t\x12\x38\n\ndepends_on\x18\t \x03(\x0b\x32$.batchyard.api.jobs.v1.JobDependency\x12\x43\n\nparameters\x18\n \x03(\x0b\x32/.batchyard.api.agent.v1.JobSpec.ParametersEntry\x12\x39\n\tcontainer\x18\x0b \x01(\x0b\x32&.batchyard.api.jobs.v1.ContainerDetail\x12>\n\x0eretry_strategy\x18\x0c \x01(\x0b\x32&.batchyard.api.common.v1.RetryStrategy\x12\x34\n\x07timeout\x18\r \x01(\x0b\x32#.batchyard.api.common.v1.JobTimeout\x12\x37\n\x04tags\x18\x0e \x03(\x0b\x32).batchyard.api.agent.v1.JobSpec.TagsEntry\x12\x13\n\x0bvcpus_milli\x18\x0f \x01(\x03\x12\x12\n\nmemory_mib\x18\x10 \x01(\x03\x12\x0c\n\x04gpus\x18\x11 \x01(\x05\x12\x1d\n\x10share_identifier\x18\x12 \x01(\tH\x00\x88\x01\x01\x12 \n\x13scheduling_priority\x18\x13 \x01(\x05H\x01\x88\x01\x01\x12\x16\n\x0epropagate_tags\x18\x14 \x01(\x08\x12\x1d\n\x15platform_capabilities\x18\x15 \x03(\t\x12J\n\x0e\x63ontainer_tags\x18\x17 \x03(\x0b\x32\x32.batchyard.api.agent.v1.JobSpec.ContainerTagsEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12\x43ontainerTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_share_identifierB\x16\n\x14_scheduling_priority\"\xa2\x01\n\x08RunOffer\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08job_spec\x18\x03 \x01(\x0c\x12\x1b\n\x13\x63ompute_environment\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x06 \x01(\t\"\xcc\x02\n\tRunReport\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .batchyard.api.agent.v1.RunState\x12\x1b\n\x0estarted_ago_ms\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0c\x65nded_ago_ms\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\texit_code\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12+\n\x03\x65nd\x18\t \x01(\x0e\x32\x1e.batchyard.api.agent.v1.RunEndB\x11\n\x0f_started_ago_msB\x0f\n\r_ended_ago_msB\x0c\n\n_exit_code*\x95\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_OFFERED\x10\x01\x12\x15\n\x11RUN_STATE_CLAIMED\x10\x02\x12\x15\n\x11RUN_STATE_STARTED\x10\x03\x12\x12\n\x0eRUN_STATE_DONE\x10\x04\x12\x15\n\x11RUN_STATE_REVOKED\x10\x05*\xa8\x01\n\x06RunEnd\x12\x17\n\x13RUN_END_UNSPECIFIED\x10\x00\x12\x12\n\x0eRUN_END_EXITED\x10\x01\x12\x18\n\x14RUN_END_START_FAILED\x10\x02\x12\x15\n\x11RUN_END_TIMED_OUT\x10\x03\x12\x13\n\x0fRUN_END_STOPPED\x10\x04\x12\x10\n\x0cRUN_END_LOST\x10\x05\x12\x19\n\x15RUN_END_NEVER_STARTED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_JOBSPEC_TAGSENTRY']._loaded_options = None
   _globals['_JOBSPEC_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=1539
-  _globals['_RUNSTATE']._serialized_end=1688
-  _globals['_RUNEND']._serialized_start=1691
-  _globals['_RUNEND']._serialized_end=1859
+  _globals['_JOBSPEC_CONTAINERTAGSENTRY']._loaded_options = None
+  _globals['_JOBSPEC_CONTAINERTAGSENTRY']._serialized_options = b'8\001'
+  _globals['_RUNSTATE']._serialized_start=1669
+  _globals['_RUNSTATE']._serialized_end=1818
+  _globals['_RUNEND']._serialized_start=1821
+  _globals['_RUNEND']._serialized_end=1989
   _globals['_FENCE']._serialized_start=135
   _globals['_FENCE']._serialized_end=173
   _globals['_JOBSPEC']._serialized_start=176
-  _globals['_JOBSPEC']._serialized_end=1036
-  _globals['_JOBSPEC_PARAMETERSENTRY']._serialized_start=897
-  _globals['_JOBSPEC_PARAMETERSENTRY']._serialized_end=946
-  _globals['_JOBSPEC_TAGSENTRY']._serialized_start=948
-  _globals['_JOBSPEC_TAGSENTRY']._serialized_end=991
-  _globals['_RUNOFFER']._serialized_start=1039
-  _globals['_RUNOFFER']._serialized_end=1201
-  _globals['_RUNREPORT']._serialized_start=1204
-  _globals['_RUNREPORT']._serialized_end=1536
+  _globals['_JOBSPEC']._serialized_end=1166
+  _globals['_JOBSPEC_PARAMETERSENTRY']._serialized_start=973
+  _globals['_JOBSPEC_PARAMETERSENTRY']._serialized_end=1022
+  _globals['_JOBSPEC_TAGSENTRY']._serialized_start=1024
+  _globals['_JOBSPEC_TAGSENTRY']._serialized_end=1067
+  _globals['_JOBSPEC_CONTAINERTAGSENTRY']._serialized_start=1069
+  _globals['_JOBSPEC_CONTAINERTAGSENTRY']._serialized_end=1121
+  _globals['_RUNOFFER']._serialized_start=1169
+  _globals['_RUNOFFER']._serialized_end=1331
+  _globals['_RUNREPORT']._serialized_start=1334
+  _globals['_RUNREPORT']._serialized_end=1666
 # @@protoc_insertion_point(module_scope)

@@ -171,6 +171,26 @@ class JobSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ContainerTagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     JOB_NAME_FIELD_NUMBER: _builtins.int
@@ -192,6 +212,7 @@ class JobSpec(_message.Message):
     SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
     PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
     PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
+    CONTAINER_TAGS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The account."""
     job_id: _builtins.str
@@ -226,6 +247,10 @@ class JobSpec(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def platform_capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def container_tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Tags of definition and job that the container gets as labels; empty unless propagate_tags."""
+
     def __init__(
         self,
         *,
@@ -250,10 +275,11 @@ class JobSpec(_message.Message):
         scheduling_priority: _builtins.int | None = ...,
         propagate_tags: _builtins.bool = ...,
         platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        container_tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "depends_on", b"depends_on", "gpus", b"gpus", "job_arn", b"job_arn", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "job_id", b"job_id", "job_name", b"job_name", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "memory_mib", b"memory_mib", "namespace", b"namespace", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "container_tags", b"container_tags", "depends_on", b"depends_on", "gpus", b"gpus", "job_arn", b"job_arn", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "job_id", b"job_id", "job_name", b"job_name", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "memory_mib", b"memory_mib", "namespace", b"namespace", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
     _WhichOneofArgType__scheduling_priority: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority"]  # noqa: Y015
