@@ -33,6 +33,34 @@ def test_attempts_end_as_the_tag_asks_until_one_runs(account: Account) -> None:
     assert job["tags"] == {"batchyard:fault": "1:host-terminated 2:oom 3:pull-error 4:exit=143"}
 
 
+RULES = [
+    {"onStatusReason": "Host EC2*", "action": "RETRY"},
+    {"onReason": "OutOfMemoryError*", "action": "EXIT"},
+    {"onReason": "CannotPullContainerError*", "action": "RETRY"},
+    {"onExitCode": "143", "action": "RETRY"},
+    {"onReason": "*", "action": "EXIT"},
+]
+
+
+@pytest.mark.parametrize(
+    ("faults", "status", "attempts"),
+    [
+        ("1:host-terminated 2:pull-error 3:exit=143", "SUCCEEDED", 4),
+        ("1:host-terminated 2:oom", "FAILED", 2),
+        ("1:exit=1", "FAILED", 1),
+        ("1:timeout", "FAILED", 1),
+        ("1:host-terminated 2:host-terminated 3:host-terminated 4:host-terminated", "FAILED", 4),
+    ],
+)
+def test_the_rules_of_a_retry_strategy_decide_what_follows(
+    account: Account, faults: str, status: str, attempts: int
+) -> None:
+    account.define()
+    strategy = {"attempts": 4, "evaluateOnExit": RULES}
+    job = account.wait(account.submit(retryStrategy=strategy, tags={"batchyard:fault": faults}))
+    assert (job["status"], len(job["attempts"])) == (status, attempts)
+
+
 def test_a_fault_that_uses_up_the_attempts_fails_the_job_and_those_that_depend_on_it(account: Account) -> None:
     account.define()
     job_id = account.submit(tags={"batchyard:fault": "1:exit=3"})

@@ -193,10 +193,14 @@ def test_idle_logs_are_those_that_nothing_was_written_to_for_long(logs: LogFolde
         path = logs.create(NAMESPACE, stream)
         logs.mark(NAMESPACE, stream, 1, time_ms)
         os.utime(path, ns=(time_ms * 1_000_000, time_ms * 1_000_000))
+    logs.create(NAMESPACE, "d/default/marks").unlink()
+    logs.mark(NAMESPACE, "d/default/marks", 1, 1000)
+    os.utime(tmp_path / NAMESPACE / "d/default/marks.marks", (1, 1))
     (tmp_path / "stray.log").touch()
     (tmp_path / NAMESPACE / "not a name.log").touch()
     found = {name for name in logs.idle_names(2000, 5000) if name is not None}
-    assert found == {(NAMESPACE, f"{stream}") for stream in ("a/default/old", "b/default/ahead", "c/default/older")}
+    expected = ("a/default/old", "b/default/ahead", "c/default/older", "d/default/marks")
+    assert found == {(NAMESPACE, stream) for stream in expected}
 
 
 def test_a_log_that_goes_while_idle_ones_are_looked_for_is_passed_over(logs: LogFolder) -> None:

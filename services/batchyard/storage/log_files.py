@@ -222,12 +222,16 @@ class LogFolder:
     ) -> tuple[str, str] | None:
         if entry.is_dir(follow_symlinks=False):
             folders.append(Path(entry.path))
-        elif entry.name.endswith(".log"):
-            with suppress(FileNotFoundError):
-                if not since_ms <= entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now_ms:
-                    namespace, *parts = Path(entry.path).relative_to(self._root).with_suffix("").parts
-                    if _NAMESPACE.fullmatch(namespace) and _STREAM.fullmatch("/".join(parts)):
-                        return namespace, "/".join(parts)
+            return None
+        with suppress(FileNotFoundError):
+            if since_ms <= entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now_ms:
+                return None
+        path = Path(entry.path)
+        # Marks without a log are left when a log goes that is just being written to.
+        if path.suffix == ".log" or (path.suffix == ".marks" and not path.with_suffix(".log").exists()):
+            namespace, *parts = path.relative_to(self._root).with_suffix("").parts
+            if _NAMESPACE.fullmatch(namespace) and _STREAM.fullmatch("/".join(parts)):
+                return namespace, "/".join(parts)
         return None
 
     def remove(self, namespace: str, stream: str) -> None:
