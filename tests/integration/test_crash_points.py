@@ -2,13 +2,11 @@
 
 import asyncio
 import shutil
-import signal
 import sqlite3
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final
@@ -18,31 +16,16 @@ import pytest
 from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
 from batchyard.domain.lifecycle import JobState
 from support.control_plane import ControlPlane, control_plane
-from support.crash_scenario import driving, forked, run_to_end, take_up
+from support.crash_scenario import child, driving, run_to_end, take_up
+from support.crashes import CHILD_DEADLINE_S, NEEDS_STRACE, SYNCS, forked, stop, sweep, traced, was_killed
 
-SYNCS: Final = "fsync,fdatasync"
 WRITES: Final = "pwrite64"
-CHILD_DEADLINE_S: Final = 30.0
-TRACER_PATIENCE_S: Final = 0.1
 ORDER: Final = [state.name for state in JobState]
 PARENTS: Final = {"child": "parent", "orphan": "cancelled"}
 """Jobs that fail with another one."""
 
 
-def can_trace() -> bool:
-    if shutil.which("strace") is None:
-        return False
-    return (
-        subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode == 0
-    )
-
-
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not can_trace(), reason="kernel: processes cannot be traced" if shutil.which("strace") else "needs strace"
-    ),
-]
+pytestmark = [pytest.mark.timeout(600), NEEDS_STRACE]
 
 
 @dataclass
@@ -63,29 +46,6 @@ class Acknowledged:
                 self.states[job_id] = (attempts, status)
             case ("fence", epoch, number):
                 self.fences.add((epoch, number))
-
-
-@contextmanager
-def traced(pid: int, calls: str, fault: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Inject faults into a process and its threads, from when the context is entered."""
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
-    tracer = subprocess.Popen([*command, "-p", str(pid)], stdin=subprocess.DEVNULL)
-    try:
-        while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
-            assert tracer.poll() is None, "strace has ended"
-        yield tracer
-    finally:
-        stop(tracer)
-
-
-def stop(tracer: subprocess.Popen[bytes]) -> None:
-    """End the injection. Its processes go on; what a tracer does whose processes were killed varies."""
-    tracer.terminate()
-    try:
-        tracer.wait(TRACER_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        tracer.kill()
-        tracer.wait()
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +77,7 @@ def play(folder: Path, calls: str, fault: str) -> tuple[Acknowledged, list[tuple
     At the first failure the disk becomes well again.
     """
     acknowledged, failures = Acknowledged(), []
-    process, pipe = forked(folder)
+    process, pipe = forked(child, folder)
     with pipe:
         assert process.pid is not None
         with traced(process.pid, calls, fault) as tracer:
@@ -130,10 +90,8 @@ def play(folder: Path, calls: str, fault: str) -> tuple[Acknowledged, list[tuple
                     stop(tracer)
                     pipe.send("healed")
                 is_over = message == ("over",)
-        process.join(CHILD_DEADLINE_S)
-    assert process.exitcode in (0, -signal.SIGKILL)
     # It may be killed after the last step too, while it closes.
-    return acknowledged, failures, is_over and process.exitcode == 0
+    return acknowledged, failures, not was_killed(process) and is_over
 
 
 def messages(pipe: Connection) -> Iterator[tuple[Any, ...]]:
@@ -232,44 +190,45 @@ async def finish(plane: ControlPlane, driver: Any, job_ids: set[str]) -> set[tup
     return fences
 
 
-def points(step: int) -> Iterator[int]:
-    yield from range(1, 1000, step)
-    raise AssertionError("the scenario never comes to its end")
-
-
 # At every sync. Of the writes, some ten to a sync, a number that comes to all places in a commit in turn.
 @pytest.mark.parametrize(("calls", "step"), [(SYNCS, 1), (WRITES, 23)])
 def test_nothing_acknowledged_is_lost_wherever_the_store_dies(fresh: Path, copies: Path, calls: str, step: int) -> None:
-    for point in points(step):
+    def run(point: int) -> bool:
         folder = Path(shutil.copytree(fresh, copies / str(point)))
         acknowledged, failures, is_over = play(folder, calls, f"signal=SIGKILL:when={point}")
         assert failures == []
         asyncio.run(check_and_finish(folder, acknowledged, check_tables(folder / "jobs.db")))
-        if is_over:
-            break
-    assert point > 20, "the scenario was not under the fault"
+        return is_over
+
+    points = sweep(run, step=step)
+    print(f"killed at {points} points of {calls}")
+    assert points > 20, "the scenario was not under the fault"
 
 
 @pytest.mark.parametrize(
     ("calls", "step", "error", "text"),
     [
-        (SYNCS, 2, "EIO", "disk I/O error"),
-        (WRITES, 61, "ENOSPC", "database or disk is full"),
+        (SYNCS, 1, "EIO", "disk I/O error"),
+        (WRITES, 5, "ENOSPC", "database or disk is full"),
         (WRITES, 83, "EROFS", "disk I/O error"),
     ],
 )
 def test_a_disk_that_fails_is_told_and_the_store_comes_back_with_it(
     fresh: Path, copies: Path, calls: str, step: int, error: str, text: str
 ) -> None:
-    told = 0
-    for point in points(step):
+    told = count()
+
+    def run(point: int) -> bool:
         folder = Path(shutil.copytree(fresh, copies / str(point)))
         acknowledged, failures, is_over = play(folder, calls, f"error={error}:when={point}+")
         assert is_over
         for status, said in failures:
             assert status in ("UNAVAILABLE", "OPENING")
-            told += f"cannot write: {text}" in said
+            if f"cannot write: {text}" in said:
+                next(told)
         asyncio.run(check_and_finish(folder, acknowledged, check_tables(folder / "jobs.db")))
-        if not failures:
-            break
-    assert told
+        return not failures
+
+    points = sweep(run, step=step)
+    print(f"{error} at {points} points of {calls}")
+    assert next(told)

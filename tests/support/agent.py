@@ -137,8 +137,13 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="kernel: only root may
 class LauncherClient:
     """A connection to a launcher, as an agent has one."""
 
-    def __init__(self, folder: Path) -> None:
-        self._socket = soon(lambda: _connect(folder), "the launcher listens")
+    def __init__(self, folder: Path, *, is_alive: Callable[[], bool] = lambda: True) -> None:
+        def reached() -> socket.socket | None:
+            if not is_alive():
+                raise ConnectionRefusedError("the launcher is gone")
+            return _connect(folder)
+
+        self._socket = soon(reached, "the launcher listens")
         self._socket.settimeout(PATIENCE_S)
         self._inbox = wire.LineBuffer()
         self.runs: dict[Fence, list[Any]] = {}
@@ -185,7 +190,8 @@ class LauncherClient:
         messages: list[dict[str, Any]] = []
         while not messages:
             data = self._socket.recv(1 << 20)
-            assert data, "the launcher has closed the connection"
+            if not data:
+                raise ConnectionResetError("the launcher has closed the connection")
             messages = self._inbox.feed(data)
         for message in messages:
             for run in message["runs"]:

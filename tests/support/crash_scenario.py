@@ -1,18 +1,15 @@
 """What a job store does when its process may die, or its disk fail, at any moment: a fixed scenario in a child process.
 
-The child tells its parent of everything that was acknowledged to it, before it goes on. It is forked from a server that
-has imported everything, so that each of many runs costs a fraction of a second.
+The child tells its parent of everything that was acknowledged to it, before it goes on.
 """
 
 import asyncio
-import multiprocessing
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +22,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.storage.jobs import StorageError
 from support.control_plane import ControlPlane, control_plane
 
-READ_DEADLINE_S: Final = 10.0
+READ_DEADLINE_S: Final = 30.0
 CLAIMED, STARTED, DONE = RunState.RUN_STATE_CLAIMED, RunState.RUN_STATE_STARTED, RunState.RUN_STATE_DONE
 
 Tell = Callable[[tuple[Any, ...]], None]
@@ -206,16 +203,3 @@ async def _submit_when_it_serves(plane: ControlPlane) -> str:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
                 await asyncio.sleep(0.01)
-
-
-def forked(folder: Path) -> tuple[ForkServerProcess, Connection]:
-    """Return a child that waits for its parent's word, and the pipe to it."""
-    context = multiprocessing.get_context("forkserver")
-    # What takes long to import, and can be imported without pytest's path.
-    context.set_forkserver_preload(["batchyard.jobstore.app", "batchyard.registry.app", "google.protobuf.json_format"])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=child, args=(folder, theirs))
-    process.start()
-    theirs.close()
-    assert ours.recv() == ("ready",)
-    return process, ours

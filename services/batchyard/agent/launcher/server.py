@@ -243,6 +243,7 @@ class Launcher:
     def _start(self, now: float) -> None:
         if now - self._disk_failed_at < _DISK_RETRY_S:
             return
+        self._disk_failed_at = float("-inf")
         runs = self._ledger.startable(now)
         if not runs:
             return
@@ -250,7 +251,8 @@ class Launcher:
             self._journal.claim(runs)
         except OSError as error:
             _log(f"nothing starts, the journal can't be written: {error}")
-            self._disk_failed_at = now
+            # A disk that fails may take its time to say so.
+            self._disk_failed_at = wire.now()
             return
         self._ledger.claim(runs)
         started, failed = [], []
@@ -385,7 +387,7 @@ class Launcher:
         moments = [process.deadline for process in self._processes.values()]
         if self._guarded != self._ledger.lease_deadline and (self._processes or self._ledger.has_waiting()):
             moments.append(self._ledger.lease_deadline)
-        if now - self._disk_failed_at < _DISK_RETRY_S:
+        if self._disk_failed_at != float("-inf"):
             moments.append(self._disk_failed_at + _DISK_RETRY_S)
         if self._agent is None and now < self._idle_since + self._options.idle_s:
             moments.append(self._idle_since + self._options.idle_s)
