@@ -223,9 +223,12 @@ class LogFolder:
         if entry.is_dir(follow_symlinks=False):
             folders.append(Path(entry.path))
             return None
-        with suppress(FileNotFoundError):
-            if since_ms <= entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now_ms:
-                return None
+        try:
+            written_ms = entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+        except FileNotFoundError:
+            return None
+        if since_ms <= written_ms <= now_ms:
+            return None
         path = Path(entry.path)
         # Marks without a log are left when a log goes that is just being written to.
         if path.suffix == ".log" or (path.suffix == ".marks" and not path.with_suffix(".log").exists()):
