@@ -127,3 +127,72 @@ def test_what_is_not_said_well_is_refused_by_either_form(account: Account, name:
     with refused("reason must not exceed 1024 characters"):
         many(jobs=["x"], reason="x" * 1025)
     one(jobId="x", reason="x" * 1024)
+
+
+@pytest.mark.parametrize("operation", ["cancel_job", "terminate_job"])
+def test_a_job_that_is_stopped_is_not_tried_again_and_fails_its_dependents(account: Account, operation: str) -> None:
+    account.define()
+    members = {"containerOverrides": {"vcpus": 1000}} if operation == "cancel_job" else {}
+    job_id = account.submit(FOREVER, retryStrategy={"attempts": 3}, **members)
+    dependent = account.submit(dependsOn=[{"jobId": job_id}])
+    last = account.submit(dependsOn=[{"jobId": dependent}])
+    if operation == "terminate_job":
+        account.wait(job_id, "RUNNING")
+    getattr(account.batch, operation)(jobId=job_id, reason="enough")
+    job = account.wait(job_id)
+    assert (job["status"], job["statusReason"]) == ("FAILED", "enough")
+    assert len(job["attempts"]) == (1 if operation == "terminate_job" else 0)
+    for waiting in (dependent, last):
+        ended = account.wait(waiting)
+        assert (ended["status"], ended["statusReason"]) == ("FAILED", "Dependent Job failed")
+
+
+def test_the_first_reason_stays(account: Account) -> None:
+    account.define()
+    job_id = account.submit(["sh", "-c", "trap 'sleep 0.3; exit 0' TERM; echo ready; while :; do sleep 0.05; done"])
+    account.log_lines(account.wait(job_id, "RUNNING"))
+    account.batch.terminate_job(jobId=job_id, reason="first")
+    meanwhile = account.describe(job_id)
+    assert (meanwhile["status"], meanwhile["isTerminated"], meanwhile["isCancelled"]) in {
+        ("RUNNING", True, False),
+        ("FAILED", True, False),
+    }
+    account.batch.terminate_job(jobId=job_id, reason="second")
+    account.batch.cancel_job(jobId=job_id, reason="third")
+    job = account.wait(job_id)
+    assert (job["statusReason"], job["isTerminated"], job["isCancelled"]) == ("first", True, False)
+
+
+def test_room_is_free_only_when_a_terminated_process_has_ended(account: Account) -> None:
+    account.define(containerProperties={"vcpus": 8})
+    first = account.submit(["sh", "-c", "trap 'sleep 0.5; exit 0' TERM; echo ready; while :; do sleep 0.05; done"])
+    account.log_lines(account.wait(first, "RUNNING"))
+    second = account.submit()
+    account.batch.terminate_job(jobId=first, reason="make room")
+    ended = account.wait_all([first, second])
+    assert ended[second]["status"] == "SUCCEEDED"
+    assert ended[second]["startedAt"] >= ended[first]["stoppedAt"]
+
+
+def test_attempts_are_those_that_have_ended_and_their_numbers_begin_at_1(account: Account, tmp_path: Path) -> None:
+    account.define()
+    gate = tmp_path / "gate"
+    wait = f"until test -e {gate}; do sleep 0.02; done"
+    script = f'echo $AWS_BATCH_JOB_ATTEMPT; test "$AWS_BATCH_JOB_ATTEMPT" = 1 && exit 7; {wait}'
+    job_id = account.submit(["sh", "-c", script], retryStrategy={"attempts": 2})
+
+    def second_attempt() -> list[int] | None:
+        job = account.describe(job_id)
+        codes = [attempt["container"]["exitCode"] for attempt in job["attempts"]]
+        return codes if job["status"] == "RUNNING" and codes else None
+
+    assert eventually(second_attempt, "the second attempt") == [7]
+    running = account.describe(job_id)
+    assert "exitCode" not in running["container"]
+    assert "statusReason" not in running
+    gate.touch()
+    job = account.wait(job_id)
+    assert [attempt["container"]["exitCode"] for attempt in job["attempts"]] == [7, 0]
+    assert job["startedAt"] == job["attempts"][1]["startedAt"]
+    streams = [attempt["container"]["logStreamName"] for attempt in job["attempts"]]
+    assert [account.lines_of(stream) for stream in streams] == [["1"], ["2"]]
