@@ -164,12 +164,13 @@ class SchedulerActor:
         self._react()
 
     def _pump_soon(self, end: End, outbox: AgentOutbox | StoreOutbox, session: Session | None = None) -> None:
-        if end.open and end not in self._pumped:
+        if end.open and end not in self._pumped and outbox._filled.is_set():
             self._pumped.add(end)
             self._kernel.after(self._kernel.rng.random() * 0.005, self.life, lambda: self._pump(end, outbox, session))
 
     def _pump(self, end: End, outbox: AgentOutbox | StoreOutbox, session: Session | None) -> None:
         self._pumped.discard(end)
+        outbox._filled = anyio.Event()
         try:
             while end.open and (message := outbox.take_now()) is not None:
                 end.send(message.SerializeToString())
