@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -318,6 +319,19 @@ async def test_a_scheduler_that_resigns_is_followed_at_once(tmp_path: Path) -> N
     async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("first") as first:
         await first.send(resign=True)
         call, seen = await snapshot(plane)
+        assert seen.welcome.leader_epoch == 2
+        call.cancel()
+
+
+async def test_one_that_waits_already_follows_at_once_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("first") as first:
+        follower = asyncio.create_task(snapshot(plane))
+        async with asyncio.timeout(30):
+            while "scheduler second waits" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await first.send(resign=True)
+        call, seen = await follower
         assert seen.welcome.leader_epoch == 2
         call.cancel()
 

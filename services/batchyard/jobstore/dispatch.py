@@ -4,6 +4,7 @@ One scheduler leads at a time, the newest. Its stream begins with a snapshot, re
 effects of every later commit, merged while the stream is busy.
 """
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -63,6 +64,8 @@ class DispatchServicer(DispatchServiceServicer):
         self._reasons = reasons
         self._clock = clock
         self._tasks = tasks
+        self._resigned = asyncio.Event()
+        """Set, and replaced, when a leader resigns: whoever waits for the end of its lease looks again."""
 
     async def Dispatch(  # noqa: N802  # the name of the RPC
         self, request_iterator: AsyncIterator[wire.DispatchRequest], context: grpc.aio.ServicerContext[Any, Any]
@@ -99,7 +102,9 @@ class DispatchServicer(DispatchServiceServicer):
         """Wait until no other scheduler leads, and let this one."""
         while (wait_s := self._leadership.wait_s(scheduler_id, self._clock.monotonic_s())) > 0:
             _log.info("scheduler %s waits: another one leads for %.1f s", scheduler_id, wait_s)
-            await anyio.sleep(wait_s)
+            resigned = self._resigned
+            with anyio.move_on_after(wait_s):
+                await resigned.wait()
         self._leadership.take(scheduler_id, self._clock.monotonic_s())
 
     async def _snapshot(self, subscription: Subscription) -> AsyncIterator[wire.DispatchResponse]:
@@ -136,6 +141,8 @@ class DispatchServicer(DispatchServiceServicer):
                     self._take(request, leader_epoch)
                     if request.resign:
                         self._leadership.resign(scheduler_id)
+                        self._resigned.set()
+                        self._resigned = asyncio.Event()
             except (grpc.RpcError, grpc.aio.BaseError) as error:  # the latter when this side has ended the stream
                 _log.debug("the scheduler's stream broke: %s", error)
             subscription.close(SupersededError("the scheduler has ended its stream"))
