@@ -18,6 +18,7 @@ from batchyard.storage.jobs import (
     Dependency,
     EnvironmentCopy,
     EnvironmentKey,
+    FinishedJob,
     JobReader,
     JobWriter,
     Leader,
@@ -277,11 +278,12 @@ class JobStorageContract(abc.ABC):
         over, waits = stored("over", 3, state=JobState.FAILED), stored("waits", 4, state=JobState.PENDING)
         writer.apply(epoch, new(over, waits, stored("gone", 5, state=JobState.FAILED), depends_on=(1, 2)))
         writer.apply(epoch, Changes(removal=Removal(jobs=[5])))
-        found = writer.dependencies([2, 1, 3], 100)
-        assert found == [Dependency(on, n, waiting=n == 4) for on in (2, 1) for n in (3, 4, 5)]
-        assert writer.dependencies([2, 1, 3], 4) == found[:4]
+        asked = [FinishedJob(0, number) for number in (2, 1, 3)]
+        found = writer.dependencies(asked, 100)
+        assert found == [Dependency(on, on, n, waiting=n == 4) for on in (2, 1) for n in (3, 4, 5)]
+        assert writer.dependencies(asked, 4) == found[:4]
         writer.apply(epoch, Changes(removal=Removal(dependencies=[(2, 3), (1, 4)])))
-        assert [(edge.depends_on, edge.dependent) for edge in writer.dependencies([1, 2], 100)] == [
+        assert [(edge.depends_on, edge.dependent) for edge in writer.dependencies(asked[1::-1], 100)] == [
             *((1, 3), (1, 5)),
             *((2, 4), (2, 5)),
         ]

@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
-from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, Run, RunReport
-from batchyard.domain.lifecycle import RunEnd, RunState
+from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, Run, RunReport, child_key
+from batchyard.domain.lifecycle import JobState, RunEnd, RunState
 from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
 from batchyard.jobstore.effects import Committed, QueuedJob
 from batchyard.jobstore.group import Group, Submission
@@ -92,6 +92,28 @@ class Store:
         self.do(lambda group: group.submit(submission))
         return job.key
 
+    def submit_array(
+        self,
+        name: str = "array",
+        size: int = 3,
+        *,
+        after: tuple[str, ...] = (),
+        paired_with: tuple[str, ...] = (),
+        sequential: bool = False,
+        attempts: int = 1,
+    ) -> JobKey:
+        job = a_job(name, attempts=attempts)
+        submission = Submission(
+            job,
+            f"spec of {name}".encode(),
+            tuple(a_key(other) for other in after),
+            array_size=size,
+            sequential=sequential,
+            paired_with=tuple(a_key(other) for other in paired_with),
+        )
+        self.do(lambda group: group.submit(submission))
+        return job.key
+
     def register(
         self,
         agent_id: AgentId = AGENT,
@@ -104,7 +126,7 @@ class Store:
 
     def offer(self, key: JobKey, agent_id: AgentId = AGENT, incarnation: int = 1) -> Run:
         """Offer a RUNNABLE job to a registered agent and return the run."""
-        proposal = Proposal(key, self.job(key).version, agent_id, incarnation, "environment")
+        proposal = Proposal(key, self.seen(key).version, agent_id, incarnation, "environment")
         self.do(lambda group: group.offer(proposal))
         run = self.job(key).run
         assert run is not None, "the offer was refused"
@@ -125,6 +147,19 @@ class Store:
     def job(self, key: JobKey) -> Job:
         (job,) = self.writer.jobs([key])
         return job
+
+    def seen(self, key: JobKey) -> Job:
+        """Return a job as clients see it: a child needs no row."""
+        _, (job,) = self.reader.jobs_at([key])
+        return job
+
+    def states(self, array: JobKey) -> list[JobState]:
+        """Return the states of an array's children, and check that its summary agrees with them."""
+        children = self.job(array).children
+        assert children is not None
+        states = [self.seen(child_key(array, index)).state for index in range(children.size)]
+        assert children.summary() == {state: states.count(state) for state in JobState}
+        return states
 
     def queued(self, committed: Committed) -> list[QueuedJob]:
         return list(committed.effects.runnable.values())

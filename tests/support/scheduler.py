@@ -1,7 +1,9 @@
 """Builders and an independent model of the scheduler's rules."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from batchyard.domain.arrays import only
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.scheduler.model import (
     NOTHING,
@@ -9,6 +11,7 @@ from batchyard.scheduler.model import (
     ComputeEnvironment,
     JobQueue,
     Offer,
+    QueuedChildren,
     QueuedJob,
     ResourceKey,
     Resources,
@@ -37,6 +40,14 @@ def a_job(
     namespace: str = NAMESPACE,
 ) -> QueuedJob:
     return QueuedJob(JobKey(namespace, JobId(job_id)), queue, sequence, need(vcpus, memory_mib, gpus), version)
+
+
+def an_array(
+    job_id: str, indices: Iterable[int], *, sequence: int, queue: str = "default", vcpus: float = 1
+) -> QueuedChildren:
+    return QueuedChildren(
+        JobKey(NAMESPACE, JobId(job_id)), queue, sequence, need(vcpus), 1, sum(only(index) for index in indices)
+    )
 
 
 def a_queue(

@@ -159,7 +159,7 @@ def test_a_finished_job_that_was_described_is_told_to_have_gone(store: Store) ->
 def test_every_job_is_dealt_with_whatever_the_bound_on_dependencies(dependents: list[list[bool]], limit: int) -> None:
     finished = [FinishedJob(number, number) for number in range(len(dependents))]
     left = [
-        Dependency(job, 100 * job + number, waiting)
+        Dependency(job, job, 100 * job + number, waiting)
         for job, waits in enumerate(dependents)
         for number, waiting in enumerate(waits)
     ]

@@ -1,13 +1,15 @@
 """The planner against an independent model of its rules, over random histories."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from batchyard.domain.jobs import Fence
-from batchyard.scheduler.model import Plan, QueuedJob, ResourceKey
+from batchyard.domain.arrays import only
+from batchyard.domain.jobs import Fence, array_and_index
+from batchyard.scheduler.model import Plan, QueuedChildren, QueuedJob, ResourceKey
 from batchyard.scheduler.planner import Planner
 from support.scheduler import (
     NAMESPACE,
@@ -15,6 +17,7 @@ from support.scheduler import (
     a_job,
     a_queue,
     an_agent,
+    an_array,
     an_environment,
     job_key,
 )
@@ -46,6 +49,10 @@ class PlannerMachine(RuleBasedStateMachine):
         self.running: dict[str, Fence] = {}
         self.ended: dict[str, QueuedJob] = {}
         self.jobs: dict[str, QueuedJob] = {}
+        self.arrays: dict[str, tuple[QueuedChildren, set[int]]] = {}
+        """Each array, and its children that are not to be placed yet."""
+        self.without_row: set[str] = set()
+        """Children that have never been offered."""
         self.upheavals = True
 
     def new_planner(self) -> Planner:
@@ -180,6 +187,47 @@ class PlannerMachine(RuleBasedStateMachine):
                 )
             )
 
+    @rule(
+        queue=QUEUES,
+        vcpus=st.runner().flatmap(lambda self: self.job_vcpus),
+        size=st.integers(2, 6),
+        indices=st.sets(st.integers(0, 5)),
+    )
+    def array_is_queued(self, queue: str, vcpus: int, size: int, indices: set[int]) -> None:
+        sequence = self.sequence + 1
+        self.sequence += 1 + size
+        array = an_array(f"array-{sequence}", range(size), sequence=sequence, queue=queue, vcpus=vcpus)
+        self.arrays[array.array.job_id] = (array, set(range(size)))
+        self.release_children(array.array.job_id, {index for index in indices if index < size})
+
+    @precondition(lambda self: self.arrays)
+    @rule(data=st.data(), indices=st.sets(st.integers(0, 5)))
+    def more_children_are_queued(self, data: st.DataObject, indices: set[int]) -> None:
+        self.release_children(data.draw(st.sampled_from(sorted(self.arrays))), indices)
+
+    def release_children(self, array_id: str, indices: set[int]) -> None:
+        array, pending = self.arrays[array_id]
+        released = sorted(indices & pending)
+        pending.difference_update(released)
+        for index in released:
+            child = array.child(index)
+            self.jobs[child.key.job_id] = self.model.waiting[child.key.job_id] = child
+            self.without_row.add(child.key.job_id)
+        entry = replace(array, indices=sum(only(index) for index in released))
+        if released:
+            self.tell(lambda planner: planner.queue_children(entry))
+
+    @precondition(lambda self: self.arrays)
+    @rule(data=st.data())
+    def array_is_withdrawn(self, data: st.DataObject) -> None:
+        array_id = data.draw(st.sampled_from(sorted(self.arrays)))
+        _, pending = self.arrays[array_id]
+        pending.clear()
+        for job_id in sorted(self.without_row):
+            if job_id.startswith(f"{array_id}:"):
+                self.model.leave_line(job_id)
+        self.tell(lambda planner: planner.withdraw_job(job_key(array_id)))
+
     def queue(self, job: QueuedJob) -> None:
         job_id = job.key.job_id
         self.jobs[job_id] = job
@@ -198,10 +246,10 @@ class PlannerMachine(RuleBasedStateMachine):
             QueuedJob(job.key, job.job_queue, job.sequence, job.need, job.version + 1),
         )
 
-    @precondition(lambda self: self.model.waiting)
+    @precondition(lambda self: self.model.waiting.keys() - self.without_row)
     @rule(data=st.data(), queue=QUEUES, moves=st.booleans())
     def waiting_job_changes(self, data: st.DataObject, queue: str, moves: bool) -> None:
-        job = self.model.waiting[data.draw(st.sampled_from(sorted(self.model.waiting)))]
+        job = self.model.waiting[data.draw(st.sampled_from(sorted(self.model.waiting.keys() - self.without_row)))]
         self.queue(QueuedJob(job.key, queue if moves else job.job_queue, job.sequence, job.need, job.version + 1))
 
     @precondition(lambda self: self.jobs)
@@ -218,15 +266,29 @@ class PlannerMachine(RuleBasedStateMachine):
         if accepted:
             self.fences += 1
             fence = self.running[job_id] = Fence(1, self.fences)
+            self.without_row.discard(job_id)
             self.tell(lambda planner: planner.offer_accepted(job_key(job_id), fence))
             return
         job = self.jobs[job_id]
+        if job_id in self.without_row:
+            self.child_is_refused(job, comes_again)
+            return
         again = QueuedJob(job.key, job.job_queue, job.sequence, job.need, job.version + 1)
         if comes_again:
             self.jobs[job_id] = self.model.waiting[job_id] = again
             self.tell(lambda planner: planner.queue_job(again))
         del self.model.taken[job_id]
         self.tell(lambda planner: planner.offer_refused(job_key(job_id)))
+
+    def child_is_refused(self, child: QueuedJob, comes_again: bool) -> None:
+        del self.model.taken[child.key.job_id]
+        self.tell(lambda planner: planner.offer_refused(child.key))
+        found = array_and_index(child.key)
+        assert found is not None
+        array, _ = self.arrays[found[0].job_id]
+        if comes_again:
+            self.model.waiting[child.key.job_id] = child
+            self.tell(lambda planner: planner.queue_children(replace(array, indices=only(found[1]))))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

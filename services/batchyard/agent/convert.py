@@ -29,7 +29,10 @@ def offer_of(message: run_pb2.RunOffer) -> Offer:
         spec.ParseFromString(message.job_spec)
     except DecodeError:
         spec.Clear()
-    return Offer(fence_of(message.fence), message.attempt, spec, message.compute_environment, message.log_stream_name)
+    return Offer(
+        *(fence_of(message.fence), message.attempt, spec, message.compute_environment, message.log_stream_name),
+        array_index=message.array_index if message.HasField("array_index") else None,
+    )
 
 
 def fence_of(message: run_pb2.Fence) -> Fence:

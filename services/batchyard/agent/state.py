@@ -19,6 +19,13 @@ class Offer:
     compute_environment: str
     """Name."""
     log_stream_name: str
+    array_index: int | None = None
+    """Of a child of an array."""
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job; that of the specification is the array's."""
+        return self.spec.job_id if self.array_index is None else f"{self.spec.job_id}:{self.array_index}"
 
     @property
     def need(self) -> Need:
@@ -30,7 +37,7 @@ class Offer:
         """What a runtime tells again with every word about the run."""
         return {
             "namespace": self.spec.namespace,
-            "job_id": self.spec.job_id,
+            "job_id": self.job_id,
             "log_stream_name": self.log_stream_name,
         }
 

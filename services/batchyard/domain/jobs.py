@@ -1,15 +1,19 @@
 """A job as the store holds it: what changes about it, apart from what was submitted."""
 
+import re
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple, NewType
 
-from batchyard.domain.lifecycle import JobState, RunEnd, RunState
+from batchyard.domain.arrays import VERSION_WITHOUT_ROW, Children, each, from_bytes
+from batchyard.domain.lifecycle import REASON_DEPENDENCY_FAILED, JobState, RunEnd, RunState
 from batchyard.domain.retries import ExitRule
 
 JobId = NewType("JobId", str)
 AgentId = NewType("AgentId", str)
+
+_CHILD_ID = re.compile(r"(?P<array>.+):(?P<index>0|[1-9][0-9]{0,3})", re.DOTALL)
 
 
 class JobKey(NamedTuple):
@@ -53,7 +57,7 @@ class Job:
 
     key: JobKey
     sequence: int
-    """Place in the order of submission, over all queues."""
+    """Place in the order of submission, over all queues. An array is followed by its children."""
     job_name: str
     job_queue: str
     """Name."""
@@ -99,6 +103,21 @@ class Job:
     """When it last became RUNNABLE."""
     share_identifier: str | None = None
     """In a queue with fair share; fixed at submission."""
+    parent: int | None = None
+    """Of a child of an array: the sequence of that."""
+    children: Children | None = None
+    """Of an array."""
+
+    @property
+    def index(self) -> int:
+        """Place of a child in its array, from 0."""
+        assert self.parent is not None
+        return self.sequence - self.parent - 1
+
+    @property
+    def spec_sequence(self) -> int:
+        """Sequence of the job whose specification is this one's: children share that of their array."""
+        return self.sequence if self.parent is None else self.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +173,56 @@ class JobChange:
     task_id: str | None = None
     cancelled: bool = False
     terminated: bool = False
+    children: bytes | None = None
+    """Not the job itself but these children of it, which have no rows; see `arrays.to_bytes`."""
+
+    def each(self) -> "Iterator[JobChange]":
+        """Yield what it says of each single job."""
+        if self.children is None:
+            yield self
+            return
+        for index in each(from_bytes(self.children)):
+            yield replace(self, key=child_key(self.key, index), children=None)
+
+
+def child_key(array: JobKey, index: int) -> JobKey:
+    """Return the key of a child of an array."""
+    return JobKey(array.namespace, JobId(f"{array.job_id}:{index}"))
+
+
+def array_and_index(key: JobKey) -> tuple[JobKey, int] | None:
+    """Return the array that a child's key belongs to, and the child's index; None for other keys."""
+    match = _CHILD_ID.fullmatch(key.job_id) if ":" in key.job_id else None
+    return (JobKey(key.namespace, JobId(match["array"])), int(match["index"])) if match is not None else None
+
+
+def child_without_row(array: Job, index: int) -> Job | None:
+    """Return a child as its array tells of it, or None if the child has a row or there is none of this index."""
+    children = array.children
+    state = children.state_without_row(index) if children is not None else None
+    if children is None or state is None:
+        return None
+    was_stopped = bool(children.stopped >> index & 1)
+    child = replace(
+        array,
+        key=child_key(array.key, index),
+        sequence=array.sequence + 1 + index,
+        parent=array.sequence,
+        children=None,
+        created_at=children.created_at,
+        state=state,
+        version=VERSION_WITHOUT_ROW,
+        status_reason=None,
+        dependencies_left=0,
+        runnable_at=children.runnable_at if state is JobState.RUNNABLE else None,
+        stop_reason=None,
+        cancelled=was_stopped and array.cancelled,
+        terminated=was_stopped and not array.cancelled,
+        stopped_at=None,
+    )
+    if state is JobState.FAILED:
+        child.status_reason = array.stop_reason if was_stopped else REASON_DEPENDENCY_FAILED
+    return child
 
 
 def job_ids(last: JobId | None, now_ms: Callable[[], int], random_bits: Callable[[int], int]) -> Callable[[], JobId]:

@@ -38,6 +38,12 @@ class JobEvent(StrEnum):
     """Every dependency has succeeded, or there was none."""
     DEPENDENCY_FAILED = auto()
     """A dependency has failed."""
+    CHILDREN_RELEASED = auto()
+    """Of an array, which never runs itself: its children wait for nothing but what each of them may depend on."""
+    CHILDREN_SUCCEEDED = auto()
+    """All children have ended, each of them well."""
+    CHILD_FAILED = auto()
+    """All children have ended, and one of them has failed."""
     CANCELLED = auto()
     """It was cancelled, or terminated, and no agent has or will have started it."""
     CLAIMED = auto()
@@ -94,11 +100,15 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, Move]]] = MappingProxyTyp
             _E.DEPENDENCIES_MET: _READY,
             _E.DEPENDENCY_FAILED: _NEVER_RAN,
             _E.CANCELLED: _NEVER_RAN,
+            _E.CHILDREN_RELEASED: Move(_S.PENDING),
         },
         _S.PENDING: {
             _E.DEPENDENCIES_MET: _READY,
             _E.DEPENDENCY_FAILED: _NEVER_RAN,
             _E.CANCELLED: _NEVER_RAN,
+            _E.CHILDREN_RELEASED: Move(_S.PENDING),
+            _E.CHILDREN_SUCCEEDED: Move(_S.SUCCEEDED, Effect.SETTLE_DEPENDENTS),
+            _E.CHILD_FAILED: Move(_S.FAILED, Effect.SETTLE_DEPENDENTS),
         },
         _S.RUNNABLE: {
             _E.CANCELLED: _NEVER_RAN,
@@ -162,6 +172,7 @@ REASON_EXITED: Final = "Essential container in task exited"
 REASON_START_FAILED: Final = "Task failed to start"
 REASON_TIMED_OUT: Final = "Job attempt duration exceeded timeout"
 REASON_DEPENDENCY_FAILED: Final = "Dependent Job failed"
+REASON_ARRAY_CHILD_FAILED: Final = "Array Child Job failed"
 """AWS's status reasons, word for word: clients and their retry rules match them."""
 
 UNSTARTED_LOSSES_MAX: Final = 5

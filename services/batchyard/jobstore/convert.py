@@ -7,17 +7,20 @@ from google.protobuf.message import Message
 
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.arrays import VERSION_WITHOUT_ROW, to_bytes
 from batchyard.domain.jobs import AgentId, Fence, Job, JobId, JobKey, RunReport
 from batchyard.domain.lifecycle import RunEnd, RunState
 from batchyard.jobstore.effects import (
     DrainOutcome,
     Effects,
     OfferOutcome,
+    QueuedChildren,
     QueuedJob,
     ReportOutcome,
     RunDemand,
     demand_on,
     queued,
+    queued_children,
 )
 from batchyard.jobstore.offers import Cause, Proposal
 from batchyard.storage.jobs import AgentRecord
@@ -93,6 +96,9 @@ def snapshot_message(jobs: Iterable[tuple[Job, bytes | None]]) -> wire.DispatchR
     """Return a page of a snapshot: what is to be placed, what is held, what is demanded of agents."""
     message = wire.DispatchResponse()
     for job, spec in jobs:
+        if job.children is not None:
+            message.children.append(_children_message(queued_children(job, job.children.runnable)))
+            continue
         if job.run is None:
             message.runnable.append(_queued_message(queued(job)))
             continue
@@ -132,6 +138,8 @@ def _entries(effects: Effects) -> Iterator[tuple[str, Message]]:
         yield "drains", _drain_message(drain)
     for job in effects.runnable.values():
         yield "runnable", _queued_message(job)
+    for children in effects.children.values():
+        yield "children", _children_message(children)
     for key in effects.withdrawn:
         yield "withdrawn", _ref(key)
     for agent in effects.registered:
@@ -191,6 +199,7 @@ def _offer_message(job: Job, spec: bytes) -> run_pb2.RunOffer:
         compute_environment=run.compute_environment,
         task_id=run.task_id,
         log_stream_name=run.log_stream_name,
+        array_index=job.index if job.parent is not None else None,
     )
 
 
@@ -203,6 +212,19 @@ def _queued_message(job: QueuedJob) -> wire.QueuedJob:
         memory_mib=job.memory_mib,
         gpus=job.gpus,
         version=job.version,
+    )
+
+
+def _children_message(children: QueuedChildren) -> wire.QueuedChildren:
+    return wire.QueuedChildren(
+        array=_ref(children.key),
+        job_queue=children.job_queue,
+        sequence=children.sequence,
+        vcpus_milli=children.vcpus_milli,
+        memory_mib=children.memory_mib,
+        gpus=children.gpus,
+        version=VERSION_WITHOUT_ROW,
+        indices=to_bytes(children.indices),
     )
 
 

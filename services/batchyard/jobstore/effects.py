@@ -1,7 +1,8 @@
 """What a commit means to the outside: told only after it, in the order of the commits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from batchyard.domain.arrays import Indices
 from batchyard.domain.jobs import AgentId, Fence, Job, JobChange, JobKey
 from batchyard.domain.lifecycle import RunState
 from batchyard.jobstore.offers import Refusal
@@ -18,6 +19,20 @@ class QueuedJob:
     memory_mib: int
     gpus: int
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedChildren:
+    """Children of an array that are to be placed, all of which need the same."""
+
+    key: JobKey
+    """Of the array, as are the members that follow."""
+    job_queue: str
+    sequence: int
+    vcpus_milli: int
+    memory_mib: int
+    gpus: int
+    indices: Indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,10 @@ class Effects:
     """What one commit, or several merged, mean to a scheduler."""
 
     runnable: dict[JobKey, QueuedJob] = field(default_factory=dict)
+    children: dict[JobKey, QueuedChildren] = field(default_factory=dict)
+    """By array; in addition to those that came before."""
     withdrawn: dict[JobKey, None] = field(default_factory=dict)
+    """An array stands for all its children without rows."""
     registered: list[RegistrationOutcome] = field(default_factory=list)
     offers: list[OfferOutcome] = field(default_factory=list)
     reports: list[ReportOutcome] = field(default_factory=list)
@@ -99,6 +117,7 @@ class Effects:
     def __bool__(self) -> bool:
         return bool(
             self.runnable
+            or self.children
             or self.withdrawn
             or self.registered
             or self.offers
@@ -113,9 +132,14 @@ class Effects:
         self.withdrawn.pop(job.key, None)
         self.runnable[job.key] = queued(job)
 
+    def enqueue_children(self, array: Job, indices: Indices) -> None:
+        """Have children without rows placed."""
+        self._add_children(queued_children(array, indices))
+
     def withdraw(self, key: JobKey) -> None:
-        """Have the job forgotten, if the scheduler knows it."""
+        """Have the job forgotten, if the scheduler knows it; an array stands for all its children without rows."""
         self.runnable.pop(key, None)
+        self.children.pop(key, None)
         self.withdrawn[key] = None
 
     def merge(self, later: "Effects") -> None:
@@ -123,6 +147,8 @@ class Effects:
         for key, job in later.runnable.items():
             self.withdrawn.pop(key, None)
             self.runnable[key] = job
+        for children in later.children.values():
+            self._add_children(children)
         for key in later.withdrawn:
             self.withdraw(key)
         self.registered += later.registered
@@ -131,6 +157,12 @@ class Effects:
         self.demands += later.demands
         self.ended += later.ended
         self.drains += later.drains
+
+    def _add_children(self, children: QueuedChildren) -> None:
+        known = self.children.get(children.key)
+        self.children[children.key] = (
+            children if known is None else replace(children, indices=known.indices | children.indices)
+        )
 
 
 @dataclass(slots=True)
@@ -149,6 +181,13 @@ class Committed:
 def queued(job: Job) -> QueuedJob:
     """Return what placing the job needs."""
     return QueuedJob(job.key, job.job_queue, job.sequence, job.vcpus_milli, job.memory_mib, job.gpus, job.version)
+
+
+def queued_children(array: Job, indices: Indices) -> QueuedChildren:
+    """Return what placing children needs."""
+    return QueuedChildren(
+        array.key, array.job_queue, array.sequence, array.vcpus_milli, array.memory_mib, array.gpus, indices
+    )
 
 
 def demand_on(job: Job) -> RunDemand | None:

@@ -118,7 +118,7 @@ class EventWatch:
                 begin = self._after_index + 1
             wanted = [
                 (index, change)
-                for index, change in enumerate(changes)
+                for index, change in enumerate(single for change in changes for single in change.each())
                 if index >= begin and self._selection.takes(change)
             ]
             for index, change in wanted:

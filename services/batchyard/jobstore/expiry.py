@@ -1,7 +1,8 @@
 """Which of what is over goes next: a bounded number of rows at a time. Pure.
 
 A finished job goes with its spec, its attempts and the record of who depended on it, once its time is over and no
-unfinished job depends on it any more. Events go before the jobs that they are about.
+unfinished job depends on it any more. So does an array, with its children. Events go before the jobs that they are
+about.
 """
 
 from collections.abc import Collection, Sequence
@@ -39,8 +40,15 @@ class Sweep:
             self._records_are_done = True
             return Removal(agents=storage.gone_agents(self._agents_before_ms, AGENTS_A_STEP))
         finished = storage.finished_jobs(self._jobs_before_ms, self._position, JOBS_A_STEP)
-        edges = storage.dependencies([job.sequence for job in finished], DEPENDENCIES_A_STEP)
+        edges = storage.dependencies(finished, DEPENDENCIES_A_STEP)
         removal, passed = removable(finished, edges, is_cut=len(edges) == DEPENDENCIES_A_STEP)
+        going = set(removal.jobs)
+        for before, job in enumerate(finished[:passed]):
+            # The children of an array go before it, in steps of their own.
+            if job.array_size and job.sequence in going and (rows := storage.children_of(job.sequence, JOBS_A_STEP)):
+                removal.jobs = rows
+                passed = before
+                break
         if passed:
             self._position = finished[passed - 1]
         self.is_done = passed == len(finished) < JOBS_A_STEP
@@ -55,7 +63,7 @@ def removable(finished: Sequence[FinishedJob], edges: Collection[Dependency], *,
     removal = Removal()
     by_job: dict[int, list[Dependency]] = {}
     for edge in edges:
-        by_job.setdefault(edge.depends_on, []).append(edge)
+        by_job.setdefault(edge.finished, []).append(edge)
     cut_at = list(by_job)[-1] if is_cut else None
     for passed, job in enumerate(finished):
         own = by_job.get(job.sequence, [])

@@ -11,9 +11,10 @@ from hashlib import blake2b
 from typing import Final
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
+from batchyard.domain.arrays import Indices, only
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, SupersededError, WrongStateError
 from batchyard.domain.faults import FAULT_TAG, Fault, parse_faults
-from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport
+from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobKey, Run, RunReport, array_and_index
 from batchyard.domain.lifecycle import (
     CONTAINER_REASON_LENGTH_MAX,
     REASON_DEPENDENCY_FAILED,
@@ -29,6 +30,7 @@ from batchyard.domain.lifecycle import (
 )
 from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.resources import merged_tags
+from batchyard.jobstore.arrays import Arrays, check_taggable
 from batchyard.jobstore.effects import (
     Committed,
     DrainOutcome,
@@ -91,6 +93,11 @@ class Submission:
     job: Job
     spec: bytes
     depends_on: tuple[JobKey, ...]
+    array_size: int | None = None
+    sequential: bool = False
+    """Each child of the array waits for the one before it."""
+    paired_with: tuple[JobKey, ...] = ()
+    """Arrays of the same size that it waits for child by child."""
 
 
 class Group:
@@ -101,8 +108,10 @@ class Group:
         self._storage = storage
         self._numbers = numbers
         self._now = now_ms
-        self._jobs: dict[JobKey, Job | None] = dict.fromkeys(keys)
-        for job in storage.jobs(keys) if keys else ():
+        wanted = dict.fromkeys(keys)
+        wanted.update((child[0], None) for key in keys if (child := array_and_index(key)) is not None)
+        self._jobs: dict[JobKey, Job | None] = dict(wanted)
+        for job in storage.jobs(wanted) if wanted else ():
             self._jobs[job.key] = job
         self._touched: dict[JobKey, Job] = {}
         self._new: dict[JobKey, NewJob] = {}
@@ -118,13 +127,21 @@ class Group:
         self._changes = Changes()
         self._effects = Effects()
         self._decided: set[JobKey] = set()
+        self._arrays = Arrays(
+            *(storage, self._effects, self._changes.events, now_ms),
+            find=self._job,
+            adopt=self._adopt,
+            touch=self._touch,
+            move_job=self._move,
+        )
 
     # Jobs
 
     def submit(self, new: Submission) -> None:
         """Take a job in.
 
-        Raises NotFoundError or WrongStateError for its queue, InvalidRequestError for a dependency that does not exist.
+        Raises NotFoundError or WrongStateError for its queue, InvalidRequestError for a dependency that does not exist
+        or that is no array of the right size.
         """
         name = new.job.job_queue
         queue = self._queue(QueueKey(new.job.key.namespace, name))
@@ -138,13 +155,20 @@ class Group:
             if dependency is None:
                 raise InvalidRequestError(f"Job {key.job_id} does not exist", field="dependsOn")
             dependencies.append(dependency)
+        size = new.array_size or 0
+        paired_with = [self._arrays.pairing(key, size) for key in dict.fromkeys(new.paired_with)]
 
-        self._numbers.sequence += 1
         # A copy, so that the submission can be taken in again by another group if this one comes to nothing.
-        job = replace(new.job, sequence=self._numbers.sequence, created_at=self._now)
+        job = replace(new.job, sequence=self._numbers.sequence + 1, created_at=self._now)
+        self._numbers.sequence += 1 + size
+        if size:
+            self._arrays.begin(job, size, sequential=new.sequential, paired_with=paired_with)
         waiting_for = [dependency for dependency in dependencies if dependency.state not in TERMINAL]
         self._jobs[job.key] = job
-        self._new[job.key] = NewJob(job, new.spec, tuple(dependency.sequence for dependency in waiting_for))
+        self._new[job.key] = NewJob(
+            *(job, new.spec, tuple(dependency.sequence for dependency in waiting_for)),
+            paired_with=tuple(other.sequence for other in paired_with),
+        )
         job.dependencies_left = len(waiting_for)
         for dependency in waiting_for:
             self._waiting_for.setdefault(dependency.sequence, []).append(job)
@@ -153,7 +177,7 @@ class Group:
         elif waiting_for:
             self._move(job, JobEvent.DEPENDENCIES_WAITING)
         else:
-            self._move(job, JobEvent.DEPENDENCIES_MET)
+            self._dependencies_met(job)
 
     def answer_to(self, key: RequestKey) -> bytes | None:
         """Return the answer to a request that was carried out already, or None."""
@@ -170,11 +194,23 @@ class Group:
         """Cancel a job that no agent has taken up; return whether its agent must be asked first.
 
         Then the job is `decided` in a later commit. Anything else is no error: an unknown job, one that is over, one
-        that an agent runs.
+        that an agent runs. Of an array, those children are cancelled that no agent has taken up.
         """
         job = self._job(key)
         if job is None or job.state in TERMINAL:
             return False
+        if job.children is None:
+            return self._cancel(job, reason)
+        rows = self._unfinished_children(job)
+        if not job.children.waiting and all(child.run and child.run.state is not RunState.OFFERED for child in rows):
+            return False
+        job.stop_reason = job.stop_reason or reason
+        self._touch(job)
+        self._arrays.stop(job)
+        asked = [self._cancel(child, job.stop_reason) for child in rows]
+        return any(asked)
+
+    def _cancel(self, job: Job, reason: str) -> bool:
         if self._is_asked_for(job):
             return job.run is not None and job.run.state is RunState.OFFERED
         if job.run is None:
@@ -189,11 +225,22 @@ class Group:
     def terminate(self, key: JobKey, reason: str) -> bool:
         """End a job in whatever state; return whether its agent must first say if it has begun it.
 
-        The first reason stays. A job that runs is FAILED only when its process is dead.
+        The first reason stays. A job that runs is FAILED only when its process is dead, and an array when that is so of
+        all its children.
         """
         job = self._job(key)
         if job is None or job.state in TERMINAL:
             return False
+        if job.children is None:
+            return self._terminate(job, reason)
+        rows = self._unfinished_children(job)
+        job.terminated, job.stop_reason = True, job.stop_reason or reason
+        self._touch(job)
+        self._arrays.stop(job)
+        asked = [self._terminate(child, job.stop_reason) for child in rows]
+        return any(asked)
+
+    def _terminate(self, job: Job, reason: str) -> bool:
         if job.run is None:
             job.terminated = True
             self._cancel_now(job, reason)
@@ -209,13 +256,14 @@ class Group:
         job = self._job(key)
         if job is None:
             raise NotFoundError(f"Job {key.job_id} does not exist")
+        check_taggable(job)
         tags = self._changes.tags.get(job.sequence)
         if tags is None:
             tags = self._storage.changed_tags(job.sequence)
         if tags is None:
             new = self._new.get(key)
-            spec = self._storage.specs([job.sequence])[job.sequence] if new is None else new.spec
-            tags = dict(JobSpec.FromString(spec).tags)
+            spec = new.spec if new is not None else self._storage.specs([job.sequence])[job.sequence]
+            tags = dict(JobSpec.FromString(spec or b"").tags)
         self._changes.tags[job.sequence] = merged_tags(tags, changes, removed)
 
     def expire(self, key: JobKey, reason: str) -> None:
@@ -314,7 +362,7 @@ class Group:
             outcome = OfferOutcome(proposal.key, proposal.agent_id, proposal.incarnation, refusal=refusal)
             self._effects.offers.append(outcome)
             if job is not None and job.state is JobState.RUNNABLE and job.run is None:
-                self._effects.enqueue(job)
+                self._enqueue(job)
             return
         fence = self._numbers.next_fence()
         task = task_id(job.sequence, blake2b(f"{job.key.job_id} {fence}".encode(), digest_size=16).digest())
@@ -404,9 +452,11 @@ class Group:
     def commit(self) -> Committed:
         """Write everything that the commands changed; only then is anything of it true."""
         self._settle_dependents()
+        self._decide_arrays()
         changes = self._changes
         changes.new_jobs = list(self._new.values())
         changes.jobs = [job for key, job in self._touched.items() if key not in self._new]
+        changes.arrays = list(self._arrays.changed.values())
         if changes:
             self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
         for key, added in self._reserved.items():
@@ -417,11 +467,12 @@ class Group:
 
     def _answer_offers(self) -> None:
         """Tell of each offer. One that was given up in this very group is refused: nobody has heard of its fence."""
-        specs = self._storage.specs([job.sequence for job, _ in self._offered])
+        specs = self._storage.specs({job.spec_sequence for job, _ in self._offered})
         given_up = set()
         for job, run in self._offered:
             if job.run is not None and job.run.fence == run.fence:
-                outcome = OfferOutcome(job.key, run.agent_id, job.run.incarnation, replace(job), specs[job.sequence])
+                spec = specs[job.spec_sequence]
+                outcome = OfferOutcome(job.key, run.agent_id, job.run.incarnation, replace(job), spec)
             else:
                 given_up.add(run.fence)
                 refusal = Refusal(Cause.AGENT, "the agent was lost, or has begun anew")
@@ -538,10 +589,10 @@ class Group:
     ) -> None:
         """Move the job and do what the table says must be done with it."""
         step = move(job.state, event)
+        self._touch(job)
         came_from, job.state = job.state, step.target
         job.status_reason = status_reason
         job.version += 1
-        self._touched[job.key] = job
         if job.state in TERMINAL:
             job.ended_at = self._now
         if job.state in TERMINAL and job.started_at is not None:
@@ -559,22 +610,37 @@ class Group:
             self._effects.enqueue(job)
         if job.state is not came_from:
             self._changes.events.append(_change(job, self._now))
+        if job.parent is not None:
+            self._arrays.child_moved(job, came_from)
+        if job.children is not None:
+            self._arrays.array_moved(job, event)
 
     def _settle_dependents(self) -> None:
         """Release or fail what waited for the jobs that finished, and what waited for those, until nothing is left."""
-        while self._finished:
+        while self._finished or self._arrays.have_news:
             finished = {job.sequence: job for job in self._finished}
             self._finished = []
             for sequence, dependent in self._dependents(finished.keys()):
-                if dependent.state not in (JobState.SUBMITTED, JobState.PENDING):
-                    continue
-                if finished[sequence].state is JobState.FAILED:
-                    self._move(dependent, JobEvent.DEPENDENCY_FAILED, status_reason=REASON_DEPENDENCY_FAILED)
-                    continue
-                dependent.dependencies_left -= 1
-                self._touched[dependent.key] = dependent
-                if dependent.dependencies_left == 0:
-                    self._move(dependent, JobEvent.DEPENDENCIES_MET)
+                self._settle(dependent, failed=finished[sequence].state is JobState.FAILED)
+            for array, indices in self._arrays.take_failed():
+                for dependent in self._dependents_of_children(array, indices):
+                    self._settle(dependent, failed=True)
+            self._arrays.advance()
+
+    def _settle(self, dependent: Job, *, failed: bool) -> None:
+        """Take in that one of the jobs that it waits for has ended."""
+        if dependent.state not in (JobState.SUBMITTED, JobState.PENDING):
+            return
+        if failed:
+            self._move(dependent, JobEvent.DEPENDENCY_FAILED, status_reason=REASON_DEPENDENCY_FAILED)
+            return
+        dependent.dependencies_left -= 1
+        self._touch(dependent)
+        if dependent.dependencies_left == 0:
+            self._dependencies_met(dependent)
+
+    def _dependencies_met(self, job: Job) -> None:
+        self._move(job, JobEvent.DEPENDENCIES_MET if job.children is None else JobEvent.CHILDREN_RELEASED)
 
     def _dependents(self, sequences: Collection[int]) -> Iterable[tuple[int, Job]]:
         for sequence, stored in self._storage.dependents(sequences):
@@ -584,8 +650,35 @@ class Group:
             for job in self._waiting_for.get(sequence, ()):
                 yield sequence, job
 
+    def _dependents_of_children(self, array: Job, indices: Indices) -> Iterable[Job]:
+        first, last = array.sequence + 1, array.sequence + indices.bit_length()
+        found = [(sequence, self._adopt(job)) for sequence, job in self._storage.dependents_between(first, last)]
+        found += [
+            (sequence, job) for sequence, jobs in self._waiting_for.items() if first <= sequence <= last for job in jobs
+        ]
+        return [job for sequence, job in found if indices >> (sequence - first) & 1]
+
+    def _decide_arrays(self) -> None:
+        """Add the arrays that were to be stopped, and of which no agent is asked for a child any more, to `decided`."""
+        children = (self._jobs.get(key) for key in list(self._decided))
+        arrays = {
+            array.key: array
+            for child in children
+            if child is not None and child.parent is not None
+            if (array := self._arrays.array_of(child)).stop_reason is not None
+        }
+        for array in arrays.values():
+            if not any(
+                child.run is not None and child.run.state is RunState.OFFERED and self._is_asked_for(child)
+                for child in self._unfinished_children(array)
+            ):
+                self._decided.add(array.key)
+
+    def _unfinished_children(self, array: Job) -> list[Job]:
+        return self._arrays.unfinished_rows(array, [new.job for new in self._new.values()])
+
     def _demand(self, job: Job) -> None:
-        self._touched[job.key] = job
+        self._touch(job)
         demand = demand_on(job)
         assert demand is not None
         self._effects.demands.append(demand)
@@ -593,7 +686,7 @@ class Group:
     def _set_run(self, job: Job, run: Run) -> None:
         job.run = run
         job.version += 1
-        self._touched[job.key] = job
+        self._touch(job)
 
     def _reserve(self, job: Job, run: Run, vcpus_milli: int) -> None:
         key = EnvironmentKey(job.key.namespace, run.compute_environment)
@@ -612,10 +705,29 @@ class Group:
     # What is loaded
 
     def _job(self, key: JobKey) -> Job | None:
-        if key not in self._jobs:
+        known = self._jobs.get(key) or self._arrays.child(key)
+        if known is None and key not in self._jobs:
             found = self._storage.jobs([key])
-            self._jobs[key] = found[0] if found else None
-        return self._jobs[key]
+            known = self._jobs[key] = found[0] if found else None
+        return known
+
+    def _has_row(self, job: Job) -> bool:
+        """Return whether a job is more than what its array tells of it."""
+        return self._jobs.get(job.key) is job
+
+    def _touch(self, job: Job) -> None:
+        """Have a job written; a child gets its row by it."""
+        if not self._has_row(job):
+            self._jobs[job.key] = job
+            self._new[job.key] = NewJob(job, None)
+            self._arrays.gets_row(job)
+        self._touched[job.key] = job
+
+    def _enqueue(self, job: Job) -> None:
+        if self._has_row(job):
+            self._effects.enqueue(job)
+        else:
+            self._effects.enqueue_children(self._arrays.array_of(job), only(job.index))
 
     def _adopt(self, stored: Job) -> Job:
         """Return this group's own picture of a job that was just read."""

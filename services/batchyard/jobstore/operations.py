@@ -1,8 +1,9 @@
 """JobOperationsService: many jobs in one call, and a watch in place of polling."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 import grpc.aio
@@ -18,8 +19,9 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
     WatchJobsResponse,
 )
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceServicer
+from batchyard.domain.arrays import from_bytes
 from batchyard.domain.errors import BatchyardError, InvalidRequestError, UnavailableError
-from batchyard.domain.jobs import JobChange, JobId, JobKey
+from batchyard.domain.jobs import JobChange, JobId, JobKey, array_and_index
 from batchyard.domain.names import Caller, ResourceKind
 from batchyard.jobstore.events import EventWatch
 from batchyard.jobstore.feed import Feed
@@ -84,12 +86,7 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         while True:
             commits, revision = await self._history.after(revision)
             for committed, changes in commits:
-                mine = [
-                    change
-                    for change in changes
-                    if (change.key in wanted if wanted else change.key.namespace == caller.namespace)
-                ]
-                if mine:
+                if mine := _watched(changes, wanted, caller.namespace):
                     yield _message(caller, committed, mine)
             await self._history.wait(revision)
 
@@ -102,6 +99,25 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         async with aclosing(EventWatch(caller_of(context), request, self._history, self._reading).responses()) as all_:
             async for response in all_:
                 yield response
+
+
+def _watched(changes: Sequence[JobChange], wanted: Collection[JobKey], namespace: str) -> list[JobChange]:
+    """Return the changes that a watch shows: of all jobs of a namespace, or of those wanted alone."""
+    if not wanted:
+        return [change for change in changes if change.key.namespace == namespace]
+    children = [(key, *child) for key in wanted if (child := array_and_index(key)) is not None]
+    mine = []
+    for change in changes:
+        if change.children is None:
+            mine += [change] if change.key in wanted else []
+            continue
+        indices = from_bytes(change.children)
+        mine += [
+            replace(change, key=key, children=None)
+            for key, array, index in children
+            if array == change.key and indices >> index & 1
+        ]
+    return mine
 
 
 def _message(caller: Caller, revision: int, changes: list[JobChange]) -> WatchJobsResponse:

@@ -32,7 +32,7 @@ from batchyard.domain.errors import BatchyardError, InvalidRequestError, NotFoun
 from batchyard.domain.faults import faults_of
 from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
-from batchyard.domain.names import Caller, ResourceKind
+from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.domain.pagination import decode_token, encode_token, page_size
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.group import Group, Submission
@@ -129,7 +129,8 @@ class Submitter:
         queue = await self._copies.queue(caller, request.job_queue)
         definition = await self._copies.definition(caller, request.job_definition)
         depends_on = [
-            await self._dependency(caller, dependency.job_id, queue.key.name) for dependency in request.depends_on
+            await self._dependency(caller, dependency.job_id, queue.key.name) if dependency.job_id else None
+            for dependency in request.depends_on
         ]
         submission = build_submission(
             request,
@@ -206,6 +207,12 @@ class JobsServicer(JobsServiceServicer):
         caller = caller_of(context)
         state = _listed_state(request)
         limit = page_size(request.max_results if request.HasField("max_results") else None, maximum=LISTED_JOBS_MAX)
+        if request.job_queue and request.array_job_id:
+            raise InvalidRequestError("Only one of jobQueue and arrayJobId may be given.", field="arrayJobId")
+        if request.array_job_id:
+            return await self._list_children(caller, request, state, limit)
+        if not request.job_queue:
+            raise InvalidRequestError("One of jobQueue and arrayJobId is required.", field="jobQueue")
         queue = await self._listed_queue(caller, request.job_queue)
         if request.filters:
             return await self._list_filtered(caller, request, queue.key, limit)
@@ -236,6 +243,22 @@ class JobsServicer(JobsServiceServicer):
             self._reasons.explain(job)
             summaries.append(job_summary(job))
         return summaries
+
+    async def _list_children(
+        self, caller: Caller, request: ListJobsRequest, state: JobState, limit: int
+    ) -> ListJobsResponse:
+        """List a page of an array's children in one state, by index; none of what is no array."""
+        name = name_in_reference(request.array_job_id, ResourceKind.JOB, caller.namespace)
+        if name is None:
+            return ListJobsResponse()
+        listing = f"children {caller.namespace} {name} {state.name}"
+        after = int(decode_token(request.next_token, listing)[0]) if request.next_token else -1
+        key = JobKey(caller.namespace, JobId(name))
+        children = await self._reading.ask(lambda reader: reader.children(key, state, after, limit + 1))
+        response = ListJobsResponse(job_summary_list=self._summaries(children[:limit]))
+        if len(children) > limit:
+            response.next_token = encode_token(listing, [children[limit - 1].index])
+        return response
 
     async def CancelJob(  # noqa: N802
         self, request: CancelJobRequest, context: grpc.aio.ServicerContext[CancelJobRequest, CancelJobResponse]

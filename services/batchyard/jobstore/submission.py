@@ -13,6 +13,7 @@ from batchyard.api.common.v1.container_pb2 import KeyValuePair, ResourceRequirem
 from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail, ContainerOverrides, JobDependency
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
 from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties, JobDefinition
+from batchyard.domain.arrays import SIZE_MAX, SIZE_MIN
 from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.jobs import Job, JobId, JobKey
@@ -31,6 +32,8 @@ from batchyard.jobstore.group import Submission
 from batchyard.storage.jobs import QueueCopy
 
 DEPENDENCIES_MAX: Final = 100
+N_TO_N: Final = "N_TO_N"
+SEQUENTIAL: Final = "SEQUENTIAL"
 JOB_BYTES_MAX: Final = 30 * 1024
 SPEC_BYTES_MAX: Final = 128 * 1024
 """Of a job merged with its definition and parameters: every offer of it must fit into a message, and a parameter may
@@ -53,12 +56,15 @@ def check_request(request: SubmitJobRequest) -> None:
         check_share_identifier(request.share_identifier)
     if request.HasField("scheduling_priority_override"):
         check_scheduling_priority(request.scheduling_priority_override, "schedulingPriorityOverride")
-    if request.HasField("array_properties"):
-        raise InvalidRequestError("Array jobs are not supported by this server yet.", field="arrayProperties")
     if len(request.depends_on) > DEPENDENCIES_MAX:
         raise InvalidRequestError(f"Number of job dependencies must not exceed {DEPENDENCIES_MAX}", field="dependsOn")
+    if request.array_properties.HasField("size") and not SIZE_MIN <= request.array_properties.size <= SIZE_MAX:
+        raise InvalidRequestError(
+            f"Array size must be between {SIZE_MIN} and {SIZE_MAX}, got {request.array_properties.size}",
+            field="arrayProperties.size",
+        )
     for dependency in request.depends_on:
-        _check_dependency(dependency)
+        _check_dependency(dependency, is_array=request.array_properties.HasField("size"))
     name_in_reference(request.job_definition, ResourceKind.JOB_DEFINITION, "")
     _check_overrides(request)
     if request.HasField("retry_strategy"):
@@ -72,14 +78,21 @@ def check_request(request: SubmitJobRequest) -> None:
         raise InvalidRequestError(f"Job size must be less than 30 KiB, got {-(-size // 1024)} KiB")
 
 
-def _check_dependency(dependency: JobDependency) -> None:
-    if dependency.type not in ("", "SEQUENTIAL"):
+def _check_dependency(dependency: JobDependency, *, is_array: bool) -> None:
+    if dependency.type not in ("", SEQUENTIAL, N_TO_N):
         raise InvalidRequestError(
-            f"Dependency type {dependency.type} needs array jobs, which this server does not support yet.",
-            field="dependsOn",
+            f"Dependency type {dependency.type} is not valid. Valid types: [{N_TO_N}, {SEQUENTIAL}]",
+            field="dependsOn.type",
         )
-    if not dependency.job_id:
-        raise InvalidRequestError("jobId is required.", field="dependsOn")
+    if dependency.type == N_TO_N and not is_array:
+        raise InvalidRequestError(
+            "N_TO_N dependency requires array jobs of the same size: this job has no arrayProperties",
+            field="dependsOn.type",
+        )
+    if not dependency.job_id and not (dependency.type == SEQUENTIAL and is_array):
+        raise InvalidRequestError(
+            "jobId is required. Only a SEQUENTIAL dependency of an array job has none.", field="dependsOn.jobId"
+        )
 
 
 _OTHER_OVERRIDES: Final[
@@ -127,11 +140,12 @@ def build_submission(
     job_id: JobId,
     queue: QueueCopy,
     definition: JobDefinition,
-    depends_on: Sequence[JobKey],
+    depends_on: Sequence[JobKey | None],
     compat: Compat,
 ) -> Submission:
     """Merge everything into the job that is stored.
 
+    `depends_on` are the jobs of the request's dependencies; None for one that is on the job itself.
     Raises InvalidRequestError for a `Ref::` without a value, for overrides that leave the job without a sensible amount
     of vCPUs or memory, and for a job of more than `SPEC_BYTES_MAX`.
     """
@@ -142,6 +156,8 @@ def build_submission(
     container.command[:] = substitute(container.command, parameters)
     reserved = reserved_resources(container)
     retry = request.retry_strategy if request.HasField("retry_strategy") else definition.retry_strategy
+    array_size = request.array_properties.size if request.array_properties.HasField("size") else None
+    waits = [(key, dependency.type) for key, dependency in zip(depends_on, request.depends_on, strict=True)]
     spec = JobSpec(
         namespace=caller.namespace,
         job_id=job_id,
@@ -158,6 +174,7 @@ def build_submission(
         vcpus_milli=reserved.vcpus_milli,
         memory_mib=reserved.memory_mib,
         gpus=reserved.gpus,
+        array_size=array_size,
     )
     _set_share(spec, request, definition, queue)
     spec.propagate_tags = (request if request.HasField("propagate_tags") else definition).propagate_tags
@@ -186,7 +203,14 @@ def build_submission(
         exit_rules=exit_rules(retry.evaluate_on_exit),
         share_identifier=spec.share_identifier or None,
     )
-    return Submission(job, serialized, tuple(depends_on))
+    return Submission(
+        job,
+        serialized,
+        depends_on=tuple(key for key, kind in waits if key is not None and kind != N_TO_N),
+        array_size=array_size,
+        sequential=(None, SEQUENTIAL) in waits,
+        paired_with=tuple(key for key, kind in waits if key is not None and kind == N_TO_N),
+    )
 
 
 def _check_capability(request: SubmitJobRequest, definition: JobDefinition, queue: QueueCopy) -> None:
@@ -273,14 +297,12 @@ def _too_large() -> InvalidRequestError:
     )
 
 
-def _resolved(given: Sequence[JobDependency], keys: Sequence[JobKey]) -> list[JobDependency]:
-    """Return the dependencies with ids in place of names, each job once."""
-    resolved: dict[JobKey, JobDependency] = {}
+def _resolved(given: Sequence[JobDependency], keys: Sequence[JobKey | None]) -> list[JobDependency]:
+    """Return the dependencies with ids in place of names, each once."""
+    resolved: dict[tuple[JobKey | None, str], JobDependency] = {}
     for dependency, key in zip(given, keys, strict=True):
-        entry = JobDependency(job_id=key.job_id)
-        if dependency.type:
-            entry.type = dependency.type
-        resolved.setdefault(key, entry)
+        entry = JobDependency(job_id=key.job_id if key is not None else None, type=dependency.type or None)
+        resolved.setdefault((key, dependency.type), entry)
     return list(resolved.values())
 
 

@@ -1,10 +1,12 @@
 """How jobs look to clients."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
 from batchyard.api.jobs.v1.jobs_pb2 import (
+    ArrayPropertiesDetail,
+    ArrayPropertiesSummary,
     AttemptContainerDetail,
     AttemptDetail,
     ContainerSummary,
@@ -13,7 +15,9 @@ from batchyard.api.jobs.v1.jobs_pb2 import (
     JobStatus,
     JobSummary,
 )
+from batchyard.api.operations.v1.job_operations_service_pb2 import IndexRange
 from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange as JobChangeMessage
+from batchyard.domain.arrays import Children, from_bytes, ranges
 from batchyard.domain.jobs import Attempt, Job, JobChange
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import ResourceKind
@@ -33,8 +37,9 @@ def state_of(status: "JobStatus.ValueType") -> JobState | None:
 def job_detail(record: JobRecord) -> JobDetail:
     """Return the job as DescribeJobs shows it: what has nothing to say is absent, zero is not nothing."""
     job, spec = record.job, JobSpec.FromString(record.spec)
+    job_arn = _sibling_arn(spec.job_arn, ResourceKind.JOB, job.key.job_id)
     detail = JobDetail(
-        job_arn=spec.job_arn,
+        job_arn=job_arn,
         job_name=job.job_name,
         job_id=job.key.job_id,
         job_queue=spec.job_queue_arn,
@@ -50,7 +55,8 @@ def job_detail(record: JobRecord) -> JobDetail:
         attempts=[_attempt_detail(attempt, spec.job_arn) for attempt in record.attempts],
         retry_strategy=spec.retry_strategy,
         timeout=spec.timeout if spec.HasField("timeout") else None,
-        tags=tags_of(record, spec),
+        # Those of an array are its own.
+        tags=tags_of(record, spec) if job.parent is None else {},
         is_cancelled=job.cancelled,
         is_terminated=job.terminated,
         share_identifier=spec.share_identifier or None,
@@ -58,6 +64,10 @@ def job_detail(record: JobRecord) -> JobDetail:
         propagate_tags=spec.propagate_tags,
         platform_capabilities=spec.platform_capabilities,
     )
+    if job.parent is not None:
+        detail.array_properties.index = job.index
+    if job.children is not None:
+        detail.array_properties.CopyFrom(ArrayPropertiesDetail(**_array_properties(job.children)))
     _show_latest_attempt(detail, job, spec.job_arn)
     return detail
 
@@ -91,6 +101,10 @@ def job_summary(job: Job) -> JobSummary:
     )
     if job.exit_code is not None or job.reason is not None:
         summary.container.CopyFrom(ContainerSummary(exit_code=job.exit_code, reason=job.reason))
+    if job.parent is not None:
+        summary.array_properties.index = job.index
+    if job.children is not None:
+        summary.array_properties.CopyFrom(ArrayPropertiesSummary(**_array_properties(job.children)))
     return summary
 
 
@@ -107,6 +121,7 @@ def change_message(change: JobChange, region_arn: str) -> JobChangeMessage:
         exit_code=change.exit_code,
         reason=change.reason,
         log_stream_name=change.log_stream_name,
+        children=[IndexRange(first=first, last=last) for first, last in ranges(from_bytes(change.children or b""))],
     )
 
 
@@ -129,6 +144,15 @@ def change_of(job: Job) -> JobChange:
 def described(records: Sequence[JobRecord]) -> list[JobDetail]:
     """Return jobs as DescribeJobs shows them."""
     return [job_detail(record) for record in records]
+
+
+def _array_properties(children: Children) -> dict[str, Any]:
+    """Return what both messages about an array say."""
+    return {
+        "size": children.size,
+        "status_summary": {state.name: count for state, count in children.summary().items()},
+        "status_summary_last_updated_at": children.changed_at,
+    }
 
 
 def _show_latest_attempt(detail: JobDetail, job: Job, job_arn: str) -> None:

@@ -8,6 +8,7 @@ from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironment
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.arrays import from_bytes
 from batchyard.domain.jobs import Fence, JobId, JobKey
 from batchyard.domain.names import ResourceKind, name_in_reference
 from batchyard.scheduler.model import (
@@ -16,6 +17,7 @@ from batchyard.scheduler.model import (
     HeldRun,
     JobQueue,
     Offer,
+    QueuedChildren,
     QueuedJob,
     ResourceKey,
     Resources,
@@ -42,6 +44,18 @@ def queued_job_of(message: wire.QueuedJob) -> QueuedJob:
     """Return a job that is to be placed."""
     need = Resources(message.vcpus_milli, message.memory_mib, message.gpus)
     return QueuedJob(job_key_of(message.job), message.job_queue, message.sequence, need, message.version)
+
+
+def queued_children_of(message: wire.QueuedChildren) -> QueuedChildren:
+    """Return children of an array that are to be placed."""
+    return QueuedChildren(
+        job_key_of(message.array),
+        message.job_queue,
+        message.sequence,
+        Resources(message.vcpus_milli, message.memory_mib, message.gpus),
+        message.version,
+        from_bytes(message.indices),
+    )
 
 
 def held_run_of(message: wire.HeldRun) -> HeldRun:

@@ -1,21 +1,27 @@
 """Who waits: jobs of equal shape stand in one line, lines stand in their queue.
 
 A line whose head found no room is parked, and is looked at again only after something has changed that could let it
-through. A waiting job is one small tuple, in its line's heap and in the index of its namespace.
+through. A waiting job is one small tuple, in its line's heap and in the index of its namespace. Of the children of an
+array only the first is one, the others stand behind it as bits.
 """
 
 from bisect import bisect_left, bisect_right, insort
 from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias
 
+from batchyard.domain.arrays import Indices, lowest, only
 from batchyard.domain.jobs import JobId, JobKey
-from batchyard.scheduler.model import JobQueue, ResourceKey, Resources
+from batchyard.scheduler.arrays import WaitingArray
+from batchyard.scheduler.model import JobQueue, QueuedChildren, ResourceKey, Resources
 
 Entry: TypeAlias = tuple[int, JobId, int, "Line"]
 """A waiting job: its place in the order of submission, its id, its version, its line."""
 
 Index: TypeAlias = dict[JobId, Entry]
 """The waiting jobs of a namespace by their ids."""
+
+Arrays: TypeAlias = dict[JobId, tuple[WaitingArray, "Line"]]
+"""The arrays of a namespace with children that wait, by the arrays' ids, and the line in which they stand."""
 
 _COMPACT_ABOVE: Final = 64
 
@@ -24,7 +30,10 @@ class Line:
     """The waiting jobs of one queue that need the same, in the order of submission."""
 
     __slots__ = (
+        "_arrays",
+        "_behind",
         "_entries",
+        "_fronts",
         "_index",
         "_live",
         "blocked_since",
@@ -40,14 +49,19 @@ class Line:
         "wakes_at",
     )
 
-    def __init__(self, serial: int, queue: "Queue", need: Resources, index: Index) -> None:
+    def __init__(self, serial: int, queue: "Queue", need: Resources, index: Index, arrays: Arrays) -> None:
         self.serial = serial
         """Unlike that of any other line; it breaks ties, so that no order depends on addresses."""
         self.queue = queue
         self.need = need
         self._index = index
+        self._arrays = arrays
         self._entries: list[Entry] = []
         self._live = 0
+        self._fronts: dict[JobId, WaitingArray] = {}
+        """The arrays of which a child is one of the entries, by the id of that child."""
+        self._behind = 0
+        """Children that wait behind those."""
         self.ready_as: int | None = None
         """The sequence under which its queue has it as ready."""
         self.parked = False
@@ -65,7 +79,7 @@ class Line:
         """When its timer fires."""
 
     def __len__(self) -> int:
-        return self._live
+        return self._live + self._behind
 
     def add(self, job_id: JobId, sequence: int, version: int) -> None:
         """Put a job in its place."""
@@ -73,6 +87,23 @@ class Line:
         self._index[job_id] = entry
         heappush(self._entries, entry)
         self._live += 1
+
+    def add_children(self, children: QueuedChildren) -> None:
+        """Put children of an array in their places."""
+        array_id = children.array.job_id
+        array, _ = self._arrays.get(array_id, (None, None))
+        if array is None:
+            array = WaitingArray(array_id, children.sequence, children.version)
+            self._arrays[array_id] = (array, self)
+        before = len(array)
+        array.behind |= children.indices
+        if array.front is not None:
+            array.behind &= ~only(array.front)
+        self._behind += len(array) - before
+        if array.front is not None and array.behind and lowest(array.behind) < array.front:
+            self._recall(array)
+        if array.front is None:
+            self._advance(array)
 
     def replace(self, job_id: JobId, sequence: int, version: int) -> None:
         """Put a newer version of a job in the place of the one that is there."""
@@ -97,12 +128,48 @@ class Line:
         heappop(self._entries)
         del self._index[entry[1]]
         self._live -= 1
+        self._left(entry[1])
         return entry
 
     def discard(self, job_id: JobId) -> None:
-        """Take a job out, wherever it stands."""
+        """Take out a job that is in the index, wherever it stands."""
         del self._index[job_id]
         self._live -= 1
+        self._left(job_id)
+        self._compact()
+
+    def discard_behind(self, array: WaitingArray, indices: Indices) -> None:
+        """Take out those children of an array that stand behind another one."""
+        gone = array.behind & indices
+        array.behind &= ~gone
+        self._behind -= gone.bit_count()
+
+    def _left(self, job_id: JobId) -> None:
+        """Let the next child of an array come in front, if it was one that has left."""
+        array = self._fronts.pop(job_id, None)
+        if array is not None:
+            array.front = None
+            self._advance(array)
+
+    def _advance(self, array: WaitingArray) -> None:
+        """Bring the next child of an array to the front, or forget an array without any."""
+        index = array.advance()
+        if index is None:
+            del self._arrays[array.job_id]
+            return
+        self._behind -= 1
+        self._fronts[array.child_id(index)] = array
+        self.add(array.child_id(index), array.child_sequence(index), array.version)
+
+    def _recall(self, array: WaitingArray) -> None:
+        """Have the child in front go behind the others again."""
+        assert array.front is not None
+        job_id = array.child_id(array.front)
+        del self._index[job_id], self._fronts[job_id]
+        array.behind |= only(array.front)
+        array.front = None
+        self._live -= 1
+        self._behind += 1
         self._compact()
 
     def head_key(self) -> JobKey | None:

@@ -16,7 +16,7 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.errors import StaleIncarnationError, SupersededError, UnavailableError
 from batchyard.domain.jobs import Fence
 from batchyard.scheduler.config import SchedulerConfig
-from batchyard.scheduler.convert import agent_of, fence_of, held_run_of, job_key_of, queued_job_of
+from batchyard.scheduler.convert import agent_of, fence_of, held_run_of, job_key_of, queued_children_of, queued_job_of
 from batchyard.scheduler.drains import Drains
 from batchyard.scheduler.leases import Incarnation, Leases
 from batchyard.scheduler.outbox import StoreOutbox
@@ -139,6 +139,8 @@ class Scheduler:
             self._drain_told(drain)
         for job in response.runnable:
             self.planner.queue_job(queued_job_of(job))
+        for children in response.children:
+            self.planner.queue_children(queued_children_of(children))
         for ref in response.withdrawn:
             self.planner.withdraw_job(job_key_of(ref))
         for registered in response.registered:

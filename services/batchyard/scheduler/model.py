@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
-from batchyard.domain.jobs import Fence, JobKey
+from batchyard.domain.arrays import Indices
+from batchyard.domain.jobs import Fence, JobKey, child_key
 
 
 class Resources(NamedTuple):
@@ -58,6 +59,26 @@ class QueuedJob:
     need: Resources
     version: int
     """Names the state of the job that a proposal has seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedChildren:
+    """Children of an array that want to be placed."""
+
+    array: JobKey
+    job_queue: str
+    sequence: int
+    """The array's place in the order of submission; those of its children follow it."""
+    need: Resources
+    """Of each child, as is the member that follows."""
+    version: int
+    indices: Indices
+
+    def child(self, index: int) -> QueuedJob:
+        """Return one of them."""
+        return QueuedJob(
+            child_key(self.array, index), self.job_queue, self.sequence + 1 + index, self.need, self.version
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from batchyard.scheduler.model import (
     JobQueue,
     Offer,
     Plan,
+    QueuedChildren,
     QueuedJob,
     ResourceKey,
     Resources,
@@ -117,8 +118,18 @@ class Planner:
         else:
             self._waiting.add(job)
 
+    def queue_children(self, children: QueuedChildren) -> None:
+        """Take in children of an array that want to be placed, in addition to those of it that wait already.
+
+        None of them is proposed: the store tells of a child that it may be placed once, and again after a refusal.
+        """
+        self._waiting.add_children(children)
+
     def withdraw_job(self, key: JobKey) -> None:
-        """Forget a job that is not to be placed any more; one whose proposal is under way is left to its outcome."""
+        """Forget a job that is not to be placed any more; one whose proposal is under way is left to its outcome.
+
+        An array stands for all its children that have never been offered.
+        """
         proposed = self._proposed.get(key)
         if proposed is not None:
             proposed.requeued = None

@@ -8,14 +8,23 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Final, TypeAlias
 
+from batchyard.domain.arrays import only
 from batchyard.domain.compat import Compat
-from batchyard.domain.jobs import JobKey
+from batchyard.domain.jobs import JobKey, array_and_index
 from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.feeding import Shape
 from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host
-from batchyard.scheduler.lines import Entry, Index, Line, ParkedLines, Queue
-from batchyard.scheduler.model import NOTHING, JobQueue, QueuedJob, ResourceKey, Resources, WaitReason
+from batchyard.scheduler.lines import Arrays, Entry, Index, Line, ParkedLines, Queue
+from batchyard.scheduler.model import (
+    NOTHING,
+    JobQueue,
+    QueuedChildren,
+    QueuedJob,
+    ResourceKey,
+    Resources,
+    WaitReason,
+)
 from batchyard.scheduler.reasons import is_ordinary
 
 _FOR_HOLDER: Final = 0
@@ -35,6 +44,7 @@ class Waiting:
         self._queues: dict[ResourceKey, Queue] = {}
         self._queues_using: dict[ResourceKey, dict[ResourceKey, Queue]] = {}
         self._jobs: dict[str, Index] = {}
+        self._arrays: dict[str, Arrays] = {}
         self._parked = ParkedLines()
         self._agenda: list[_AgendaItem] = []
         self._pushes = 0
@@ -99,18 +109,36 @@ class Waiting:
                 line.replace(job.key.job_id, job.sequence, job.version)
                 return
             self._remove(known)
-        line = self._line(self._queue(queue_key), job, index)
+        line = self._line(self._queue(queue_key), job.need)
         line.add(job.key.job_id, job.sequence, job.version)
+        self._has_grown(line)
+
+    def add_children(self, children: QueuedChildren) -> None:
+        """Take in children of an array, in addition to those that wait already."""
+        line = self._line(self._queue(ResourceKey(children.array.namespace, children.job_queue)), children.need)
+        line.add_children(children)
+        self._has_grown(line)
+
+    def _has_grown(self, line: Line) -> None:
         if not line.parked:
             self._make_ready(line)
         elif line.starving:
-            self._holds.invalidate()  # the job may be a new head, which moves the line among the holders
+            self._holds.invalidate()  # there may be a new head, which moves the line among the holders
 
     def withdraw(self, key: JobKey) -> None:
-        """Forget a job, if it waits."""
+        """Forget a job, if it waits; an array stands for all its children that have never been offered."""
         entry = self._jobs.get(key.namespace, {}).get(key.job_id)
         if entry is not None:
             self._remove(entry)
+            return
+        of_child = array_and_index(key)
+        array_id = key.job_id if of_child is None else of_child[0].job_id
+        array, line = self._arrays.get(key.namespace, {}).get(array_id, (None, None))
+        if array is None or line is None:
+            return
+        line.discard_behind(array, array.behind if of_child is None else only(of_child[1]))
+        if of_child is None and array.front_id is not None:
+            self._remove(self._jobs[key.namespace][array.front_id])
 
     def take(self, line: Line) -> None:
         """Take out the head of the line that `Queue.next_ready` returned: it is being placed."""
@@ -139,27 +167,37 @@ class Waiting:
         self._parked = ParkedLines()
         self._withdrawn.clear()
         self._jobs.clear()
+        self._arrays.clear()
         self._agenda.clear()
 
     def holds(self, key: JobKey) -> bool:
         """Tell whether a job waits."""
-        return key.job_id in self._jobs.get(key.namespace, {})
+        if key.job_id in self._jobs.get(key.namespace, {}):
+            return True
+        child = array_and_index(key)
+        array, _ = self._arrays.get(key.namespace, {}).get(child[0].job_id, (None, None)) if child else (None, None)
+        return child is not None and array is not None and bool(array.behind >> child[1] & 1)
 
     def sanity_check(self) -> None:
         """Assert that each waiting job stands in one line, and that each line is parked or wants to be looked at."""
         lines = [line for queue in self._queues.values() for line in queue.lines.values()]
-        assert sum(map(len, lines)) == sum(map(len, self._jobs.values())), "miscounted jobs"
+        arrays = [array for arrays in self._arrays.values() for array, _ in arrays.values()]
+        behind = sum(array.behind.bit_count() for array in arrays)
+        assert sum(map(len, lines)) == sum(map(len, self._jobs.values())) + behind, "miscounted jobs"
+        assert all(array.front is not None for array in arrays), "an array without a child in front"
         for line in lines:
             assert line.head() is not None, "an empty line"
             assert line.parked or line.queue.on_agenda, "a line that nobody will look at"
             assert not line.parked or line.blocked_since is not None, "a parked line that was never looked at"
             assert line.parked or not self._parked.contains(line), "a line that is indexed as parked, and is not"
 
-    def _line(self, queue: Queue, job: QueuedJob, index: Index) -> Line:
-        line = queue.lines.get(job.need)
+    def _line(self, queue: Queue, need: Resources) -> Line:
+        line = queue.lines.get(need)
         if line is None:
             self._serial += 1
-            line = queue.lines[job.need] = Line(self._serial, queue, job.need, index)
+            index = self._jobs.setdefault(queue.key.namespace, {})
+            arrays = self._arrays.setdefault(queue.key.namespace, {})
+            line = queue.lines[need] = Line(self._serial, queue, need, index, arrays)
         return line
 
     def _remove(self, entry: Entry) -> None:

@@ -123,10 +123,12 @@ class NewJob:
     """A job to be written for the first time."""
 
     job: Job
-    spec: bytes
-    """A serialized JobSpec."""
+    spec: bytes | None
+    """A serialized JobSpec; None for a child, which has that of its array."""
     depends_on: tuple[int, ...] = ()
     """Sequence numbers of the jobs that it waits for."""
+    paired_with: tuple[int, ...] = ()
+    """Sequence numbers of the arrays that it waits for child by child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,16 @@ class FinishedJob:
 
     ended_at: int
     sequence: int
+    array_size: int = 0
+    """Of an array, whose children go with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
     """A job that waited for another one, or still does."""
 
+    finished: int
+    """The job that is over, or the array of the child that is."""
     depends_on: int
     dependent: int
     """Both by their sequence numbers."""
@@ -173,6 +179,8 @@ class Changes:
     new_jobs: list[NewJob] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
     """Jobs that were there before, as they are now."""
+    arrays: list[Job] = field(default_factory=list)
+    """Those whose children have changed, or that are new."""
     attempts: list[tuple[int, Attempt]] = field(default_factory=list)
     """By the job's sequence number."""
     queues: list[QueueCopy] = field(default_factory=list)
@@ -190,6 +198,7 @@ class Changes:
         return bool(
             self.new_jobs
             or self.jobs
+            or self.arrays
             or self.attempts
             or self.queues
             or self.environments
@@ -211,7 +220,7 @@ class Counters:
     leader: Leader
     """The newest; nobody has led yet where its epoch is 0."""
     sequence: int
-    """Of the newest job that there ever was."""
+    """Of the newest job that there ever was, or of the last child of the newest array."""
     job_id: JobId | None
     """No job had a greater one."""
 
@@ -233,6 +242,22 @@ class JobWriter(Protocol):
 
     def dependents(self, sequences: Collection[int]) -> list[tuple[int, Job]]:
         """Return the jobs that wait for these ones, each with the number of the one that it waits for."""
+        ...
+
+    def dependents_between(self, first: int, last: int) -> list[tuple[int, Job]]:
+        """Return the same for the jobs with a sequence number in a range, both ends included."""
+        ...
+
+    def paired_dependents(self, sequences: Collection[int]) -> list[Job]:
+        """Return the arrays that wait child by child for these ones."""
+        ...
+
+    def paired_dependencies(self, sequence: int) -> list[Job]:
+        """Return the arrays that this one waits for child by child."""
+        ...
+
+    def unfinished_children(self, sequence: int) -> list[Job]:
+        """Return those children of an array that have rows and have not ended."""
         ...
 
     def jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
@@ -268,11 +293,15 @@ class JobWriter(Protocol):
         ...
 
     def finished_jobs(self, before_ms: int, after: FinishedJob | None, limit: int) -> list[FinishedJob]:
-        """Return the next jobs that ended before this time, oldest first."""
+        """Return the next jobs that ended before this time, oldest first; no children."""
         ...
 
-    def dependencies(self, sequences: Collection[int], limit: int) -> list[Dependency]:
-        """Return who depends or depended on these jobs, in the order of what is depended on."""
+    def dependencies(self, jobs: Collection[FinishedJob], limit: int) -> list[Dependency]:
+        """Return who depends or depended on these jobs or their children, in the order of the jobs."""
+        ...
+
+    def children_of(self, sequence: int, limit: int) -> list[int]:
+        """Return the sequence numbers of children of an array that have rows."""
         ...
 
     def gone_agents(self, before_ms: int, limit: int) -> list[AgentId]:
@@ -309,24 +338,24 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The jobs that are RUNNABLE or have a run, and the agents, at one revision."""
+    """The jobs that are RUNNABLE or have a run, arrays of RUNNABLE children, and the agents, at one revision."""
 
     revision: int
     agents: Sequence[AgentRecord]
     """Those that are live, and those that are drained."""
     jobs: Iterator[Sequence[tuple[Job, bytes | None]]]
-    """In pages of bounded size, by sequence number; the spec only where the job is offered and not claimed."""
+    """In pages of bounded size, arrays first; the spec only where the job is offered and not claimed."""
 
 
 class JobReader(Protocol):
     """A connection that only reads; each call sees one revision."""
 
     def describe(self, keys: Sequence[JobKey]) -> list[JobRecord]:
-        """Return those of the jobs that exist, in the order of the keys, each once."""
+        """Return those of the jobs that exist, in the order of the keys, each once; children need no rows for that."""
         ...
 
     def jobs_at(self, keys: Collection[JobKey]) -> tuple[int, list[Job]]:
-        """Return the newest revision, and those of the jobs that exist as they are at it."""
+        """Return the newest revision, and those of the jobs that exist as they are at it; children need no rows."""
         ...
 
     def queues(self) -> list[QueueCopy]:
@@ -338,7 +367,11 @@ class JobReader(Protocol):
         ...
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
-        """Return jobs of a queue in one state, newest first, with sequence numbers below `before`."""
+        """Return jobs of a queue in one state, newest first, with sequence numbers below `before`; no children."""
+        ...
+
+    def children(self, array: JobKey, state: JobState, after: int, limit: int) -> list[Job]:
+        """Return children of an array in one state, by index, with indices above `after`; need no rows."""
         ...
 
     def answer(self, key: RequestKey) -> bytes | None:

@@ -99,7 +99,8 @@ async def find_engine(docker_host: str | None) -> str:
 
 def container_name(offer: Offer, owner: Owner) -> str:
     """Return the one name that a run's container can have: the engine makes none twice."""
-    return f"by-{owner.installation}-{offer.spec.job_id}-{fence_text(offer)}"
+    # Engines take no colon in a name.
+    return f"by-{owner.installation}-{offer.job_id.replace(':', '.')}-{fence_text(offer)}"
 
 
 def container_config(offer: Offer, owner: Owner, network: str | None) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def container_config(offer: Offer, owner: Owner, network: str | None) -> dict[st
         "Labels": {
             **spec.container_tags,
             **owner.labels(),
-            f"{LABEL}job": spec.job_id,
+            f"{LABEL}job": offer.job_id,
             f"{LABEL}fence": fence_text(offer),
         },
         "HostConfig": host,

@@ -7,10 +7,13 @@ def job_variables(offer: Offer, agent_id: str) -> dict[str, str]:
     """Return the job's own variables, overlaid by those that describe the job."""
     spec = offer.spec
     variables = {pair.name: pair.value for pair in spec.container.environment}
-    variables["AWS_BATCH_JOB_ID"] = spec.job_id
+    variables["AWS_BATCH_JOB_ID"] = offer.job_id
     variables["AWS_BATCH_JOB_ATTEMPT"] = str(offer.attempt)
     variables["AWS_BATCH_JQ_NAME"] = spec.job_queue_name
     variables["AWS_BATCH_CE_NAME"] = offer.compute_environment
+    if offer.array_index is not None:
+        variables["AWS_BATCH_JOB_ARRAY_INDEX"] = str(offer.array_index)
+        variables["AWS_BATCH_JOB_ARRAY_SIZE"] = str(spec.array_size)
     # For locks outside of Batchyard: a higher fence is a later run. Together they name a run on its host.
     variables["BATCHYARD_FENCE"] = fence_text(offer)
     variables["BATCHYARD_AGENT_ID"] = agent_id

@@ -5,12 +5,24 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from importlib.resources import files
+from itertools import islice
 from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
+from batchyard.domain.arrays import each
 from batchyard.domain.errors import HistoryGoneError
-from batchyard.domain.jobs import AgentId, Attempt, Fence, Job, JobChange, JobId, JobKey, Run
+from batchyard.domain.jobs import (
+    AgentId,
+    Attempt,
+    Fence,
+    Job,
+    JobChange,
+    JobKey,
+    Run,
+    array_and_index,
+    child_without_row,
+)
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunState
 from batchyard.domain.names import job_of_log
 from batchyard.domain.retries import ExitRule
@@ -34,6 +46,7 @@ from batchyard.storage.jobs import (
 )
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
 from batchyard.storage.sqlite import answers, removals
+from batchyard.storage.sqlite.arrays import front_of, load_children, put_children, put_pairings
 from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.migrations import migrate
 
@@ -51,7 +64,7 @@ def _names(*lines: str) -> list[str]:
 
 _FIXED = _names(
     "sequence namespace job_id job_name job_queue job_definition vcpus_milli memory_mib gpus",
-    "attempts_allowed created_at exit_rules faults share_identifier",
+    "attempts_allowed created_at exit_rules faults share_identifier parent array_size",
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
@@ -60,6 +73,7 @@ _CHANGING = _names(
     "run_evicted",
 )
 _COLUMNS = _FIXED + _CHANGING
+_ARRAY_SIZE = _COLUMNS.index("array_size")
 _SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
 _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE sequence=?"  # noqa: S608
@@ -70,7 +84,37 @@ _AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms"
 _SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
 _INSERT_AGENT = f"INSERT OR REPLACE INTO agents ({_AGENT}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 
-_TERMINAL = ", ".join(str(int(state)) for state in sorted(TERMINAL))
+_SELECT_DEPENDENTS = f"{_SELECT}, depends_on FROM dependencies JOIN jobs ON jobs.sequence = dependent"
+_SELECT_PAIRED = f"{_SELECT} FROM jobs WHERE sequence IN (SELECT dependent FROM pairings WHERE depends_on IN (%s))"  # noqa: S608
+_IN_ORDER = "ORDER BY depends_on, dependent"
+_OF_QUEUE = "FROM jobs WHERE namespace = ? AND job_queue = ? AND parent IS"
+_HAS_WAITING_CHILDREN = "EXISTS (SELECT 1 FROM arrays WHERE arrays.sequence = jobs.sequence AND runnable <> x'')"
+_FIRST = "ORDER BY sequence LIMIT ?"
+_FRONT = (
+    f"{_SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
+    f"{_SELECT} {_OF_QUEUE} NOT NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
+    f"{_SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.PENDING)} AND {_HAS_WAITING_CHILDREN} {_FIRST}",
+)
+"""The first jobs of a queue, children with rows, and arrays of children without: each kind has an index of its own."""
+_OF_LINE = "= ? AND vcpus_milli = ? AND memory_mib = ? AND gpus = ? AND parent IS"
+_OVERDUE = tuple(
+    query.replace("= ? AND parent IS", _OF_LINE).replace(_FIRST, f"AND {since} <= ? {_FIRST}")
+    for query, since in zip(
+        _FRONT,
+        (
+            "COALESCE(runnable_at, created_at)",
+            "COALESCE(runnable_at, created_at)",
+            "(SELECT iif(sequential OR paired, changed_at, created_at) FROM arrays a WHERE a.sequence = jobs.sequence)",
+        ),
+        strict=True,
+    )
+)
+"""The same of those jobs of a line that have been RUNNABLE since a time."""
+_USED = (
+    f"SELECT total(vcpus_milli) FROM (SELECT vcpus_milli {_OF_QUEUE} NULL AND state IN (4, 5)"  # noqa: S608
+    f" UNION ALL SELECT vcpus_milli {_OF_QUEUE} NOT NULL AND state IN (4, 5))"
+)
+_UNFINISHED = ", ".join(str(int(state)) for state in JobState if state not in TERMINAL)
 
 _encode_events = msgspec.msgpack.Encoder().encode
 _encode = msgspec.json.Encoder().encode
@@ -131,13 +175,42 @@ class SqliteJobWriter:
     @_translated
     def dependents(self, sequences: Collection[int]) -> list[tuple[int, Job]]:
         """Return the jobs that wait for these ones."""
-        rows = _in(
+        rows = list(_in(self._db, f"{_SELECT_DEPENDENTS} WHERE depends_on IN (%s) {_IN_ORDER}", sequences))
+        return [(row[-1], job) for row, job in zip(rows, _jobs(self._db, rows), strict=True)]
+
+    @_translated
+    def dependents_between(self, first: int, last: int) -> list[tuple[int, Job]]:
+        """Return the jobs that wait for any with a sequence number in a range, both ends included."""
+        rows = self._db.execute(
+            f"{_SELECT_DEPENDENTS} WHERE depends_on BETWEEN ? AND ? {_IN_ORDER}", (first, last)
+        ).fetchall()
+        return [(row[-1], job) for row, job in zip(rows, _jobs(self._db, rows), strict=True)]
+
+    @_translated
+    def paired_dependents(self, sequences: Collection[int]) -> list[Job]:
+        """Return the arrays that wait child by child for these ones."""
+        return _jobs(self._db, _in(self._db, f"{_SELECT_PAIRED} ORDER BY sequence", sequences))
+
+    @_translated
+    def paired_dependencies(self, sequence: int) -> list[Job]:
+        """Return the arrays that this one waits for child by child."""
+        return _jobs(
             self._db,
-            f"{_SELECT}, depends_on FROM dependencies JOIN jobs ON jobs.sequence = dependent"
-            " WHERE depends_on IN (%s) ORDER BY depends_on, dependent",
-            sequences,
+            self._db.execute(
+                f"{_SELECT} FROM jobs JOIN pairings ON depends_on = sequence WHERE dependent = ? ORDER BY sequence",
+                (sequence,),
+            ),
         )
-        return [(row[-1], _job(row)) for row in rows]
+
+    @_translated
+    def unfinished_children(self, sequence: int) -> list[Job]:
+        """Return those children of an array that have rows and have not ended."""
+        return _jobs(
+            self._db,
+            self._db.execute(
+                f"{_SELECT} FROM jobs WHERE parent = ? AND state IN ({_UNFINISHED}) ORDER BY sequence", (sequence,)
+            ),
+        )
 
     @_translated
     def jobs_of_agent(self, agent_id: AgentId) -> list[Job]:
@@ -154,9 +227,10 @@ class SqliteJobWriter:
     @_translated
     def has_unfinished_jobs(self, queue: QueueKey) -> bool:
         """Return whether any job of the queue is not in a terminal state."""
-        states = ", ".join(str(int(state)) for state in JobState if state not in TERMINAL)
+        # An array is unfinished as long as any of its children is.
         found = self._db.execute(
-            f"SELECT 1 FROM jobs WHERE namespace = ? AND job_queue = ? AND state IN ({states}) LIMIT 1",  # noqa: S608
+            "SELECT 1 FROM jobs WHERE namespace = ? AND job_queue = ? AND parent IS NULL"  # noqa: S608
+            f" AND state IN ({_UNFINISHED}) LIMIT 1",
             queue,
         ).fetchone()
         return found is not None
@@ -199,9 +273,14 @@ class SqliteJobWriter:
         return removals.finished_jobs(self._db, before_ms, after, limit)
 
     @_translated
-    def dependencies(self, sequences: Collection[int], limit: int) -> list[Dependency]:
-        """Return who depends or depended on these jobs."""
-        return removals.dependencies(self._db, sequences, limit)
+    def dependencies(self, jobs: Collection[FinishedJob], limit: int) -> list[Dependency]:
+        """Return who depends or depended on these jobs or their children."""
+        return removals.dependencies(self._db, jobs, limit)
+
+    @_translated
+    def children_of(self, sequence: int, limit: int) -> list[int]:
+        """Return the sequence numbers of children with rows."""
+        return removals.children(self._db, sequence, limit)
 
     @_translated
     def gone_agents(self, before_ms: int, limit: int) -> list[AgentId]:
@@ -246,11 +325,13 @@ class SqliteJobWriter:
         db = self._db
         if changes.new_jobs:
             db.executemany(_INSERT, [(*_fixed(new.job), *_changing(new.job)) for new in changes.new_jobs])
-            db.executemany(
-                "INSERT INTO specs VALUES (?, ?)", [(new.job.sequence, new.spec) for new in changes.new_jobs]
-            )
+            specs = [(new.job.sequence, new.spec) for new in changes.new_jobs if new.spec is not None]
+            db.executemany("INSERT INTO specs VALUES (?, ?)", specs)
             edges = [(on, new.job.sequence) for new in changes.new_jobs for on in new.depends_on]
             db.executemany("INSERT INTO dependencies VALUES (?, ?)", edges)
+            put_pairings(db, [(on, new.job.sequence) for new in changes.new_jobs for on in new.paired_with])
+        if changes.arrays:
+            put_children(db, changes.arrays)
         if changes.jobs:
             db.executemany(_UPDATE, [(*_changing(job), job.sequence) for job in changes.jobs])
         if changes.attempts:
@@ -297,9 +378,15 @@ class SqliteJobReader:
         # One read transaction, so that a job and its attempts are of one moment.
         self._db.execute("BEGIN")
         try:
-            found = {job.key: job for job in _jobs_by_key(self._db, keys)}
+            found = {job.key: job for job in _jobs_and_children_by_key(self._db, keys)}
             sequences = [job.sequence for job in found.values()]
-            specs = dict(_in(self._db, "SELECT sequence, spec FROM specs WHERE sequence IN (%s)", sequences))
+            specs = dict(
+                _in(
+                    self._db,
+                    "SELECT sequence, spec FROM specs WHERE sequence IN (%s)",
+                    {job.spec_sequence for job in found.values()},
+                )
+            )
             tags = {
                 sequence: _decode_tags(encoded)
                 for sequence, encoded in _in(
@@ -317,7 +404,7 @@ class SqliteJobReader:
         finally:
             self._db.execute("COMMIT")
         return [
-            JobRecord(job, specs[job.sequence], attempts.get(job.sequence, ()), tags.get(job.sequence))
+            JobRecord(job, specs[job.spec_sequence], attempts.get(job.sequence, ()), tags.get(job.sequence))
             for key in dict.fromkeys(keys)
             if (job := found.get(key)) is not None
         ]
@@ -326,7 +413,7 @@ class SqliteJobReader:
         """Return the newest revision, and the jobs as they are at it."""
         self._db.execute("BEGIN")
         try:
-            return self.revision(), _jobs_by_key(self._db, keys)
+            return self.revision(), _jobs_and_children_by_key(self._db, keys)
         finally:
             self._db.execute("COMMIT")
 
@@ -340,12 +427,34 @@ class SqliteJobReader:
 
     def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
         """Return jobs of a queue in one state, newest first."""
-        rows = self._db.execute(
-            f"{_SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND sequence < ?"
-            " ORDER BY sequence DESC LIMIT ?",
-            (*queue, int(state), before if before is not None else 1 << 62, limit),
-        )
-        return [_job(row) for row in rows]
+        self._db.execute("BEGIN")
+        try:
+            rows = self._db.execute(
+                f"{_SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND sequence < ?"
+                " AND parent IS NULL ORDER BY sequence DESC LIMIT ?",
+                (*queue, int(state), before if before is not None else 1 << 62, limit),
+            )
+            return _jobs(self._db, rows)
+        finally:
+            self._db.execute("COMMIT")
+
+    def children(self, array: JobKey, state: JobState, after: int, limit: int) -> list[Job]:
+        """Return children of an array in one state."""
+        self._db.execute("BEGIN")
+        try:
+            (found,) = _jobs_by_key(self._db, [array]) or (None,)
+            if found is None or found.children is None:
+                return []
+            rows = self._db.execute(
+                f"{_SELECT} FROM jobs WHERE parent = ? AND state = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+                (found.sequence, int(state), found.sequence + 1 + after, limit),
+            )
+            with_rows = [_job(row) for row in rows]
+        finally:
+            self._db.execute("COMMIT")
+        later = each(found.children.without_row(state) >> (after + 1))
+        rest = (child_without_row(found, after + 1 + index) for index in islice(later, limit))
+        return sorted((*with_rows, *filter(None, rest)), key=lambda child: child.sequence)[:limit]
 
     def answer(self, key: RequestKey) -> bytes | None:
         """Return what a request was answered."""
@@ -357,34 +466,33 @@ class SqliteJobReader:
         try:
             sequences, end = listed(self._db, queue, wanted, after, limit)
             rows = _in(self._db, f"{_SELECT} FROM jobs WHERE sequence IN (%s)", sequences)
-            jobs = {job.sequence: job for job in map(_job, rows)}
+            jobs = {job.sequence: job for job in _jobs(self._db, rows)}
         finally:
             self._db.execute("COMMIT")
         return JobPage([jobs[sequence] for sequence in sequences], end)
 
     def waiting(self, line: LineKey, runnable_by_ms: int, limit: int) -> list[JobKey]:
         """Return jobs of a line that have been RUNNABLE since a time."""
-        rows = self._db.execute(
-            "SELECT namespace, job_id FROM jobs WHERE namespace = ? AND job_queue = ? AND vcpus_milli = ?"
-            " AND memory_mib = ? AND gpus = ? AND state = ? AND run_state IS NULL"
-            " AND COALESCE(runnable_at, created_at) <= ? ORDER BY sequence LIMIT ?",
-            (*line, int(JobState.RUNNABLE), runnable_by_ms, limit),
-        )
-        return [JobKey(namespace, JobId(job_id)) for namespace, job_id in rows]
+        self._db.execute("BEGIN")
+        try:
+            found = [
+                job
+                for query in _OVERDUE
+                for job in _jobs(self._db, self._db.execute(query, (*line, runnable_by_ms, limit)))
+            ]
+        finally:
+            self._db.execute("COMMIT")
+        return [job.key for job in front_of(found, limit)]
 
     def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
         """Return the first RUNNABLE jobs of a queue, and what its others hold."""
-        rows = self._db.execute(
-            f"{_SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND run_state IS NULL"
-            " ORDER BY sequence LIMIT ?",
-            (*queue, int(JobState.RUNNABLE), limit),
-        )
-        front = [_job(row) for row in rows]
-        used = self._db.execute(
-            "SELECT total(vcpus_milli) FROM jobs WHERE namespace = ? AND job_queue = ? AND state IN (?, ?)",
-            (*queue, int(JobState.STARTING), int(JobState.RUNNING)),
-        ).fetchone()
-        return front, int(used[0])
+        self._db.execute("BEGIN")
+        try:
+            found = [job for query in _FRONT for job in _jobs(self._db, self._db.execute(query, (*queue, limit)))]
+            used = self._db.execute(_USED, (*queue, *queue)).fetchone()
+        finally:
+            self._db.execute("COMMIT")
+        return front_of(found, limit), int(used[0])
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""
@@ -432,9 +540,15 @@ class SqliteJobReader:
 
     def _snapshot_pages(self) -> Iterator[Sequence[tuple[Job, bytes | None]]]:
         try:
+            arrays = self._db.execute(
+                f"{_SELECT} FROM arrays JOIN jobs USING (sequence) WHERE runnable <> x'' ORDER BY sequence"
+            )
+            while rows := arrays.fetchmany(_SNAPSHOT_PAGE):
+                yield [(array, None) for array in _jobs(self._db, rows)]
             cursor = self._db.execute(
                 f"{_SELECT}, CASE WHEN run_state = {int(RunState.OFFERED)} THEN spec END"
-                " FROM jobs LEFT JOIN specs USING (sequence) WHERE state IN (3, 4, 5) ORDER BY jobs.sequence"
+                " FROM jobs LEFT JOIN specs ON specs.sequence = COALESCE(jobs.parent, jobs.sequence)"
+                " WHERE state IN (3, 4, 5) ORDER BY jobs.sequence"
             )
             page: list[tuple[Job, bytes | None]] = []
             size = 0
@@ -469,8 +583,19 @@ def _jobs_by_key(db: sqlite3.Connection, keys: Iterable[JobKey]) -> list[Job]:
             part = rest[start : start + _KEYS_A_QUERY]
             marks = ", ".join("?" * len(part))
             rows = db.execute(f"{_SELECT} FROM jobs WHERE namespace = ? AND job_id IN ({marks})", (namespace, *part))
-            jobs += [_job(row) for row in rows]
+            jobs += _jobs(db, rows)
     return jobs
+
+
+def _jobs_and_children_by_key(db: sqlite3.Connection, keys: Iterable[JobKey]) -> list[Job]:
+    """Return jobs, and of the children that have no rows what their arrays tell of them."""
+    keys = list(keys)
+    jobs = _jobs_by_key(db, keys)
+    found = {job.key for job in jobs}
+    missing = [child for key in keys if key not in found and (child := array_and_index(key)) is not None]
+    arrays = {array.key: array for array in _jobs_by_key(db, [key for key, _ in missing])}
+    children = (child_without_row(arrays[key], index) for key, index in dict.fromkeys(missing) if key in arrays)
+    return [*jobs, *filter(None, children)]
 
 
 def _fixed(job: Job) -> tuple[Any, ...]:
@@ -488,6 +613,8 @@ def _fixed(job: Job) -> tuple[Any, ...]:
         _encode(job.exit_rules).decode() if job.exit_rules else None,
         job.faults,
         job.share_identifier,
+        job.parent,
+        job.children.size if job.children is not None else None,
     )
 
 
@@ -531,10 +658,22 @@ def _run_row(run: Run | None) -> tuple[Any, ...]:
     )
 
 
+def _jobs(db: sqlite3.Connection, rows: Iterable[Any]) -> list[Job]:
+    """Return jobs; arrays with what they know of their children."""
+    jobs, arrays = [], []
+    for row in rows:
+        job = _job(row)
+        jobs.append(job)
+        if row[_ARRAY_SIZE] is not None:
+            arrays.append(job)
+    load_children(db, arrays)
+    return jobs
+
+
 def _job(row: Any) -> Job:
     (
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, exit_rules, faults, share_identifier, state, version, status_reason,
+        attempts_allowed, created_at, exit_rules, faults, share_identifier, parent, _, state, version, status_reason,
         dependencies_left, attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, ended_at,
         exit_code, reason, agent_id, task_id, log_stream_name, runnable_at, unstarted_losses, run_epoch, run_number,
         run_agent, run_incarnation, run_environment, run_state, run_task, run_stream, run_evicted,
@@ -550,7 +689,7 @@ def _job(row: Any) -> Job:
         attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made,
         unstarted_losses, run, stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at,
         exit_code, reason, agent_id, task_id, log_stream_name,
-        _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at, share_identifier,
+        _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at, share_identifier, parent,
     )  # fmt: skip
 
 

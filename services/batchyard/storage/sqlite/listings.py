@@ -1,4 +1,4 @@
-"""Filtered listings of a queue's jobs, newest first.
+"""Filtered listings of a queue's jobs, newest first, without the children of arrays.
 
 Few matches are found by an index on what is filtered, and sorted. Of many, those of a page are looked for among the
 newest jobs, as far as `SCANNED_MAX`: then the page is short, and the next one begins where this one stopped.
@@ -19,7 +19,7 @@ MATCHES_MAX: Final = 5_000
 """Matches that are sorted for each page."""
 SCANNED_MAX: Final = 20_000
 
-_QUEUE: Final = "namespace = ? AND job_queue = ?"
+_QUEUE: Final = "namespace = ? AND job_queue = ? AND parent IS NULL"
 _NEWEST: Final = Position(1 << 62, 1 << 62)
 # What the indexes are on, letter by letter.
 _NAME: Final = "lower(job_name)"
@@ -74,7 +74,7 @@ def _newest_in(db: sqlite3.Connection, namespace: str, job_queue: str, job_name:
 
 def _queues(db: sqlite3.Connection, namespace: str) -> Iterator[str]:
     """Yield the names of the queues that jobs are in, each by one step in an index."""
-    query = "SELECT min(job_queue) FROM jobs WHERE namespace = ? AND job_queue > ?"
+    query = "SELECT min(job_queue) FROM jobs WHERE namespace = ? AND job_queue > ? AND parent IS NULL"
     queue = ""
     while (queue := db.execute(query, (namespace, queue)).fetchone()[0]) is not None:
         yield queue

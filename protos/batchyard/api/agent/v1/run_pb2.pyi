@@ -213,6 +213,7 @@ class JobSpec(_message.Message):
     PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
     PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
     CONTAINER_TAGS_FIELD_NUMBER: _builtins.int
+    ARRAY_SIZE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The account."""
     job_id: _builtins.str
@@ -231,6 +232,8 @@ class JobSpec(_message.Message):
     """Absent in a queue without a scheduling policy."""
     scheduling_priority: _builtins.int
     propagate_tags: _builtins.bool
+    array_size: _builtins.int
+    """Of an array job: how many children it has. Each of them is run with this same specification."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.JobDependency]: ...
     @_builtins.property
@@ -276,15 +279,20 @@ class JobSpec(_message.Message):
         propagate_tags: _builtins.bool = ...,
         platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
         container_tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        array_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_size", b"_array_size", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "array_size", b"array_size", "container", b"container", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "container", b"container", "container_tags", b"container_tags", "depends_on", b"depends_on", "gpus", b"gpus", "job_arn", b"job_arn", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "job_id", b"job_id", "job_name", b"job_name", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "memory_mib", b"memory_mib", "namespace", b"namespace", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_size", b"_array_size", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "array_size", b"array_size", "container", b"container", "container_tags", b"container_tags", "depends_on", b"depends_on", "gpus", b"gpus", "job_arn", b"job_arn", "job_definition_arn", b"job_definition_arn", "job_definition_name", b"job_definition_name", "job_id", b"job_id", "job_name", b"job_name", "job_queue_arn", b"job_queue_arn", "job_queue_name", b"job_queue_name", "memory_mib", b"memory_mib", "namespace", b"namespace", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__array_size: _TypeAlias = _typing.Literal["array_size"]  # noqa: Y015
+    _WhichOneofArgType__array_size: _TypeAlias = _typing.Literal["_array_size", b"_array_size"]  # noqa: Y015
     _WhichOneofReturnType__scheduling_priority: _TypeAlias = _typing.Literal["scheduling_priority"]  # noqa: Y015
     _WhichOneofArgType__scheduling_priority: _TypeAlias = _typing.Literal["_scheduling_priority", b"_scheduling_priority"]  # noqa: Y015
     _WhichOneofReturnType__share_identifier: _TypeAlias = _typing.Literal["share_identifier"]  # noqa: Y015
     _WhichOneofArgType__share_identifier: _TypeAlias = _typing.Literal["_share_identifier", b"_share_identifier"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__array_size) -> _WhichOneofReturnType__array_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduling_priority) -> _WhichOneofReturnType__scheduling_priority | None: ...
     @_typing.overload
@@ -304,6 +312,7 @@ class RunOffer(_message.Message):
     COMPUTE_ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    ARRAY_INDEX_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """The number of this attempt, from 1."""
     job_spec: _builtins.bytes
@@ -313,6 +322,8 @@ class RunOffer(_message.Message):
     task_id: _builtins.str
     """32 hexadecimal digits; names the run towards AWS clients."""
     log_stream_name: _builtins.str
+    array_index: _builtins.int
+    """Of a child of an array job: its index. Its job id is that of the specification, a colon and the index."""
     @_builtins.property
     def fence(self) -> Global___Fence: ...
     def __init__(
@@ -324,12 +335,15 @@ class RunOffer(_message.Message):
         compute_environment: _builtins.str = ...,
         task_id: _builtins.str = ...,
         log_stream_name: _builtins.str = ...,
+        array_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_index", b"_array_index", "array_index", b"array_index", "fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compute_environment", b"compute_environment", "fence", b"fence", "job_spec", b"job_spec", "log_stream_name", b"log_stream_name", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_index", b"_array_index", "array_index", b"array_index", "attempt", b"attempt", "compute_environment", b"compute_environment", "fence", b"fence", "job_spec", b"job_spec", "log_stream_name", b"log_stream_name", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__array_index: _TypeAlias = _typing.Literal["array_index"]  # noqa: Y015
+    _WhichOneofArgType__array_index: _TypeAlias = _typing.Literal["_array_index", b"_array_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__array_index) -> _WhichOneofReturnType__array_index | None: ...
 
 Global___RunOffer: _TypeAlias = RunOffer  # noqa: Y015
 

@@ -75,7 +75,9 @@ class JobDependency(_message.Message):
     job_id: _builtins.str
     """A job id or, if no job has that id, the name of the most recent job of that name. Answers carry the id."""
     type: _builtins.str
-    """Absent: the whole job."""
+    """Absent: the whole job. SEQUENTIAL, without a job_id: each child of this array job waits for the child before it.
+    N_TO_N: each child waits for the child with its index of that array job, which must be of the same size.
+    """
     def __init__(
         self,
         *,
@@ -229,6 +231,140 @@ class ArrayProperties(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
 
 Global___ArrayProperties: _TypeAlias = ArrayProperties  # noqa: Y015
+
+@_typing.final
+class ArrayPropertiesDetail(_message.Message):
+    """An array job, or one of its children."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatusSummaryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATUS_SUMMARY_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    STATUS_SUMMARY_LAST_UPDATED_AT_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Of an array job: how many children it has."""
+    index: _builtins.int
+    """Of a child: from 0."""
+    status_summary_last_updated_at: _builtins.int
+    """Of an array job. Milliseconds since the epoch."""
+    @_builtins.property
+    def status_summary(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Of an array job: how many of its children are in each status, by the status's name; every status is there."""
+
+    def __init__(
+        self,
+        *,
+        status_summary: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        size: _builtins.int | None = ...,
+        index: _builtins.int | None = ...,
+        status_summary_last_updated_at: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_size", b"_size", "_status_summary_last_updated_at", b"_status_summary_last_updated_at", "index", b"index", "size", b"size", "status_summary_last_updated_at", b"status_summary_last_updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_size", b"_size", "_status_summary_last_updated_at", b"_status_summary_last_updated_at", "index", b"index", "size", b"size", "status_summary", b"status_summary", "status_summary_last_updated_at", b"status_summary_last_updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    _WhichOneofReturnType__status_summary_last_updated_at: _TypeAlias = _typing.Literal["status_summary_last_updated_at"]  # noqa: Y015
+    _WhichOneofArgType__status_summary_last_updated_at: _TypeAlias = _typing.Literal["_status_summary_last_updated_at", b"_status_summary_last_updated_at"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status_summary_last_updated_at) -> _WhichOneofReturnType__status_summary_last_updated_at | None: ...
+
+Global___ArrayPropertiesDetail: _TypeAlias = ArrayPropertiesDetail  # noqa: Y015
+
+@_typing.final
+class ArrayPropertiesSummary(_message.Message):
+    """The same in a listing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatusSummaryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    STATUS_SUMMARY_FIELD_NUMBER: _builtins.int
+    STATUS_SUMMARY_LAST_UPDATED_AT_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Of an array job: how many children it has."""
+    index: _builtins.int
+    """Of a child: from 0."""
+    status_summary_last_updated_at: _builtins.int
+    """Of an array job. Milliseconds since the epoch."""
+    @_builtins.property
+    def status_summary(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Of an array job: how many of its children are in each status, by the status's name; every status is there."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int | None = ...,
+        index: _builtins.int | None = ...,
+        status_summary: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        status_summary_last_updated_at: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_size", b"_size", "_status_summary_last_updated_at", b"_status_summary_last_updated_at", "index", b"index", "size", b"size", "status_summary_last_updated_at", b"status_summary_last_updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_size", b"_size", "_status_summary_last_updated_at", b"_status_summary_last_updated_at", "index", b"index", "size", b"size", "status_summary", b"status_summary", "status_summary_last_updated_at", b"status_summary_last_updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    _WhichOneofReturnType__status_summary_last_updated_at: _TypeAlias = _typing.Literal["status_summary_last_updated_at"]  # noqa: Y015
+    _WhichOneofArgType__status_summary_last_updated_at: _TypeAlias = _typing.Literal["_status_summary_last_updated_at", b"_status_summary_last_updated_at"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status_summary_last_updated_at) -> _WhichOneofReturnType__status_summary_last_updated_at | None: ...
+
+Global___ArrayPropertiesSummary: _TypeAlias = ArrayPropertiesSummary  # noqa: Y015
 
 @_typing.final
 class ContainerDetail(_message.Message):
@@ -628,6 +764,7 @@ class JobDetail(_message.Message):
     SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
     PROPAGATE_TAGS_FIELD_NUMBER: _builtins.int
     PLATFORM_CAPABILITIES_FIELD_NUMBER: _builtins.int
+    ARRAY_PROPERTIES_FIELD_NUMBER: _builtins.int
     job_arn: _builtins.str
     job_name: _builtins.str
     job_id: _builtins.str
@@ -674,6 +811,10 @@ class JobDetail(_message.Message):
     def platform_capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As the definition has it: nothing, "EC2" or "FARGATE"."""
 
+    @_builtins.property
+    def array_properties(self) -> Global___ArrayPropertiesDetail:
+        """Of array jobs and their children only."""
+
     def __init__(
         self,
         *,
@@ -700,10 +841,11 @@ class JobDetail(_message.Message):
         scheduling_priority: _builtins.int | None = ...,
         propagate_tags: _builtins.bool | None = ...,
         platform_capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        array_properties: Global___ArrayPropertiesDetail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "array_properties", b"array_properties", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "attempts", b"attempts", "container", b"container", "created_at", b"created_at", "depends_on", b"depends_on", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority", b"_scheduling_priority", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "array_properties", b"array_properties", "attempts", b"attempts", "container", b"container", "created_at", b"created_at", "depends_on", b"depends_on", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "parameters", b"parameters", "platform_capabilities", b"platform_capabilities", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority", b"scheduling_priority", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_at: _TypeAlias = _typing.Literal["created_at"]  # noqa: Y015
     _WhichOneofArgType__created_at: _TypeAlias = _typing.Literal["_created_at", b"_created_at"]  # noqa: Y015
@@ -851,6 +993,7 @@ class JobSummary(_message.Message):
     SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
     IS_CANCELLED_FIELD_NUMBER: _builtins.int
     IS_TERMINATED_FIELD_NUMBER: _builtins.int
+    ARRAY_PROPERTIES_FIELD_NUMBER: _builtins.int
     job_arn: _builtins.str
     job_id: _builtins.str
     job_name: _builtins.str
@@ -870,6 +1013,10 @@ class JobSummary(_message.Message):
     def container(self) -> Global___ContainerSummary: ...
     @_builtins.property
     def capacity_usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobCapacityUsageSummary]: ...
+    @_builtins.property
+    def array_properties(self) -> Global___ArrayPropertiesSummary:
+        """Of array jobs and their children only."""
+
     def __init__(
         self,
         *,
@@ -887,10 +1034,11 @@ class JobSummary(_message.Message):
         share_identifier: _builtins.str | None = ...,
         is_cancelled: _builtins.bool | None = ...,
         is_terminated: _builtins.bool | None = ...,
+        array_properties: Global___ArrayPropertiesSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "array_properties", b"array_properties", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "capacity_usage", b"capacity_usage", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_is_cancelled", b"_is_cancelled", "_is_terminated", b"_is_terminated", "_job_arn", b"_job_arn", "_job_definition", b"_job_definition", "_job_id", b"_job_id", "_job_name", b"_job_name", "_share_identifier", b"_share_identifier", "_started_at", b"_started_at", "_status", b"_status", "_status_reason", b"_status_reason", "_stopped_at", b"_stopped_at", "array_properties", b"array_properties", "capacity_usage", b"capacity_usage", "container", b"container", "created_at", b"created_at", "is_cancelled", b"is_cancelled", "is_terminated", b"is_terminated", "job_arn", b"job_arn", "job_definition", b"job_definition", "job_id", b"job_id", "job_name", b"job_name", "share_identifier", b"share_identifier", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_at: _TypeAlias = _typing.Literal["created_at"]  # noqa: Y015
     _WhichOneofArgType__created_at: _TypeAlias = _typing.Literal["_created_at", b"_created_at"]  # noqa: Y015

@@ -114,7 +114,7 @@ class SubmitJobRequest(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def array_properties(self) -> _jobs_pb2.ArrayProperties:
-        """Refused until array jobs are built."""
+        """Makes an array job: children with the ids `jobId:0`, `jobId:1`, …, that run the same with another index."""
 
     @_builtins.property
     def node_overrides(self) -> _jobs_pb2.NodeOverrides: ...
@@ -292,13 +292,16 @@ class ListJobsRequest(_message.Message):
     MAX_RESULTS_FIELD_NUMBER: _builtins.int
     NEXT_TOKEN_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
+    ARRAY_JOB_ID_FIELD_NUMBER: _builtins.int
     job_queue: _builtins.str
-    """Name or ARN."""
+    """Name or ARN. Needed, unless there is an array_job_id. Array jobs are listed, their children are not."""
     job_status: _jobs_pb2.JobStatus.ValueType
     """Default RUNNING."""
     max_results: _builtins.int
     """1 to 1000; a page never holds more than 100."""
     next_token: _builtins.str
+    array_job_id: _builtins.str
+    """An array job, in place of a queue: its children are listed."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValuesPair]:
         """One at most. Jobs of every status are listed, but for SHARE_IDENTIFIER, which narrows a status."""
@@ -311,11 +314,14 @@ class ListJobsRequest(_message.Message):
         max_results: _builtins.int | None = ...,
         next_token: _builtins.str | None = ...,
         filters: _abc.Iterable[Global___KeyValuesPair] | None = ...,
+        array_job_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id", "_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "array_job_id", b"array_job_id", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "filters", b"filters", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id", "_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "array_job_id", b"array_job_id", "filters", b"filters", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__array_job_id: _TypeAlias = _typing.Literal["array_job_id"]  # noqa: Y015
+    _WhichOneofArgType__array_job_id: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id"]  # noqa: Y015
     _WhichOneofReturnType__job_queue: _TypeAlias = _typing.Literal["job_queue"]  # noqa: Y015
     _WhichOneofArgType__job_queue: _TypeAlias = _typing.Literal["_job_queue", b"_job_queue"]  # noqa: Y015
     _WhichOneofReturnType__job_status: _TypeAlias = _typing.Literal["job_status"]  # noqa: Y015
@@ -324,6 +330,8 @@ class ListJobsRequest(_message.Message):
     _WhichOneofArgType__max_results: _TypeAlias = _typing.Literal["_max_results", b"_max_results"]  # noqa: Y015
     _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
     _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__array_job_id) -> _WhichOneofReturnType__array_job_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_queue) -> _WhichOneofReturnType__job_queue | None: ...
     @_typing.overload

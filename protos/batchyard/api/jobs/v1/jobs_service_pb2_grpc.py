@@ -99,7 +99,7 @@ class JobsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the jobs of a queue in one status, newest first, a page at a time.
+        """Lists the jobs of a queue in one status, newest first, or the children of an array job, by index; a page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class JobsServiceStub:
     DescribeJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.DescribeJobsRequest, _jobs_service_pb2.DescribeJobsResponse]
     """Describes jobs by id, in the order asked. Unknown ids are left out."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobsRequest, _jobs_service_pb2.ListJobsResponse]
-    """Lists the jobs of a queue in one status, newest first, a page at a time."""
+    """Lists the jobs of a queue in one status, newest first, or the children of an array job, by index; a page at a time."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.CancelJobResponse]
     """Cancels a job that is not yet STARTING. Anything else succeeds without effect.
 
@@ -71,7 +71,7 @@ class JobsServiceAsyncStub(JobsServiceStub):
     DescribeJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.DescribeJobsRequest, _jobs_service_pb2.DescribeJobsResponse]  # type: ignore[assignment]
     """Describes jobs by id, in the order asked. Unknown ids are left out."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobsRequest, _jobs_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Lists the jobs of a queue in one status, newest first, a page at a time."""
+    """Lists the jobs of a queue in one status, newest first, or the children of an array job, by index; a page at a time."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job that is not yet STARTING. Anything else succeeds without effect.
 
@@ -115,7 +115,7 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.ListJobsResponse, _abc.Awaitable[_jobs_service_pb2.ListJobsResponse]]:
-        """Lists the jobs of a queue in one status, newest first, a page at a time."""
+        """Lists the jobs of a queue in one status, newest first, or the children of an array job, by index; a page at a time."""
 
     @_abc_1.abstractmethod
     def CancelJob(

@@ -368,6 +368,7 @@ class JobChange(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     job_name: _builtins.str
     job_queue: _builtins.str
@@ -383,6 +384,12 @@ class JobChange(_message.Message):
     """How the container ended."""
     log_stream_name: _builtins.str
     """Of the latest attempt, from RUNNING on."""
+    @_builtins.property
+    def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexRange]:
+        """Not job_id itself, but these children of that array job have come into the state, together and without having run.
+        A watch that names a child is told of it by its own id instead.
+        """
+
     def __init__(
         self,
         *,
@@ -396,10 +403,11 @@ class JobChange(_message.Message):
         exit_code: _builtins.int | None = ...,
         reason: _builtins.str | None = ...,
         log_stream_name: _builtins.str | None = ...,
+        children: _abc.Iterable[Global___IndexRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "_attempts", b"_attempts", "_exit_code", b"_exit_code", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_log_stream_name", b"_log_stream_name", "_reason", b"_reason", "_status", b"_status", "_status_reason", b"_status_reason", "at", b"at", "attempts", b"attempts", "exit_code", b"exit_code", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "log_stream_name", b"log_stream_name", "reason", b"reason", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "_attempts", b"_attempts", "_exit_code", b"_exit_code", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_log_stream_name", b"_log_stream_name", "_reason", b"_reason", "_status", b"_status", "_status_reason", b"_status_reason", "at", b"at", "attempts", b"attempts", "exit_code", b"exit_code", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "log_stream_name", b"log_stream_name", "reason", b"reason", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "_attempts", b"_attempts", "_exit_code", b"_exit_code", "_job_id", b"_job_id", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_log_stream_name", b"_log_stream_name", "_reason", b"_reason", "_status", b"_status", "_status_reason", b"_status_reason", "at", b"at", "attempts", b"attempts", "children", b"children", "exit_code", b"exit_code", "job_id", b"job_id", "job_name", b"job_name", "job_queue", b"job_queue", "log_stream_name", b"log_stream_name", "reason", b"reason", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
@@ -443,3 +451,34 @@ class JobChange(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_reason) -> _WhichOneofReturnType__status_reason | None: ...
 
 Global___JobChange: _TypeAlias = JobChange  # noqa: Y015
+
+@_typing.final
+class IndexRange(_message.Message):
+    """Children of an array job whose indices follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int | None = ...,
+        last: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first", b"_first", "_last", b"_last", "first", b"first", "last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first", b"_first", "_last", b"_last", "first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first: _TypeAlias = _typing.Literal["first"]  # noqa: Y015
+    _WhichOneofArgType__first: _TypeAlias = _typing.Literal["_first", b"_first"]  # noqa: Y015
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first) -> _WhichOneofReturnType__first | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+
+Global___IndexRange: _TypeAlias = IndexRange  # noqa: Y015

@@ -118,6 +118,57 @@ class QueuedJob(_message.Message):
 Global___QueuedJob: _TypeAlias = QueuedJob  # noqa: Y015
 
 @_typing.final
+class QueuedChildren(_message.Message):
+    """Children of an array job that are RUNNABLE and have never been offered, all in one. A child's job id is that of the
+    array, a colon and its index; its place in the order of submission is that of the array, plus one, plus its index.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARRAY_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    VCPUS_MILLI_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    job_queue: _builtins.str
+    sequence: _builtins.int
+    """The array job's place."""
+    vcpus_milli: _builtins.int
+    """What each child needs: thousandths of a vCPU, MiB, devices."""
+    memory_mib: _builtins.int
+    gpus: _builtins.int
+    version: _builtins.int
+    """Of each child; a proposal names it."""
+    indices: _builtins.bytes
+    """Which children: index i is in it if bit i % 8 of byte i / 8 is set."""
+    @_builtins.property
+    def array(self) -> Global___JobRef:
+        """The array job."""
+
+    def __init__(
+        self,
+        *,
+        array: Global___JobRef | None = ...,
+        job_queue: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        vcpus_milli: _builtins.int = ...,
+        memory_mib: _builtins.int = ...,
+        gpus: _builtins.int = ...,
+        version: _builtins.int = ...,
+        indices: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "gpus", b"gpus", "indices", b"indices", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "sequence", b"sequence", "vcpus_milli", b"vcpus_milli", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueuedChildren: _TypeAlias = QueuedChildren  # noqa: Y015
+
+@_typing.final
 class HeldRun(_message.Message):
     """A run that is offered, claimed or started."""
 
@@ -533,7 +584,7 @@ class OfferOutcome(_message.Message):
     def job(self) -> Global___JobRef: ...
     @_builtins.property
     def offer(self) -> _run_pb2.RunOffer:
-        """Absent when refused; then the job comes again as a QueuedJob if it still is one."""
+        """Absent when refused; then the job comes again as a QueuedJob, or in QueuedChildren, if it still is one."""
 
     def __init__(
         self,
@@ -668,6 +719,7 @@ class DispatchResponse(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAINS_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
     snapshot_complete: _builtins.bool
     heartbeat: _builtins.int
     """The highest heartbeat received; renews the leadership from when the scheduler sent it."""
@@ -681,7 +733,7 @@ class DispatchResponse(_message.Message):
     def runnable(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedJob]: ...
     @_builtins.property
     def withdrawn(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobRef]:
-        """Jobs that are not to be placed any more."""
+        """Jobs that are not to be placed any more; an array job stands for all its children that have never been offered."""
 
     @_builtins.property
     def registered(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentRegistered]: ...
@@ -696,6 +748,10 @@ class DispatchResponse(_message.Message):
     @_builtins.property
     def drains(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentDrain]:
         """In a snapshot every agent that is drained, live or not; later, changes and the answers to requests."""
+
+    @_builtins.property
+    def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedChildren]:
+        """They come in addition to those of the same array that came before."""
 
     def __init__(
         self,
@@ -713,10 +769,11 @@ class DispatchResponse(_message.Message):
         ended: _abc.Iterable[Global___EndedRun] | None = ...,
         heartbeat: _builtins.int = ...,
         drains: _abc.Iterable[Global___AgentDrain] | None = ...,
+        children: _abc.Iterable[Global___QueuedChildren] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "demands", b"demands", "drains", b"drains", "ended", b"ended", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "children", b"children", "demands", b"demands", "drains", b"drains", "ended", b"ended", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,7 @@ class DispatchServiceStub:
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
+    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
@@ -56,7 +56,7 @@ class DispatchServiceServicer:
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
+    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
@@ -91,7 +91,7 @@ class DispatchService:
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
+    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is

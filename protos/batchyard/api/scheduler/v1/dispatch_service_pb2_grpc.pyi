@@ -31,7 +31,7 @@ class DispatchServiceStub:
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
+    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
@@ -51,7 +51,7 @@ class DispatchServiceAsyncStub(DispatchServiceStub):
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
+    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
@@ -67,7 +67,7 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
     The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
+    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
     the store's commits, without gap. A newer stream ends an older one with ABORTED.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
