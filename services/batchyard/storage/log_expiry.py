@@ -15,7 +15,7 @@ from batchyard.rpc.reconnect import reconnecting
 from batchyard.storage.log_files import LogFolder
 
 SWEEPS_A_RETENTION: Final = 20
-SWEEP_INTERVAL_S_MAX: Final = 600.0
+SWEEP_INTERVAL_S_MAX: Final = 3600.0
 ENTRIES_A_STEP: Final = 1000
 """Files and folders that are looked at, and logs that are asked about, at a time."""
 
