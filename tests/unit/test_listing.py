@@ -1,11 +1,19 @@
 """ListJobs with a filter: what it asks for, and how it is found."""
 
+import random
+from dataclasses import replace
+from functools import partial
+
 import pytest
 from google.protobuf.json_format import ParseDict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import KeyValuesPair
 from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.jobs import Job
 from batchyard.domain.lifecycle import JobState
+from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
 from batchyard.storage.listings import JobFilter, Pattern
 from batchyard.storage.sqlite import listings
@@ -111,3 +119,86 @@ def test_the_newest_job_of_a_name_is_that_of_the_same_queue_first() -> None:
     assert store.reader.newest_named(NAMESPACE, "name-of-one", "other") == first
     assert store.reader.newest_named(NAMESPACE, "NAME-of-one", "queue") is None
     assert store.reader.newest_named(NAMESPACE, "none", "queue") is None
+
+
+NAMES = ("a", "A", "ab", "aB", "abc", "b", "_", "z")
+DEFINITIONS = ("d:1", "d:2", "d:10", "da:1", "D:1")
+SHARES = (None, None, "s", "t")
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[Store, list[Job]]:
+    """A store of many jobs that differ in all that filters look at, and those jobs, newest first."""
+    store, rng = Store(), random.Random(1)
+    jobs = [
+        replace(
+            a_job(str(number)),
+            job_name=rng.choice(NAMES),
+            job_definition=f"{ARN}{rng.choice(DEFINITIONS)}",
+            share_identifier=rng.choice(SHARES),
+        )
+        for number in range(200)
+    ]
+    for job in jobs:
+        store.now += rng.choice((-1, 0, 0, 1, 2))
+        store.do(partial(Group.submit, new=Submission(job, b"spec", ())))
+        if rng.random() < 0.3:
+            store.do(partial(Group.cancel, key=job.key, reason="enough"))
+    stored = store.writer.jobs([job.key for job in jobs])
+    return store, sorted(stored, key=lambda job: (job.created_at, job.sequence), reverse=True)
+
+
+def patterns(texts: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[Pattern, ...]]:
+    return st.lists(st.builds(Pattern, texts, st.booleans()), max_size=3).map(tuple)
+
+
+times = st.none() | st.integers(990, 1300)
+filters = (
+    st.builds(
+        JobFilter, names=patterns(st.sampled_from((*NAMES, "", "none"))), created_before=times, created_after=times
+    )
+    | st.builds(JobFilter, definitions=patterns(st.sampled_from((*DEFINITIONS, "d:", "d", ""))))
+    | st.builds(
+        JobFilter,
+        shares=st.lists(st.sampled_from(("s", "t", "u")), max_size=2).map(tuple),
+        state=st.none() | st.sampled_from((JobState.RUNNABLE, JobState.FAILED)),
+    )
+)
+
+
+def lets_through(wanted: JobFilter, job: Job) -> bool:
+    """Say what a filter means, in the plainest way."""
+
+    def matches(text: str, choices: tuple[Pattern, ...]) -> bool:
+        return not choices or any(
+            text.startswith(choice.text) if choice.is_prefix else text == choice.text for choice in choices
+        )
+
+    names = tuple(Pattern(name.text.lower(), name.is_prefix) for name in wanted.names)
+    return (
+        matches(job.job_name.lower(), names)
+        and matches(job.job_definition.rpartition("/")[2], wanted.definitions)
+        and (not wanted.shares or job.share_identifier in wanted.shares)
+        and (wanted.created_before is None or job.created_at < wanted.created_before)
+        and (wanted.created_after is None or job.created_at > wanted.created_after)
+        and (wanted.state is None or job.state is wanted.state)
+    )
+
+
+@given(filters, st.integers(1, 50), st.sampled_from((0, 5, 40, 5000)), st.sampled_from((1, 7, 60, 20_000)))
+def test_the_pages_of_a_filtered_listing_hold_every_match_once_and_in_order(
+    many: tuple[Store, list[Job]], wanted: JobFilter, limit: int, matches_max: int, scanned_max: int
+) -> None:
+    store, jobs = many
+    found, after = [], None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listings, "MATCHES_MAX", matches_max)
+        patch.setattr(listings, "SCANNED_MAX", scanned_max)
+        while True:
+            page = store.reader.filtered(QUEUE.key, wanted, after, limit)
+            assert len(page.jobs) <= limit
+            found += [job.sequence for job in page.jobs]
+            if page.end is None:
+                break
+            after = page.end
+    assert found == [job.sequence for job in jobs if lets_through(wanted, job)]
