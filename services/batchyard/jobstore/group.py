@@ -460,7 +460,8 @@ class Group:
         if changes:
             self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
         for key, added in self._reserved.items():
-            self._numbers.reserved_vcpus[key] = self._numbers.reserved_vcpus.get(key, 0) + added
+            if reserved := self._numbers.reserved_vcpus.pop(key, 0) + added:
+                self._numbers.reserved_vcpus[key] = reserved
         if self._offered:
             self._answer_offers()
         return Committed(self._numbers.revision, bool(changes), self._effects, changes.events, self._decided)
