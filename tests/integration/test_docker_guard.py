@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
+from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.launcher import guard, wire
 from batchyard.agent.launcher.leasefile import LeaseFile
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
@@ -160,6 +162,38 @@ async def test_a_guard_that_dies_is_replaced(tmp_path: Path, docker_host: str) -
         os.kill(first, signal.SIGKILL)
         await eventually(lambda: set(pids_with(str(tmp_path))) - {first}, "another guard lives")
     await eventually(lambda: not pids_with(str(tmp_path)), "it ends with its agent")
+
+
+@pytest.mark.parametrize("stop_jobs", [False, True])
+async def test_an_agent_that_is_told_to_stop_leaves_its_containers_or_ends_them(
+    tmp_path: Path, docker_host: str, stop_jobs: bool
+) -> None:
+    scheduler = FakeScheduler()
+    # Without a handler the first process of a container gets no SIGTERM.
+    scheduler.offer(an_offer("sh", "-c", "while ! test -e go; do sleep 0.1; done; exit 7"))
+    async with serving(scheduler) as port:
+        config = AgentConfig(
+            folder=tmp_path,
+            scheduler=f"127.0.0.1:{port}",
+            runtime="docker",
+            docker_host=docker_host,
+            docker_network="none",
+            installation=tmp_path.name,
+            capacity="vcpus=4,memory=4GiB",
+            stop_jobs=stop_jobs,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(run_agent, config, ready=lambda: None))
+            container = await started(scheduler, docker_host)
+            tasks.cancel_scope.cancel()
+        if stop_jobs:
+            await eventually(lambda: state_of(docker_host, container) != "running", "the container has ended")
+            await eventually(lambda: not pids_with(str(tmp_path)), "the guard has ended")
+        else:
+            assert state_of(docker_host, container) == "running"
+            run_inside(docker_host, container, "touch", "go")
+            with agent_process(tmp_path, port, docker_host):
+                assert end_of(await scheduler.done(FIRST)) == (RunEnd.EXITED, 7)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ process of its own, ends containers when the lease is over and this one is stopp
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -140,7 +140,9 @@ class DockerRuntime:
         return [record_of(run) for run in changed]
 
     async def release(self) -> None:
-        """Do nothing: containers have no helper of ours."""
+        """Leave the guard to end what still runs, if anything does."""
+        with suppress(OSError):
+            await to_thread.run_sync(self._guarded.lease.write, 0.0)
 
     # Beginning
 
