@@ -300,6 +300,11 @@ class FakeScheduler(session_grpc.AgentSessionServiceServicer):
         self._outbox.append(response)
         self._wake()
 
+    def send_kills(self, *fences: Fence) -> None:
+        """Demand that runs end at once."""
+        kills = [session_pb2.Kill(fence=fence_message(fence)) for fence in fences]
+        self.send(session_pb2.ConnectResponse(kills=kills))
+
     def break_stream(self) -> None:
         """End the stream that is open."""
         self._stream = next(self._streams)
