@@ -92,6 +92,20 @@ def end_of(report: Any) -> tuple[RunEnd, int | None]:
     return RunEnd(report.end), report.exit_code if report.HasField("exit_code") else None
 
 
+async def test_a_container_of_no_run_is_removed_while_the_agent_works(tmp_path: Path, docker_host: str) -> None:
+    """An engine that goes away may not remove what has ended, or make a container that nobody hears of."""
+    scheduler = FakeScheduler()
+    scheduler.offer(an_offer("sleep", "600"))
+    async with serving(scheduler) as port:
+        with agent_process(tmp_path, port, docker_host):
+            container = await started(scheduler, docker_host)
+            labels = {"installation": tmp_path.name, "agent": scheduler.registrations[0].agent_id, "fence": "1-9"}
+            words = [word for name, value in labels.items() for word in ("--label", f"batchyard.{name}={value}")]
+            orphan = create_container(docker_host, *words, "bb:1", "true")
+            await eventually(lambda: state_of(docker_host, orphan) == "", "the container of no run is gone")
+            assert state_of(docker_host, container) == "running"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_a_container_ends_with_the_lease_and_not_before_while_its_agent_is(
     tmp_path: Path, docker_host: str, number: signal.Signals

@@ -37,6 +37,7 @@ from batchyard.storage.log_files import LogFolder
 STARTS_AT_ONCE: Final = 4
 """More would not be faster: the engine itself is the narrow place."""
 GUARD_INTERVAL_S: Final = 1.0
+SWEEP_INTERVAL_S: Final = 5.0
 DISK_RETRY_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ class DockerRuntime:
         self._tasks.start_soon(self._start_ready)
         self._tasks.start_soon(self._guard_lease)
         self._tasks.start_soon(self._keep_guard)
+        self._tasks.start_soon(self._sweep)
 
     async def _find_containers(self) -> dict[str, DockerContainer]:
         found = await engine.list_all(self._docker, self._owner)
@@ -298,6 +300,19 @@ class DockerRuntime:
             out_of_memory = end is RunEnd.EXITED and outcome.out_of_memory and outcome.exit_code != 0
             await self._end(attendance, end, exit_code=outcome.exit_code, reason=OUT_OF_MEMORY if out_of_memory else "")
         await self._remove(container)
+
+    async def _sweep(self) -> None:
+        """Remove containers of no run: those that the engine could not remove, or made without an answer, when away."""
+        while True:
+            await anyio.sleep(SWEEP_INTERVAL_S)
+            try:
+                found = await self._find_containers()
+            except engine.ENGINE_ERRORS as error:
+                _log.warning("the containers can't be listed: %s", engine.describe(error))
+                continue
+            attended = {_fence_text(attendance.run) for attendance in self._attended.values()}
+            for fence in found.keys() - attended:
+                await self._remove(found[fence])
 
     async def _keep_guard(self) -> None:
         """Have a guard at all times: what runs outlives this process."""

@@ -258,7 +258,7 @@ async def signal(container: DockerContainer, name: str) -> None:
 
 
 async def remove(container: DockerContainer) -> None:
-    """Remove a container, if the engine answers: what is left is removed when the agent starts again."""
+    """Remove a container, if the engine answers: what is left is swept up later."""
     with suppress(*ENGINE_ERRORS):
         await container.delete(force=True, v=True)
 
