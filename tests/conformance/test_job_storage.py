@@ -6,7 +6,8 @@ import pytest
 
 from batchyard.storage.jobs import JobReader, JobWriter
 from batchyard.storage.sqlite.database import connect
-from batchyard.storage.sqlite.jobs import EVENTS_KEPT, SqliteJobReader, SqliteJobWriter, migrate_jobs
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
+from batchyard.storage.sqlite.jobs import EVENTS_KEPT, SqliteJobWriter, migrate_jobs
 from conformance.job_storage_contract import JobStorageContract
 
 

@@ -10,7 +10,8 @@ from batchyard.domain.jobs import AgentId, Attempt, Job, JobId, JobKey
 from batchyard.domain.lifecycle import TERMINAL, UNSTARTED_LOSSES_MAX, JobState, RunState
 from batchyard.jobstore.effects import Committed, OfferOutcome
 from batchyard.storage.jobs import EnvironmentKey
-from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
+from batchyard.storage.sqlite.jobs import SqliteJobWriter
 from simulation.kernel import Kernel
 from support.jobs import NAMESPACE
 

@@ -28,7 +28,8 @@ from batchyard.jobstore.repeats import submit_once
 from batchyard.storage.jobs import Changes, StorageError
 from batchyard.storage.sqlite import backup
 from batchyard.storage.sqlite.database import RETRY_FIRST_S, connect
-from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
+from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs
 from simulation.checker import Checker
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network

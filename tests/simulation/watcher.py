@@ -13,7 +13,7 @@ from batchyard.domain.lifecycle import TERMINAL, JobState
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.storage.jobs import JobReader
-from batchyard.storage.sqlite.jobs import SqliteJobReader
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
 from simulation.checker import Checker
 from simulation.kernel import Kernel, Life
 from simulation.network import End, Network

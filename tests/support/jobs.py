@@ -13,7 +13,8 @@ from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.offers import Proposal
 from batchyard.storage.jobs import EnvironmentCopy, EnvironmentKey, QueueCopy, QueueKey
 from batchyard.storage.sqlite.database import connect
-from batchyard.storage.sqlite.jobs import SqliteJobReader, SqliteJobWriter, migrate_jobs
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
+from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs
 
 NAMESPACE = "123456789012"
 AGENT = AgentId("agent-1")

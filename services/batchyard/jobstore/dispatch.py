@@ -36,7 +36,7 @@ from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.sqlite.database import open_database
-from batchyard.storage.sqlite.jobs import SqliteJobReader
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
 
 _log = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ from batchyard.rpc.identity import caller_of, invocation_of
 from batchyard.storage.jobs import JobReader, QueueCopy, QueueKey, RequestKey
 from batchyard.storage.listings import Position
 from batchyard.storage.sqlite.database import Database
-from batchyard.storage.sqlite.jobs import SqliteJobReader
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
 
 DESCRIBED_JOBS_MAX: Final = 100
 LISTED_JOBS_MAX: Final = 1000

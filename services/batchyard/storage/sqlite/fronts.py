@@ -1,0 +1,51 @@
+"""Who waits at the front of a queue: jobs, children with rows, and arrays of children without."""
+
+import sqlite3
+
+from batchyard.domain.jobs import Job, JobKey
+from batchyard.domain.lifecycle import JobState
+from batchyard.storage.jobs import QueueKey
+from batchyard.storage.listings import LineKey
+from batchyard.storage.sqlite.arrays import front_of
+from batchyard.storage.sqlite.rows import SELECT, jobs_of
+
+_OF_QUEUE = "FROM jobs WHERE namespace = ? AND job_queue = ? AND parent IS"
+_HAS_WAITING_CHILDREN = "EXISTS (SELECT 1 FROM arrays WHERE arrays.sequence = jobs.sequence AND runnable <> x'')"
+_FIRST = "ORDER BY sequence LIMIT ?"
+_FRONT = (
+    f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
+    f"{SELECT} {_OF_QUEUE} NOT NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
+    f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.PENDING)} AND {_HAS_WAITING_CHILDREN} {_FIRST}",
+)
+"""The first jobs of a queue, children with rows, and arrays of children without: each kind has an index of its own."""
+_OF_LINE = "= ? AND vcpus_milli = ? AND memory_mib = ? AND gpus = ? AND parent IS"
+_OVERDUE = tuple(
+    query.replace("= ? AND parent IS", _OF_LINE).replace(_FIRST, f"AND {since} <= ? {_FIRST}")
+    for query, since in zip(
+        _FRONT,
+        (
+            "COALESCE(runnable_at, created_at)",
+            "COALESCE(runnable_at, created_at)",
+            "(SELECT iif(sequential OR paired, changed_at, created_at) FROM arrays a WHERE a.sequence = jobs.sequence)",
+        ),
+        strict=True,
+    )
+)
+"""The same of those jobs of a line that have been RUNNABLE since a time."""
+_USED = (
+    f"SELECT total(vcpus_milli) FROM (SELECT vcpus_milli {_OF_QUEUE} NULL AND state IN (4, 5)"  # noqa: S608
+    f" UNION ALL SELECT vcpus_milli {_OF_QUEUE} NOT NULL AND state IN (4, 5))"
+)
+
+
+def front(db: sqlite3.Connection, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
+    """Return the first RUNNABLE jobs of a queue, and what its others hold; to be called in a transaction."""
+    found = [job for query in _FRONT for job in jobs_of(db, db.execute(query, (*queue, limit)))]
+    used = db.execute(_USED, (*queue, *queue)).fetchone()
+    return front_of(found, limit), int(used[0])
+
+
+def overdue(db: sqlite3.Connection, line: LineKey, runnable_by_ms: int, limit: int) -> list[JobKey]:
+    """Return jobs of a line that have been RUNNABLE since a time; to be called in a transaction."""
+    found = [job for query in _OVERDUE for job in jobs_of(db, db.execute(query, (*line, runnable_by_ms, limit)))]
+    return [job.key for job in front_of(found, limit)]

@@ -1,0 +1,234 @@
+"""What is read of the job store's tables in SQLite, beside the writer."""
+
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from batchyard.domain.arrays import each
+from batchyard.domain.errors import HistoryGoneError
+from batchyard.domain.jobs import Attempt, Job, JobChange, JobKey, child_without_row
+from batchyard.domain.lifecycle import JobState, RunState
+from batchyard.domain.names import job_of_log
+from batchyard.storage.jobs import (
+    EnvironmentCopy,
+    JobRecord,
+    LogKey,
+    QueueCopy,
+    QueueKey,
+    RequestKey,
+    Snapshot,
+)
+from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
+from batchyard.storage.sqlite import answers, fronts
+from batchyard.storage.sqlite.jobs import EVENTS_KEPT
+from batchyard.storage.sqlite.listings import listed, newest_named
+from batchyard.storage.sqlite.rows import (
+    SELECT,
+    SELECT_AGENTS,
+    SELECT_ENVIRONMENTS,
+    SELECT_QUEUES,
+    agent_of,
+    decode_events,
+    decode_tags,
+    each_in,
+    environment_of,
+    job_of,
+    jobs_and_children_by_key,
+    jobs_by_key,
+    jobs_of,
+    queue_of,
+)
+
+_SNAPSHOT_PAGE: Final = 500
+_SNAPSHOT_PAGE_BYTES: Final = 1024 * 1024
+
+
+class SqliteJobReader:
+    """A reader's connection; see JobReader."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def describe(self, keys: Sequence[JobKey]) -> list[JobRecord]:
+        """Return those of the jobs that exist."""
+        # One read transaction, so that a job and its attempts are of one moment.
+        self._db.execute("BEGIN")
+        try:
+            found = {job.key: job for job in jobs_and_children_by_key(self._db, keys)}
+            sequences = [job.sequence for job in found.values()]
+            specs = dict(
+                each_in(
+                    self._db,
+                    "SELECT sequence, spec FROM specs WHERE sequence IN (%s)",
+                    {job.spec_sequence for job in found.values()},
+                )
+            )
+            tags = {
+                sequence: decode_tags(encoded)
+                for sequence, encoded in each_in(
+                    self._db, "SELECT sequence, tags FROM job_tags WHERE sequence IN (%s)", sequences
+                )
+            }
+            attempts: dict[int, list[Attempt]] = {}
+            for row in each_in(
+                self._db,
+                "SELECT sequence, number, agent_id, task_id, log_stream_name, status_reason, started_at, stopped_at,"
+                " exit_code, reason FROM attempts WHERE sequence IN (%s) ORDER BY sequence, number",
+                sequences,
+            ):
+                attempts.setdefault(row[0], []).append(Attempt(*row[1:]))
+        finally:
+            self._db.execute("COMMIT")
+        return [
+            JobRecord(job, specs[job.spec_sequence], attempts.get(job.sequence, ()), tags.get(job.sequence))
+            for key in dict.fromkeys(keys)
+            if (job := found.get(key)) is not None
+        ]
+
+    def jobs_at(self, keys: Collection[JobKey]) -> tuple[int, list[Job]]:
+        """Return the newest revision, and the jobs as they are at it."""
+        self._db.execute("BEGIN")
+        try:
+            return self.revision(), jobs_and_children_by_key(self._db, keys)
+        finally:
+            self._db.execute("COMMIT")
+
+    def queues(self) -> list[QueueCopy]:
+        """Return the store's copies of all queues."""
+        return [queue_of(row) for row in self._db.execute(SELECT_QUEUES)]
+
+    def environments(self) -> list[EnvironmentCopy]:
+        """Return the store's copies of all compute environments."""
+        return [environment_of(row) for row in self._db.execute(SELECT_ENVIRONMENTS)]
+
+    def page(self, queue: QueueKey, state: JobState, before: int | None, limit: int) -> list[Job]:
+        """Return jobs of a queue in one state, newest first."""
+        self._db.execute("BEGIN")
+        try:
+            rows = self._db.execute(
+                f"{SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND sequence < ?"
+                " AND parent IS NULL ORDER BY sequence DESC LIMIT ?",
+                (*queue, int(state), before if before is not None else 1 << 62, limit),
+            )
+            return jobs_of(self._db, rows)
+        finally:
+            self._db.execute("COMMIT")
+
+    def children(self, array: JobKey, state: JobState, after: int, limit: int) -> list[Job]:
+        """Return children of an array in one state."""
+        self._db.execute("BEGIN")
+        try:
+            (found,) = jobs_by_key(self._db, [array]) or (None,)
+            if found is None or found.children is None:
+                return []
+            rows = self._db.execute(
+                f"{SELECT} FROM jobs WHERE parent = ? AND state = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+                (found.sequence, int(state), found.sequence + 1 + after, limit),
+            )
+            with_rows = [job_of(row) for row in rows]
+        finally:
+            self._db.execute("COMMIT")
+        later = each(found.children.without_row(state) >> (after + 1))
+        rest = (child_without_row(found, after + 1 + index) for index in islice(later, limit))
+        return sorted((*with_rows, *filter(None, rest)), key=lambda child: child.sequence)[:limit]
+
+    def answer(self, key: RequestKey) -> bytes | None:
+        """Return what a request was answered."""
+        return answers.find(self._db, key)
+
+    def filtered(self, queue: QueueKey, wanted: JobFilter, after: Position | None, limit: int) -> JobPage:
+        """Return the next jobs of a queue that a filter lets through."""
+        self._db.execute("BEGIN")
+        try:
+            sequences, end = listed(self._db, queue, wanted, after, limit)
+            rows = each_in(self._db, f"{SELECT} FROM jobs WHERE sequence IN (%s)", sequences)
+            jobs = {job.sequence: job for job in jobs_of(self._db, rows)}
+        finally:
+            self._db.execute("COMMIT")
+        return JobPage([jobs[sequence] for sequence in sequences], end)
+
+    def waiting(self, line: LineKey, runnable_by_ms: int, limit: int) -> list[JobKey]:
+        """Return jobs of a line that have been RUNNABLE since a time."""
+        self._db.execute("BEGIN")
+        try:
+            return fronts.overdue(self._db, line, runnable_by_ms, limit)
+        finally:
+            self._db.execute("COMMIT")
+
+    def front(self, queue: QueueKey, limit: int) -> tuple[list[Job], int]:
+        """Return the first RUNNABLE jobs of a queue, and what its others hold."""
+        self._db.execute("BEGIN")
+        try:
+            return fronts.front(self._db, queue, limit)
+        finally:
+            self._db.execute("COMMIT")
+
+    def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
+        """Return the newest job of this name, in the queue first."""
+        return newest_named(self._db, namespace, job_name, job_queue)
+
+    def changes_after(self, revision: int, limit: int) -> list[tuple[int, list[JobChange]]]:
+        """Return the events of the next commits."""
+        rows = self._db.execute(
+            "SELECT revision, record FROM events WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit)
+        ).fetchall()
+        if self.oldest_revision() > revision:
+            newest = self.revision()
+            raise HistoryGoneError(f"events after revision {revision} are no longer kept; the newest is {newest}")
+        return [(row[0], decode_events(row[1])) for row in rows]
+
+    def oldest_revision(self) -> int:
+        """Return the revision after which all events are kept."""
+        newest, gone = self._db.execute("SELECT revision, gone_events FROM store").fetchone()
+        return int(max(newest - EVENTS_KEPT, gone))
+
+    def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
+        """Return those of the logs that a job names."""
+        sequences = {sequence for log in logs if (sequence := job_of_log(log.log_stream_name)) is not None}
+        rows = each_in(
+            self._db,
+            "SELECT namespace, run_log_stream_name, attempts.log_stream_name"
+            " FROM jobs LEFT JOIN attempts USING (sequence) WHERE sequence IN (%s)",
+            sequences,
+        )
+        named = {LogKey(namespace, stream) for namespace, *streams in rows for stream in streams if stream}
+        return named & set(logs)
+
+    def revision(self) -> int:
+        """Return the revision of the newest commit."""
+        return int(self._db.execute("SELECT revision FROM store").fetchone()[0])
+
+    def snapshot(self) -> Snapshot:
+        """Begin to read what a scheduler needs."""
+        db = self._db
+        db.execute("BEGIN")
+        revision = self.revision()
+        rows = db.execute(f"{SELECT_AGENTS} WHERE live OR draining ORDER BY agent_id")
+        agents = [agent_of(row) for row in rows]
+        return Snapshot(revision, agents, self._snapshot_pages())
+
+    def _snapshot_pages(self) -> Iterator[Sequence[tuple[Job, bytes | None]]]:
+        try:
+            arrays = self._db.execute(
+                f"{SELECT} FROM arrays JOIN jobs USING (sequence) WHERE runnable <> x'' ORDER BY sequence"
+            )
+            while rows := arrays.fetchmany(_SNAPSHOT_PAGE):
+                yield [(array, None) for array in jobs_of(self._db, rows)]
+            cursor = self._db.execute(
+                f"{SELECT}, CASE WHEN run_state = {int(RunState.OFFERED)} THEN spec END"
+                " FROM jobs LEFT JOIN specs ON specs.sequence = COALESCE(jobs.parent, jobs.sequence)"
+                " WHERE state IN (3, 4, 5) ORDER BY jobs.sequence"
+            )
+            page: list[tuple[Job, bytes | None]] = []
+            size = 0
+            for row in cursor:
+                page.append((job_of(row), row[-1]))
+                size += len(row[-1] or b"")
+                if len(page) == _SNAPSHOT_PAGE or size >= _SNAPSHOT_PAGE_BYTES:
+                    yield page
+                    page, size = [], 0
+            if page:
+                yield page
+        finally:
+            self._db.execute("COMMIT")
