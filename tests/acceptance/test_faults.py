@@ -61,6 +61,17 @@ def test_the_rules_of_a_retry_strategy_decide_what_follows(
     assert (job["status"], len(job["attempts"])) == (status, attempts)
 
 
+def test_the_named_attempts_of_every_child_of_an_array_fail(account: Account) -> None:
+    account.define(command=["sh", "-c", "test $AWS_BATCH_JOB_ATTEMPT = 2"])
+    job_id = account.submit(
+        arrayProperties={"size": 2}, retryStrategy={"attempts": 2}, tags={"batchyard:fault": "1:host-terminated"}
+    )
+    assert account.wait(job_id)["status"] == "SUCCEEDED"
+    for index in range(2):
+        reasons = [attempt.get("statusReason", "") for attempt in account.describe(f"{job_id}:{index}")["attempts"]]
+        assert [reason.partition(" (")[0] for reason in reasons] == ["Host EC2", "Essential container in task exited"]
+
+
 def test_a_fault_that_uses_up_the_attempts_fails_the_job_and_those_that_depend_on_it(account: Account) -> None:
     account.define()
     job_id = account.submit(tags={"batchyard:fault": "1:exit=3"})

@@ -146,6 +146,36 @@ async def test_the_server_sends_what_is_asked_for_alone(tmp_path: Path) -> None:
         assert await seen(jobs=["arn:aws:batch:us-east-1:999999999999:job/x"]) == []
 
 
+async def test_each_child_of_an_array_has_events_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MESSAGE_BYTES", 1)
+    async with control_plane(tmp_path) as plane:
+        await plane.make_queue()
+        await plane.register()
+        array = await plane.submit("array", arrayProperties={"size": 3})
+        other = await plane.submit("other")
+        await plane.jobs.CancelJob(CancelJobRequest(job_id=array, reason="enough"))
+        found = await all_events(plane)
+        whole = list(zip([event.detail.job_id for event in found], states(found), strict=True))
+        children = [f"{array}:{index}" for index in range(3)]
+        assert sorted(whole) == sorted(
+            [(array, "PENDING"), (array, "FAILED"), (other, "RUNNABLE")]
+            + [(child, state) for child in children for state in ("RUNNABLE", "FAILED")]
+        )
+        assert found[-1].resources == [f"arn:aws:batch:us-east-1:{NAMESPACE}:job/{array}"]
+        of_child = await all_events(plane, jobs=[children[1]])
+        assert [event.detail.array_properties.index for event in of_child] == [1, 1]
+        assert [(event.detail.job_id) for event in await all_events(plane, jobs=[array])] == [
+            job_id for job_id, _ in whole if job_id != other
+        ]
+        seen = 0
+        for response in await watch(plane, from_oldest=True):
+            seen += len(response.events)
+            place: dict[str, Any] = {"after_revision": response.revision}
+            if response.HasField("index"):
+                place["after_index"] = response.index
+            assert await all_events(plane, from_oldest=False, **place) == found[seen:]
+
+
 async def test_a_reader_that_wants_nothing_of_what_comes_is_told_where_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.domain.jobs import JobKey
+from batchyard.domain.jobs import JobKey, child_key
 from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.jobstore import expiry
 from batchyard.jobstore.expiry import Sweep, removable
@@ -94,6 +94,37 @@ def test_what_goes_at_a_time_is_bounded_however_many_depend_on_a_job(
     assert not any(exists(store, key) for key in (root, *dependents))
     assert exists(store, stays)
     assert (rows(store, "dependencies"), rows(store, "jobs"), rows(store, "specs")) == (0, 1, 1)
+
+
+def test_an_array_goes_with_its_children_and_neither_before_what_waits_for_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "JOBS_A_STEP", 3)
+    jobs = []
+    for number in range(3):
+        jobs.append(store.submit(f"before-{number}"))
+        store.run_to_end(jobs[-1])
+        array = store.submit_array(f"array-{number}", 7)
+        for index in range(7):
+            store.run_to_end(child_key(array, index))
+        jobs.append(array)
+    waiting = store.submit_array("waiting", 7, paired_with=("array-0",))
+    sweep(store, before=9000)
+    assert [exists(store, key) for key in jobs] == [False, True, False, False, False, False]
+    assert (rows(store, "jobs"), rows(store, "attempts"), rows(store, "arrays")) == (9, 7, 2)
+    store.do(lambda group: group.cancel(waiting, "enough"))
+    sweep(store, before=9000)
+    tables = ("jobs", "specs", "attempts", "arrays", "pairings", "dependencies")
+    assert [rows(store, table) for table in tables] == [0] * len(tables)
+    store.restart()
+    assert store.job(store.submit("next")).sequence == 3 * 9 + 8 + 1
+
+
+def test_children_of_an_array_that_goes_on_stay_however_long_ago_they_ended(store: Store) -> None:
+    array = store.submit_array("array", 3)
+    store.run_to_end(child_key(array, 0))
+    sweep(store, before=9000)
+    assert exists(store, child_key(array, 0))
 
 
 def test_events_go_before_the_jobs_that_they_are_about(store: Store) -> None:

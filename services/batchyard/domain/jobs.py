@@ -176,6 +176,11 @@ class JobChange:
     children: bytes | None = None
     """Not the job itself but these children of it, which have no rows; see `arrays.to_bytes`."""
 
+    @property
+    def count(self) -> int:
+        """Of how many jobs it tells."""
+        return 1 if self.children is None else from_bytes(self.children).bit_count()
+
     def each(self) -> "Iterator[JobChange]":
         """Yield what it says of each single job."""
         if self.children is None:

@@ -51,16 +51,24 @@ class _Selection:
     def __init__(self, caller: Caller, request: WatchJobEventsRequest) -> None:
         self._namespace = caller.namespace
         self._jobs = _names(caller, request.jobs, ResourceKind.JOB, "jobs")
+        self._arrays = None if self._jobs is None else {name.partition(":")[0] for name in self._jobs}
         self._queues = _names(caller, request.job_queues, ResourceKind.JOB_QUEUE, "jobQueues")
         self._states = {state_of(status) for status in request.statuses}
         if None in self._states:
             raise InvalidRequestError("a status must not be unspecified", field="statuses")
 
     def takes(self, change: JobChange) -> bool:
-        """Tell whether the event of a change is wanted."""
+        """Tell whether the event of a change of one job is wanted. The children of an array go with it."""
+        job_id = change.key.job_id
+        return self.may_take(change) and (
+            self._jobs is None or job_id in self._jobs or job_id.partition(":")[0] in self._jobs
+        )
+
+    def may_take(self, change: JobChange) -> bool:
+        """Tell whether an event of a change, which may be of many children, can be wanted."""
         return (
             change.key.namespace == self._namespace
-            and (self._jobs is None or change.key.job_id in self._jobs)
+            and (self._arrays is None or change.key.job_id.partition(":")[0] in self._arrays)
             and (self._queues is None or change.job_queue in self._queues)
             and (not self._states or change.state in self._states)
         )
@@ -116,13 +124,25 @@ class EventWatch:
             begin = 0
             if self._after_index is not None and revision == self._request.after_revision:
                 begin = self._after_index + 1
-            wanted = [
-                (index, change)
-                for index, change in enumerate(single for change in changes for single in change.each())
-                if index >= begin and self._selection.takes(change)
-            ]
-            for index, change in wanted:
-                yield _Place(revision, index, index == wanted[-1][0], change)
+            held: _Place | None = None
+            for index, change in self._wanted(changes, begin):
+                if held is not None:
+                    yield held
+                held = _Place(revision, index, is_last=False, change=change)
+            if held is not None:
+                yield replace(held, is_last=True)
+
+    def _wanted(self, changes: Sequence[JobChange], begin: int) -> Iterator[tuple[int, JobChange]]:
+        """Yield what is wanted of a commit, from an index on, with the index among all of its events."""
+        index = 0
+        for change in changes:
+            if not self._selection.may_take(change):
+                index += change.count
+                continue
+            for single in change.each():
+                if index >= begin and self._selection.takes(single):
+                    yield index, single
+                index += 1
 
     async def _read(self, places: Sequence[_Place]) -> list[WatchJobEventsResponse]:
         """Return the events of these places, in messages of bounded size."""

@@ -42,11 +42,11 @@ class Sweep:
         finished = storage.finished_jobs(self._jobs_before_ms, self._position, JOBS_A_STEP)
         edges = storage.dependencies(finished, DEPENDENCIES_A_STEP)
         removal, passed = removable(finished, edges, is_cut=len(edges) == DEPENDENCIES_A_STEP)
-        going = set(removal.jobs)
+        going = {sequence: place for place, sequence in enumerate(removal.jobs)}
         for before, job in enumerate(finished[:passed]):
             # The children of an array go before it, in steps of their own.
             if job.array_size and job.sequence in going and (rows := storage.children_of(job.sequence, JOBS_A_STEP)):
-                removal.jobs = rows
+                removal.jobs = removal.jobs[: going[job.sequence]] + rows
                 passed = before
                 break
         if passed:

@@ -183,7 +183,7 @@ class WatchJobEventsRequest(_message.Message):
     """End the stream when everything up to its beginning has been sent. Default: go on with what comes."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids or ARNs."""
+        """Ids or ARNs; an array takes in its children."""
 
     @_builtins.property
     def job_queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -298,7 +298,7 @@ class JobStateChangeEvent(_message.Message):
 
     @_builtins.property
     def detail(self) -> _jobs_pb2.JobDetail:
-        """The job as DescribeJobs showed it then."""
+        """The job as DescribeJobs showed it then; tags and the statusSummary of an array are those of the time of reading."""
 
     def __init__(
         self,
