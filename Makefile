@@ -12,10 +12,10 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak lint format proto baseline bench chaos clean
+.PHONY: help demo up test soak lint format proto compatibility baseline bench chaos clean
 
 help: ## List the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 $(installed): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,7 @@ lint: $(installed) ## Check format, style, types, import contracts, protos and g
 	$(bin)/buf format --diff --exit-code
 	$(bin)/buf breaking --against protos/baseline.binpb
 	$(bin)/python scripts/generate_protos.py --check
+	$(bin)/python scripts/generate_compatibility.py --check
 
 format: $(installed) ## Format the code and the protos, and mend what ruff can mend
 	$(bin)/ruff check --fix --exit-zero --quiet .
@@ -56,6 +57,9 @@ proto: $(installed) ## Generate the stubs beside the .proto files
 	$(bin)/buf format --write
 	$(bin)/buf lint
 	$(bin)/python scripts/generate_protos.py
+
+compatibility: $(installed) ## Write docs/compatibility.md anew, after a change of the API or of what it does
+	$(bin)/python scripts/generate_compatibility.py
 
 baseline: $(installed) ## Renew the image that public protos must stay compatible with (at releases)
 	$(bin)/buf build --exclude-source-info --output protos/baseline.binpb
