@@ -127,7 +127,7 @@ class Cluster:
             if path.name.isdigit():
                 with suppress(OSError):
                     line = (path / "cmdline").read_bytes().split(b"\0")
-                    if line[0].endswith(b"python") and b"-S" in line and any(mark in word for word in line):
+                    if b"python" in line[0] and b"-S" in line and any(mark in word for word in line):
                         return int(path.name)
         return None
 

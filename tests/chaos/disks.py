@@ -21,7 +21,7 @@ class Disks:
             command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "tmpfs", str(folder)]
             done = subprocess.run(command, check=False, capture_output=True)
             if done.returncode != 0:
-                self.why_not = f"nothing can be mounted: {done.stderr.decode().strip()}"
+                self.why_not = f"nothing can be mounted: {done.stderr.decode().strip().partition(chr(10))[0]}"
                 self.close()
                 return
             self._folders[name] = folder

@@ -53,7 +53,7 @@ class Nemesis:
 
     def _deeds(self) -> list[Callable[[], None]]:
         running = self._cluster
-        deeds = [self._kill, self._kill, self._kill_launcher, self._lose_host, self._pause]
+        deeds = [self._kill, self._kill, self._kill_launcher, self._lose_host, self._pause, self._pause]
         if running.network.directions:
             deeds += [self._part, self._part]
         if running.disks.names:
@@ -125,7 +125,7 @@ class Nemesis:
     # What lasts for a while, in which something else may happen
 
     def _pause(self) -> None:
-        name, seconds = self._victim(), self._random.choice(DURATIONS_S)
+        name, seconds = self._victim(), self._random.choice((SHORT_S, LONG_S))
         kind = "pause longer than the lease" if seconds > LEASE_S else "pause"
         with self._stopped(name):
             self._while_it_lasts(seconds, apart_from=name)
