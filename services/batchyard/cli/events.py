@@ -1,5 +1,6 @@
 """`batchyard events`: AWS's events of jobs, one JSON object a line."""
 
+import logging
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -19,7 +20,7 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
 from batchyard.cli import clients, options
 from batchyard.cli.folder import DataFolder
-from batchyard.cli.job_client import EXIT_INTERRUPTED, Patience
+from batchyard.cli.job_client import EXIT_INTERRUPTED, RECONNECT_PAUSE_S
 from batchyard.cli.logging import configure_logging
 from batchyard.domain.names import Caller
 from batchyard.gateway.transcoder import compile_encoder, words_of
@@ -29,29 +30,33 @@ from batchyard.rpc.identity import metadata_for
 if TYPE_CHECKING:
     from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceAsyncStub
 
+_log = logging.getLogger(__name__)
+
 _STATUSES = {word: number for number, word in words_of(JobStatus.DESCRIPTOR).items()}
 
 
 async def watched(
     stub: "JobOperationsServiceAsyncStub", caller: Caller, request: WatchJobEventsRequest
 ) -> AsyncGenerator[WatchJobEventsResponse]:
-    """Yield responses, without gap or repetition also when the connection breaks."""
-    patience: Patience | None = None
+    """Yield responses, without gap or repetition also when the connection breaks, however long that lasts."""
+    is_told: bool | None = None
     while True:
         try:
             async for response in stub.WatchJobEvents(request, metadata=tuple(metadata_for(caller))):
-                if patience is None:
-                    patience = Patience()
-                patience.renew()
+                is_told = False
                 request.after_revision = response.revision
                 request.ClearField("after_index")
                 if response.HasField("index"):
                     request.after_index = response.index
                 yield response
         except grpc.aio.AioRpcError as error:
-            if patience is None:
+            # A server that has never answered may not be there at all.
+            if is_told is None or error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
-            await patience.wait_or_raise(error)
+            if not is_told:
+                _log.warning("the connection broke, trying again: %s", error.details())
+            is_told = True
+            await anyio.sleep(RECONNECT_PAUSE_S)
         else:
             return
 
