@@ -180,6 +180,11 @@ class Nemesis:
             self._scene.scheduler.crash()
             self._later(self._a_while(), self._scene.scheduler.start)
 
+    def _scheduler_stop(self) -> None:
+        if self._scene.scheduler.life.alive:
+            self._scene.scheduler.stop()
+            self._later(self._a_while(), self._scene.scheduler.start)
+
     def _second_scheduler(self) -> None:
         rival = self._scene.rival
         if not rival.life.alive:

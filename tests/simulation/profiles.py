@@ -8,6 +8,7 @@ from typing import Final
 KINDS: Final = (
     "store crash",
     "scheduler crash",
+    "scheduler stop",
     "second scheduler",
     "usurper",
     "agent crash",
@@ -47,13 +48,13 @@ class Profile:
 
 PROFILES: Final[Mapping[str, Profile]] = {
     "late answers": Profile(("late answers",), (4, 8)),
-    "two schedulers": Profile(("usurper",), (3, 6)),
+    "two schedulers": Profile(("usurper",), (4, 9)),
     "pauses": Profile(("pause at an offer", "agent pause"), (6, 15)),
     "old streams": Profile(("abandoned streams",), (4, 8)),
     "resources": Profile(("resource changes", "scheduler crash"), (6, 15)),
     "backups": Profile(("store restore", "agent crash", "partition"), (4, 8)),
     "crashes": Profile(("launcher death", "power failure", "agent crash", "slow network"), (6, 15), aim=0.4),
-    "drains": Profile(("drain", "scheduler crash", "agent crash"), (6, 15)),
+    "drains": Profile(("drain", "scheduler stop", "scheduler crash", "agent crash"), (6, 15)),
     "runtimes": Profile(("lying runtime", "launcher death", "death at a claim", "agent crash"), (6, 15)),
 }
 """Storms, by name. A seed without one has any number of kinds."""

@@ -62,6 +62,12 @@ class SchedulerActor:
         self.life.alive = False
         self._net.died(self.life)
 
+    def stop(self) -> None:
+        """End in order: another one may lead at once."""
+        self._kernel.note(f"{self.name} resigns")
+        self._store_end.send(wire.DispatchRequest(resign=True).SerializeToString())
+        self.crash()
+
     def drain(self, agent_id: str, *, draining: bool, limit_ms: int | None = None) -> None:
         """Ask for an agent to be drained, or to be drained no more, if this scheduler leads."""
         outbox = self.core._store

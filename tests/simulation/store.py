@@ -90,7 +90,7 @@ class Store:
         """Begin a new life."""
         self.life = Life("store")
         self._pending: list[tuple[Command, Callable[[object], None]]] = []
-        self._streams: list[_DispatchStream] = []
+        self.streams: list[_DispatchStream] = []
         self._stops: dict[JobKey, list[Callable[[object], None]]] = {}
         self._is_working = False
         self._watches: list[WatchStream] = []
@@ -199,7 +199,7 @@ class Store:
             self._work_soon()
 
     def _pump(self) -> None:
-        for stream in self._streams:
+        for stream in self.streams:
             stream.pump_soon()
         for watch in self._watches:
             watch.pump()
@@ -237,8 +237,8 @@ class Store:
     # The scheduler's stream
 
     def _accept_scheduler(self, end: End, data: bytes) -> None:
-        self._streams = [stream for stream in self._streams if stream.end.open]
-        self._streams.append(_DispatchStream(self, self._kernel, end, wire.DispatchRequest.FromString(data)))
+        self.streams = [stream for stream in self.streams if stream.end.open]
+        self.streams.append(_DispatchStream(self, self._kernel, end, wire.DispatchRequest.FromString(data)))
 
 
 class _DispatchStream:
@@ -263,6 +263,7 @@ class _DispatchStream:
         )
         self._scheduler_id = first.hello.scheduler_id
         self._leader_epoch = 0
+        self._is_waiting = True
         self._subscription = Subscription()
         end.received, end.closed = self._received, lambda _: store.feed.unsubscribe(self._subscription)
         self._begin()
@@ -271,14 +272,19 @@ class _DispatchStream:
         """Wait until no other scheduler leads, and let this one."""
         leadership, clock = self._store.leadership, self._store.clock
         wait_s = leadership.wait_s(self._scheduler_id, clock.monotonic_s())
-        if not self.end.open:
+        if not self.end.open or not self._is_waiting:
             return
         if wait_s > 0:
             self._kernel.after(wait_s + 0.001, self._store.life, self._begin)
             return
+        self._is_waiting = False
         leadership.take(self._scheduler_id, clock.monotonic_s())
         self._store.feed.subscribe(self._subscription, UnavailableError("a newer scheduler has taken over"))
         self._store.do(lambda group: group.lead(self._scheduler_id), answer=self._leads)
+
+    def look_again(self) -> None:
+        """Lead, if it waits and may now."""
+        self._kernel.after(self._kernel.rng.random() * 0.01, self._store.life, self._begin)
 
     def _send(self, message: wire.DispatchResponse) -> None:
         self.end.send(message.SerializeToString())
@@ -322,6 +328,10 @@ class _DispatchStream:
                 self._subscription.answer(request.heartbeat)
                 self.pump_soon()
             self._servicer._take(request, self._leader_epoch)
+            if request.resign:
+                self._store.leadership.resign(self._scheduler_id)
+                for stream in self._store.streams:
+                    stream.look_again()
 
     def pump_soon(self) -> None:
         """Send what there is, soon: until then, commits merge."""
