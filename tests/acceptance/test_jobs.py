@@ -365,6 +365,12 @@ def test_refuses_to_list_an_unknown_queue_or_with_a_foreign_token(account: Accou
         account.batch.list_jobs(jobQueue="nothing")
     with refused("nextToken"):
         account.batch.list_jobs(jobQueue="queue", nextToken="made up")
+    wrong: list[Any] = [{}, {"jobQueue": "queue", "arrayJobId": "x"}, {"arrayJobId": "x", "multiNodeJobId": "x"}]
+    for members in wrong:
+        with refused("Exactly one of jobQueue, arrayJobId and multiNodeJobId is required."):
+            account.batch.list_jobs(**members)
+    assert account.batch.list_jobs(multiNodeJobId="x")["jobSummaryList"] == []
+    assert account.batch.list_jobs(arrayJobId="x")["jobSummaryList"] == []
     with refused("maxResults must be between 1 and 1000."):
         account.batch.list_jobs(jobQueue="queue", maxResults=1001)
     assert account.batch.list_jobs(jobQueue="queue", maxResults=1000)["jobSummaryList"] == []

@@ -183,6 +183,17 @@ def test_a_queue_with_a_scheduling_policy_wants_a_share_and_a_priority(account: 
         (found,) = account.batch.list_jobs(jobQueue="fair", filters=filters, **members)["jobSummaryList"]  # type: ignore[arg-type]  # boto3's own dicts
         assert (found["jobId"], found["shareIdentifier"]) == (ranked["jobId"], "a")
     assert account.batch.list_jobs(jobQueue="fair", filters=filters, jobStatus="FAILED")["jobSummaryList"] == []
+    running = [
+        account.submit(["sleep", "600"], jobQueue="fair", jobDefinition="ranked", shareIdentifier=share)
+        for share in ("b", "a", "b")
+    ]
+    for job_id in running:
+        account.wait(job_id, "RUNNING")
+    usage = account.batch.get_job_queue_snapshot(jobQueue="fair")["queueUtilization"]["fairshareUtilization"]
+    assert usage["activeShareCount"] == 2
+    shares = [(share["shareIdentifier"], share["capacityUsage"]) for share in usage["topCapacityUtilization"]]
+    assert shares == [(name, [{"capacityUnit": "VCPU", "quantity": used}]) for name, used in (("b", 2.0), ("a", 1.0))]
+    account.batch.terminate_jobs(jobs=running, reason="seen")
 
 
 @pytest.mark.parametrize(

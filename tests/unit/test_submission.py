@@ -82,6 +82,10 @@ def spec_of(
         ({"nodeOverrides": {}}, "nodeOverrides is for multi-node parallel jobs"),
         ({"ecsPropertiesOverride": {}}, "ecsPropertiesOverride is for jobs of several containers"),
         ({"eksPropertiesOverride": {}}, "eksPropertiesOverride is for jobs on Kubernetes"),
+        (
+            {"consumableResourcePropertiesOverride": {"consumableResourceList": [{"consumableResource": "a"}]}},
+            "Consumable resources are not supported",
+        ),
         ({"containerOverrides": {"instanceType": "m5.large"}}, "instanceType is for multi-node parallel jobs"),
         ({"retryStrategy": {"attempts": 11}}, "RetryAttempts must be between 1 and 10."),
         ({"retryStrategy": {}}, "RetryAttempts must be provided with retry strategy."),
@@ -380,6 +384,14 @@ def test_tags_go_on_to_the_container_if_the_submission_or_else_the_definition_sa
     spec = spec_of(request, a_definition({}, tags={"a": "definition", "b": "definition"}, **of_definition))
     assert dict(spec.container_tags) == expected
     assert dict(spec.tags) == {"a": "job", "c": "job"}
+
+
+def test_more_tags_than_a_container_can_have_are_refused_only_if_they_go_on_to_it() -> None:
+    definition = a_definition({}, tags={f"d{number}": "" for number in range(30)})
+    tags = {f"j{number}": "" for number in range(21)}
+    assert len(spec_of(a_request(tags=tags), definition).tags) == 21
+    with pytest.raises(InvalidRequestError, match="must not exceed 50 with propagateTags, got 51"):
+        spec_of(a_request(tags=tags, propagateTags=True), definition)
 
 
 def test_a_job_that_waits_twice_for_another_waits_once() -> None:

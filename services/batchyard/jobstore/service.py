@@ -207,12 +207,14 @@ class JobsServicer(JobsServiceServicer):
         caller = caller_of(context)
         state = _listed_state(request)
         limit = page_size(request.max_results if request.HasField("max_results") else None, maximum=LISTED_JOBS_MAX)
-        if request.job_queue and request.array_job_id:
-            raise InvalidRequestError("Only one of jobQueue and arrayJobId may be given.", field="arrayJobId")
+        if sum(map(bool, (request.job_queue, request.array_job_id, request.multi_node_job_id))) != 1:
+            raise InvalidRequestError(
+                "Exactly one of jobQueue, arrayJobId and multiNodeJobId is required.", field="jobQueue"
+            )
         if request.array_job_id:
             return await self._list_children(caller, request, state, limit)
-        if not request.job_queue:
-            raise InvalidRequestError("One of jobQueue and arrayJobId is required.", field="jobQueue")
+        if request.multi_node_job_id:
+            return ListJobsResponse()
         queue = await self._listed_queue(caller, request.job_queue)
         if request.filters:
             return await self._list_filtered(caller, request, queue.key, limit)
@@ -298,7 +300,7 @@ class JobsServicer(JobsServiceServicer):
         """Tell which jobs of a queue are first."""
         queue = await self._listed_queue(caller_of(context), request.job_queue)
         now_ms = self._clock.now_ms()
-        return await self._reading.ask(lambda reader: queue_snapshot(reader, queue.key, now_ms))
+        return await self._reading.ask(lambda reader: queue_snapshot(reader, queue, now_ms))
 
     async def _listed_queue(self, caller: Caller, reference: str) -> QueueCopy:
         try:

@@ -1,8 +1,11 @@
 """GetJobQueueSnapshot: who stands at the front of a queue, and what its jobs use."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from batchyard.api.jobs.v1.jobs_pb2 import (
+    FairshareCapacityUtilization,
+    FairshareUtilizationDetail,
     FrontOfQueueDetail,
     FrontOfQueueJobSummary,
     QueueSnapshotCapacityUsage,
@@ -11,24 +14,37 @@ from batchyard.api.jobs.v1.jobs_pb2 import (
 from batchyard.api.jobs.v1.jobs_service_pb2 import GetJobQueueSnapshotResponse
 from batchyard.domain.jobs import Job
 from batchyard.jobstore.views import CAPACITY_UNIT, job_arn
-from batchyard.storage.jobs import JobReader, QueueKey
+from batchyard.storage.jobs import JobReader, QueueCopy
 
 FRONT_JOBS_MAX: Final = 100
+TOP_SHARES_MAX: Final = 20
 
 
-def queue_snapshot(reader: JobReader, queue: QueueKey, now_ms: int) -> GetJobQueueSnapshotResponse:
+def queue_snapshot(reader: JobReader, queue: QueueCopy, now_ms: int) -> GetJobQueueSnapshotResponse:
     """Return the first jobs of a queue in the order of submission, in which they are placed."""
-    front, used_milli = reader.front(queue, FRONT_JOBS_MAX)
+    front, used_milli = reader.front(queue.key, FRONT_JOBS_MAX)
+    utilization = QueueSnapshotUtilizationDetail(total_capacity_usage=[_usage(used_milli)], last_updated_at=now_ms)
+    if queue.fair_share:
+        utilization.fairshare_utilization.CopyFrom(_fairshare_utilization(reader.share_use(queue.key)))
     return GetJobQueueSnapshotResponse(
-        front_of_queue=FrontOfQueueDetail(
-            jobs=[_in_front(job) for job in front],
-            last_updated_at=now_ms,
-        ),
-        queue_utilization=QueueSnapshotUtilizationDetail(
-            total_capacity_usage=[QueueSnapshotCapacityUsage(capacity_unit=CAPACITY_UNIT, quantity=used_milli / 1000)],
-            last_updated_at=now_ms,
-        ),
+        front_of_queue=FrontOfQueueDetail(jobs=map(_in_front, front), last_updated_at=now_ms),
+        queue_utilization=utilization,
     )
+
+
+def _fairshare_utilization(used_milli: Mapping[str, int]) -> FairshareUtilizationDetail:
+    biggest = sorted(used_milli.items(), key=lambda share: (-share[1], share[0]))[:TOP_SHARES_MAX]
+    return FairshareUtilizationDetail(
+        active_share_count=len(used_milli),
+        top_capacity_utilization=[
+            FairshareCapacityUtilization(share_identifier=share, capacity_usage=[_usage(used)])
+            for share, used in biggest
+        ],
+    )
+
+
+def _usage(vcpus_milli: int) -> QueueSnapshotCapacityUsage:
+    return QueueSnapshotCapacityUsage(capacity_unit=CAPACITY_UNIT, quantity=vcpus_milli / 1000)
 
 
 def _in_front(job: Job) -> FrontOfQueueJobSummary:

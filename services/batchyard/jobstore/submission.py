@@ -19,6 +19,7 @@ from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.names import JOB_NAME, Caller, ResourceKind, name_in_reference
 from batchyard.domain.resources import (
+    TAGS_MAX,
     check_environment,
     check_scheduling_priority,
     check_share_identifier,
@@ -110,6 +111,10 @@ def _check_overrides(request: SubmitJobRequest) -> None:
     for field, member, jobs in _OTHER_OVERRIDES:
         if request.HasField(field):
             raise InvalidRequestError(f"{member} is for {jobs}, which this server does not support.", field=member)
+    if request.consumable_resource_properties_override.consumable_resource_list:
+        raise InvalidRequestError(
+            "Consumable resources are not supported by this server yet.", field="consumableResourcePropertiesOverride"
+        )
 
 
 def _check_container_overrides(overrides: ContainerOverrides) -> None:
@@ -179,7 +184,7 @@ def build_submission(
     _set_share(spec, request, definition, queue)
     spec.propagate_tags = (request if request.HasField("propagate_tags") else definition).propagate_tags
     if spec.propagate_tags:
-        spec.container_tags.update({**definition.tags, **request.tags})
+        spec.container_tags.update(_propagated_tags(definition, request))
     spec.platform_capabilities.extend(definition.platform_capabilities)
     spec.retry_strategy.CopyFrom(retry)
     spec.retry_strategy.attempts = retry.attempts or 1
@@ -211,6 +216,18 @@ def build_submission(
         sequential=(None, SEQUENTIAL) in waits,
         paired_with=tuple(key for key, kind in waits if key is not None and kind == N_TO_N),
     )
+
+
+def _propagated_tags(definition: JobDefinition, request: SubmitJobRequest) -> dict[str, str]:
+    """Return the tags of definition and job together; AWS takes a job with too many of them, and fails it."""
+    tags = {**definition.tags, **request.tags}
+    if len(tags) > TAGS_MAX:
+        raise InvalidRequestError(
+            f"Number of tags of job and job definition together must not exceed {TAGS_MAX} with propagateTags, "
+            f"got {len(tags)}.",
+            field="tags",
+        )
+    return tags
 
 
 def _check_capability(request: SubmitJobRequest, definition: JobDefinition, queue: QueueCopy) -> None:

@@ -393,6 +393,10 @@ class JobReader(Protocol):
         """
         ...
 
+    def share_use(self, queue: QueueKey) -> dict[str, int]:
+        """Return how many thousandths of a vCPU the STARTING and RUNNING jobs of a queue hold, by their share."""
+        ...
+
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name: in the queue if there is one, else in any."""
         ...

@@ -49,3 +49,14 @@ def overdue(db: sqlite3.Connection, line: LineKey, runnable_by_ms: int, limit: i
     """Return jobs of a line that have been RUNNABLE since a time; to be called in a transaction."""
     found = [job for query in _OVERDUE for job in jobs_of(db, db.execute(query, (*line, runnable_by_ms, limit)))]
     return [job.key for job in front_of(found, limit)]
+
+
+def share_use(db: sqlite3.Connection, queue: QueueKey) -> dict[str, int]:
+    """Return how many thousandths of a vCPU the jobs of a queue hold that are STARTING or RUNNING, by share."""
+    rows = db.execute(
+        f"SELECT share_identifier, sum(vcpus_milli) FROM (SELECT share_identifier, vcpus_milli {_OF_QUEUE} NULL"  # noqa: S608
+        f" AND state IN (4, 5) UNION ALL SELECT share_identifier, vcpus_milli {_OF_QUEUE} NOT NULL AND state IN (4, 5))"
+        " WHERE share_identifier IS NOT NULL GROUP BY share_identifier",
+        (*queue, *queue),
+    )
+    return dict(rows)

@@ -164,6 +164,10 @@ class SqliteJobReader:
         finally:
             self._db.execute("COMMIT")
 
+    def share_use(self, queue: QueueKey) -> dict[str, int]:
+        """Return what the jobs of a queue hold, by share."""
+        return fronts.share_use(self._db, queue)
+
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""
         return newest_named(self._db, namespace, job_name, job_queue)

@@ -80,6 +80,7 @@ class SubmitJobRequest(_message.Message):
     NODE_OVERRIDES_FIELD_NUMBER: _builtins.int
     ECS_PROPERTIES_OVERRIDE_FIELD_NUMBER: _builtins.int
     EKS_PROPERTIES_OVERRIDE_FIELD_NUMBER: _builtins.int
+    CONSUMABLE_RESOURCE_PROPERTIES_OVERRIDE_FIELD_NUMBER: _builtins.int
     job_name: _builtins.str
     """A letter or digit, then up to 127 letters, digits, hyphens and underscores."""
     job_queue: _builtins.str
@@ -122,6 +123,10 @@ class SubmitJobRequest(_message.Message):
     def ecs_properties_override(self) -> _jobs_pb2.EcsPropertiesOverride: ...
     @_builtins.property
     def eks_properties_override(self) -> _jobs_pb2.EksPropertiesOverride: ...
+    @_builtins.property
+    def consumable_resource_properties_override(self) -> _container_pb2.ConsumableResourceProperties:
+        """Refused, unless it is empty: jobs cannot hold consumable resources yet."""
+
     def __init__(
         self,
         *,
@@ -141,10 +146,11 @@ class SubmitJobRequest(_message.Message):
         node_overrides: _jobs_pb2.NodeOverrides | None = ...,
         ecs_properties_override: _jobs_pb2.EcsPropertiesOverride | None = ...,
         eks_properties_override: _jobs_pb2.EksPropertiesOverride | None = ...,
+        consumable_resource_properties_override: _container_pb2.ConsumableResourceProperties | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "ecs_properties_override", b"ecs_properties_override", "eks_properties_override", b"eks_properties_override", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "node_overrides", b"node_overrides", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "consumable_resource_properties_override", b"consumable_resource_properties_override", "container_overrides", b"container_overrides", "ecs_properties_override", b"ecs_properties_override", "eks_properties_override", b"eks_properties_override", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "node_overrides", b"node_overrides", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "container_overrides", b"container_overrides", "depends_on", b"depends_on", "ecs_properties_override", b"ecs_properties_override", "eks_properties_override", b"eks_properties_override", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "node_overrides", b"node_overrides", "parameters", b"parameters", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition", "_job_name", b"_job_name", "_job_queue", b"_job_queue", "_propagate_tags", b"_propagate_tags", "_scheduling_priority_override", b"_scheduling_priority_override", "_share_identifier", b"_share_identifier", "array_properties", b"array_properties", "consumable_resource_properties_override", b"consumable_resource_properties_override", "container_overrides", b"container_overrides", "depends_on", b"depends_on", "ecs_properties_override", b"ecs_properties_override", "eks_properties_override", b"eks_properties_override", "job_definition", b"job_definition", "job_name", b"job_name", "job_queue", b"job_queue", "node_overrides", b"node_overrides", "parameters", b"parameters", "propagate_tags", b"propagate_tags", "retry_strategy", b"retry_strategy", "scheduling_priority_override", b"scheduling_priority_override", "share_identifier", b"share_identifier", "tags", b"tags", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_definition: _TypeAlias = _typing.Literal["job_definition"]  # noqa: Y015
     _WhichOneofArgType__job_definition: _TypeAlias = _typing.Literal["_job_definition", b"_job_definition"]  # noqa: Y015
@@ -293,8 +299,11 @@ class ListJobsRequest(_message.Message):
     NEXT_TOKEN_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
     ARRAY_JOB_ID_FIELD_NUMBER: _builtins.int
+    MULTI_NODE_JOB_ID_FIELD_NUMBER: _builtins.int
     job_queue: _builtins.str
-    """Name or ARN. Needed, unless there is an array_job_id. Array jobs are listed, their children are not."""
+    """Name or ARN. Exactly one of this, array_job_id and multi_node_job_id is needed. Array jobs are listed, their children
+    are not.
+    """
     job_status: _jobs_pb2.JobStatus.ValueType
     """Default RUNNING."""
     max_results: _builtins.int
@@ -302,6 +311,8 @@ class ListJobsRequest(_message.Message):
     next_token: _builtins.str
     array_job_id: _builtins.str
     """An array job, in place of a queue: its children are listed."""
+    multi_node_job_id: _builtins.str
+    """A multi-node job, in place of a queue. None can be submitted yet, so that nothing is listed."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValuesPair]:
         """One at most. Jobs of every status are listed, but for SHARE_IDENTIFIER, which narrows a status."""
@@ -315,10 +326,11 @@ class ListJobsRequest(_message.Message):
         next_token: _builtins.str | None = ...,
         filters: _abc.Iterable[Global___KeyValuesPair] | None = ...,
         array_job_id: _builtins.str | None = ...,
+        multi_node_job_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id", "_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "array_job_id", b"array_job_id", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id", "_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_multi_node_job_id", b"_multi_node_job_id", "_next_token", b"_next_token", "array_job_id", b"array_job_id", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "multi_node_job_id", b"multi_node_job_id", "next_token", b"next_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id", "_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_next_token", b"_next_token", "array_job_id", b"array_job_id", "filters", b"filters", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "next_token", b"next_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id", "_job_queue", b"_job_queue", "_job_status", b"_job_status", "_max_results", b"_max_results", "_multi_node_job_id", b"_multi_node_job_id", "_next_token", b"_next_token", "array_job_id", b"array_job_id", "filters", b"filters", "job_queue", b"job_queue", "job_status", b"job_status", "max_results", b"max_results", "multi_node_job_id", b"multi_node_job_id", "next_token", b"next_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__array_job_id: _TypeAlias = _typing.Literal["array_job_id"]  # noqa: Y015
     _WhichOneofArgType__array_job_id: _TypeAlias = _typing.Literal["_array_job_id", b"_array_job_id"]  # noqa: Y015
@@ -328,6 +340,8 @@ class ListJobsRequest(_message.Message):
     _WhichOneofArgType__job_status: _TypeAlias = _typing.Literal["_job_status", b"_job_status"]  # noqa: Y015
     _WhichOneofReturnType__max_results: _TypeAlias = _typing.Literal["max_results"]  # noqa: Y015
     _WhichOneofArgType__max_results: _TypeAlias = _typing.Literal["_max_results", b"_max_results"]  # noqa: Y015
+    _WhichOneofReturnType__multi_node_job_id: _TypeAlias = _typing.Literal["multi_node_job_id"]  # noqa: Y015
+    _WhichOneofArgType__multi_node_job_id: _TypeAlias = _typing.Literal["_multi_node_job_id", b"_multi_node_job_id"]  # noqa: Y015
     _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
     _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
     @_typing.overload
@@ -338,6 +352,8 @@ class ListJobsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__job_status) -> _WhichOneofReturnType__job_status | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_results) -> _WhichOneofReturnType__max_results | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__multi_node_job_id) -> _WhichOneofReturnType__multi_node_job_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
 
