@@ -4,8 +4,13 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("support")
+
+# An example may take as long as a busy machine needs.
+settings.register_profile("unhurried", settings(), deadline=None)
+settings.load_profile("unhurried")
 
 RUN_ALL = bool(os.environ.get("BATCHYARD_TEST_ALL"))
 """Set in CI, where a test may be skipped only for what no installation of a package can bring."""
