@@ -334,9 +334,13 @@ class JobStorageContract(abc.ABC):
         writer.apply(epoch, new(replace(stored("job", 7), run=run)))
         attempt = Attempt(1, AGENT, "task", of_attempt.log_stream_name, "reason", 1, 2, 0, None)
         writer.apply(epoch, Changes(attempts=[(7, attempt)]))
+        # Of a time when the id of a task did not say its job.
+        old = LogKey(NAMESPACE, f"definition/default/{'e' * 32}")
+        old_attempt = replace(attempt, number=2, log_stream_name=old.log_stream_name)
+        writer.apply(epoch, Changes(attempts=[(7, old_attempt)]))
         elsewhere, unnamed = LogKey("210987654321", of_run.log_stream_name), LogKey(NAMESPACE, "no/task")
-        asked = [of_attempt, of_run, of_nobody, elsewhere, unnamed]
-        assert reader.known_logs(asked) == {of_attempt, of_run}
+        asked = [of_attempt, of_run, of_nobody, old, elsewhere, unnamed]
+        assert reader.known_logs(asked) == {of_attempt, of_run, old}
         writer.apply(epoch, Changes(removal=Removal(jobs=[7])))
         assert reader.known_logs(asked) == set()
 

@@ -20,7 +20,7 @@ from batchyard.storage.jobs import (
     Snapshot,
 )
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
-from batchyard.storage.sqlite import answers, fronts
+from batchyard.storage.sqlite import answers, fronts, removals
 from batchyard.storage.sqlite.jobs import EVENTS_KEPT
 from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.rows import (
@@ -189,13 +189,25 @@ class SqliteJobReader:
 
     def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
         """Return those of the logs that a job names."""
-        sequences = {sequence for log in logs if (sequence := job_of_log(log.log_stream_name)) is not None}
-        rows = each_in(
-            self._db,
+        (gone,) = self._db.execute("SELECT gone_sequence FROM store").fetchone()
+        newest = max(gone, removals.newest_job(self._db)[0])
+        sequences, others = set(), set()
+        for log in logs:
+            sequence = job_of_log(log.log_stream_name)
+            if sequence is not None and sequence <= newest:
+                sequences.add(sequence)
+            else:
+                # Of the time when task ids did not say their job: rare, and fewer with every one that goes.
+                others.add(log.log_stream_name)
+        query = (
             "SELECT namespace, run_log_stream_name, attempts.log_stream_name"
-            " FROM jobs LEFT JOIN attempts USING (sequence) WHERE sequence IN (%s)",
-            sequences,
+            " FROM jobs LEFT JOIN attempts USING (sequence) WHERE "
         )
+        rows = [
+            *each_in(self._db, f"{query} sequence IN (%s)", sequences),
+            *each_in(self._db, f"{query} run_log_stream_name IN (%s)", others),
+            *each_in(self._db, f"{query} attempts.log_stream_name IN (%s)", others),
+        ]
         named = {LogKey(namespace, stream) for namespace, *streams in rows for stream in streams if stream}
         return named & set(logs)
 
