@@ -1,12 +1,15 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.resources import files as resources
 from pathlib import Path
 
 import pytest
 
+from batchyard.domain.names import ResourceKind
 from batchyard.storage.registry import RegistryStore, RegistryWriter
 from batchyard.storage.sqlite.database import connect
+from batchyard.storage.sqlite.migrations import migrate
 from batchyard.storage.sqlite.registry import SqliteRegistryStore, migrate_registry
 from support.registry_store_contract import NAMESPACE, RegistryStoreContract, put, queue, write
 
@@ -61,3 +64,18 @@ def test_readers_see_only_what_is_committed(tmp_path: Path) -> None:
         write(store, work)
         assert seen_inside == [None]
         assert reader.find(queue("a")) is not None
+
+
+def test_what_queues_hold_on_to_outlives_the_second_migration(tmp_path: Path) -> None:
+    files = sorted((Path(str(resources("batchyard.storage.sqlite"))) / "migrations" / "registry").iterdir())
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / files[0].name).write_text(files[0].read_text())
+    with closing(connect(tmp_path / "registry.db")) as connection:
+        migrate(connection, first)
+        connection.execute("INSERT INTO queue_environment VALUES (?, 'e', 'q')", (NAMESPACE,))
+        migrate_registry(connection)
+        store = SqliteRegistryStore(connection)
+        assert store.queues_using(NAMESPACE, (ResourceKind.COMPUTE_ENVIRONMENT, "e")) == ["q"]
+        write(store, lambda writer: writer.put(queue("q"), "VALID", b""))
+        assert store.queues_using(NAMESPACE, (ResourceKind.COMPUTE_ENVIRONMENT, "e")) == []

@@ -9,6 +9,7 @@ from grpc import StatusCode
 
 from batchyard.api.registry.v1 import registry_service_pb2 as api
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
+from batchyard.api.registry.v1.scheduling_policy_pb2 import FairsharePolicy
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceChange,
     ResourceKind,
@@ -218,3 +219,26 @@ async def test_a_reader_that_is_ahead_is_told_to_begin_anew(registry: Registry) 
 async def test_a_kind_that_does_not_exist_is_refused(registry: Registry) -> None:
     watch = registry.watch.WatchResources(WatchResourcesRequest(kinds=[9]))  # type: ignore[list-item]
     await refused(watch.read(), StatusCode.INVALID_ARGUMENT, "9 is not a kind of resource")
+
+
+async def test_scheduling_policies_are_watched_from_their_making_to_their_end(registry: Registry) -> None:
+    arn = (await registry.api.CreateSchedulingPolicy(api.CreateSchedulingPolicyRequest(name="policy"))).arn
+    kinds = [ResourceKind.RESOURCE_KIND_SCHEDULING_POLICY]
+    (created,), revision = await changes_until_caught_up(registry, kinds=kinds)
+    assert (created.scheduling_policy.arn, created.deleted) == (arn, False)
+    fair = FairsharePolicy(share_decay_seconds=60)
+    await registry.api.UpdateSchedulingPolicy(api.UpdateSchedulingPolicyRequest(arn=arn, fairshare_policy=fair))
+    (updated,), revision = await changes_until_caught_up(registry, revision, kinds)
+    assert updated.scheduling_policy.fairshare_policy == fair
+    await registry.api.DeleteSchedulingPolicy(api.DeleteSchedulingPolicyRequest(arn=arn))
+    (deleted,), _ = await changes_until_caught_up(registry, revision, kinds)
+    assert (deleted.scheduling_policy.name, deleted.deleted) == ("policy", True)
+
+
+async def test_a_change_of_tags_is_a_change_of_the_resource(registry: Registry) -> None:
+    await make(registry, "environment")
+    (change,), revision = await changes_until_caught_up(registry)
+    arn = change.compute_environment.compute_environment_arn
+    await registry.api.TagResource(api.TagResourceRequest(resource_arn=arn, tags={"a": "b"}))
+    (change,), _ = await changes_until_caught_up(registry, revision)
+    assert change.compute_environment.tags == {"a": "b"}

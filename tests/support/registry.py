@@ -19,6 +19,16 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
     RegisterJobDefinitionRequest,
 )
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from batchyard.api.scheduler.v1.job_tags_service_pb2 import (
+    ChangeJobTagsRequest,
+    ChangeJobTagsResponse,
+    ListJobTagsRequest,
+    ListJobTagsResponse,
+)
+from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import (
+    JobTagsServiceServicer,
+    add_JobTagsServiceServicer_to_server,
+)
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceChange,
     ResourceKind,
@@ -109,8 +119,8 @@ def a_definition(name: str = "definition", **members: Any) -> RegisterJobDefinit
 
 
 @dataclass(eq=False)
-class FakeJobStore(ResourceSettlementServiceServicer):
-    """A job store that takes in what it is told, unless a test says otherwise."""
+class FakeJobStore(ResourceSettlementServiceServicer, JobTagsServiceServicer):
+    """A job store without jobs that takes in what it is told, unless a test says otherwise."""
 
     settled: list[ResourceChange] = field(default_factory=list)
     """What it was asked to take in, also when it did not."""
@@ -156,6 +166,18 @@ class FakeJobStore(ResourceSettlementServiceServicer):
             await context.abort(*self.failure)
         return SettleResourcesResponse()
 
+    async def ListJobTags(  # noqa: N802
+        self, request: ListJobTagsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ListJobTagsResponse:
+        await context.abort(*(self.failure or (grpc.StatusCode.NOT_FOUND, "no such job")))
+        raise AssertionError("abort raises")
+
+    async def ChangeJobTags(  # noqa: N802
+        self, request: ChangeJobTagsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ChangeJobTagsResponse:
+        await context.abort(*(self.failure or (grpc.StatusCode.NOT_FOUND, "no such job")))
+        raise AssertionError("abort raises")
+
 
 @dataclass(frozen=True)
 class RegistryUnderTest:
@@ -184,6 +206,7 @@ async def a_registry(folder: Path, compat: Compat = Compat.SEED) -> AsyncIterato
     job_store = FakeJobStore()
     settling = InProcessServer()
     add_ResourceSettlementServiceServicer_to_server(job_store, settling)
+    add_JobTagsServiceServicer_to_server(job_store, settling)
     server = InProcessServer(default_interceptors())
     async with (
         serving(settling) as to_job_store,

@@ -159,6 +159,12 @@ class RegistryStoreContract(abc.ABC):
         assert store.queues_using(NAMESPACE, F) == ["b"]
         assert store.queues_using("999999999999", E) == []
 
+    def test_all_of_a_kind_in_a_status_are_found_in_every_namespace(self, store: RegistryStore) -> None:
+        going = [put(store, queue("a"), "DELETING"), put(store, queue("a", "999999999999"), "DELETING")]
+        put(store, queue("b"))
+        put(store, ResourceKey(ResourceKind.COMPUTE_ENVIRONMENT, NAMESPACE, "a"), "DELETING")
+        assert store.with_status(QUEUE, "DELETING") == going
+
     # Listings
 
     def test_a_listing_goes_by_name_and_then_newest_number_first(self, store: RegistryStore) -> None:
