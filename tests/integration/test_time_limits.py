@@ -1,5 +1,6 @@
 """A job that has waited for too long for a reason that its queue names, end to end, on a clock that is set by hand."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,11 @@ class LateClock(SystemClock):
 async def test_a_job_is_cancelled_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timelimits, "CHECK_EVERY_S", 0.02)
     clock = LateClock()
-    async with held_open(control_plane(tmp_path, clock=clock)) as plane, plane.scheduler() as scheduler:
+    async with (
+        asyncio.timeout(60),
+        held_open(control_plane(tmp_path, clock=clock)) as plane,
+        plane.scheduler() as scheduler,
+    ):
         await plane.make_queue()
         await plane.register()
         action = {"reason": CODE, "state": "RUNNABLE", "maxTimeSeconds": 600, "action": "CANCEL"}

@@ -4,11 +4,18 @@ import pytest
 
 from batchyard.domain.jobs import Job
 from batchyard.domain.lifecycle import JobState
-from batchyard.jobstore.reasons import TimeLimit, WaitReasons, overdue
+from batchyard.jobstore.reasons import NO_SCHEDULER, TimeLimit, WaitReasons, overdue
 from batchyard.storage.listings import LineKey
 from support.jobs import NAMESPACE, Store, a_job, a_run
 
 LINE = LineKey(NAMESPACE, "queue", 1000, 128, 0)
+
+
+def led() -> WaitReasons:
+    """Return reasons that a scheduler tells."""
+    reasons = WaitReasons()
+    reasons.begin()
+    return reasons
 
 
 def shown(reasons: WaitReasons, job: Job | None = None) -> str | None:
@@ -22,7 +29,7 @@ def a_waiting_job() -> Job:
 
 
 def test_every_job_of_a_line_shows_its_reason_until_it_is_taken_back() -> None:
-    reasons = WaitReasons()
+    reasons = led()
     reasons.tell(LINE, "Waiting for room.", 1)
     assert shown(reasons) == "Waiting for room."
     reasons.tell(LINE, "MISCONFIGURATION:X - no", 2)
@@ -45,13 +52,26 @@ def test_every_job_of_a_line_shows_its_reason_until_it_is_taken_back() -> None:
     ],
 )
 def test_no_other_job_shows_it(job: Job) -> None:
-    reasons = WaitReasons()
+    reasons = led()
     reasons.tell(LINE, "Waiting for room.", 1)
     assert shown(reasons, job) is None
 
 
-def test_how_long_it_has_been_so_is_counted_by_code_and_over_schedulers() -> None:
+def test_while_no_scheduler_is_there_that_is_the_reason() -> None:
     reasons = WaitReasons()
+    assert shown(reasons) == NO_SCHEDULER
+    first = reasons.begin()
+    assert shown(reasons) is None
+    second = reasons.begin()
+    reasons.end(first)
+    assert shown(reasons) is None
+    reasons.end(second)
+    assert shown(reasons) == NO_SCHEDULER
+    assert shown(reasons, replace(a_waiting_job(), state=JobState.PENDING)) is None
+
+
+def test_how_long_it_has_been_so_is_counted_by_code_and_over_schedulers() -> None:
+    reasons = led()
     reasons.tell(LINE, "CAPACITY:A - needs 1", 1)
     reasons.tell(LINE, "CAPACITY:A - needs 2", 5)
     assert (reasons.lines[LINE].since_s, reasons.lines[LINE].code) == (1, "CAPACITY:A")
@@ -79,7 +99,7 @@ def test_how_long_it_has_been_so_is_counted_by_code_and_over_schedulers() -> Non
 def test_a_line_is_overdue_when_it_has_waited_as_long_as_its_queue_lets_it(
     limits: list[TimeLimit], now_s: float, expected: list[LineKey]
 ) -> None:
-    reasons = WaitReasons()
+    reasons = led()
     reasons.tell(LINE, "CAPACITY:A - no host", 100)
     reasons.tell(LINE._replace(job_queue="other"), "CAPACITY:A - no host", 100)
     found = overdue(reasons.lines, lambda queue: limits if queue.name == "queue" else (), now_s)

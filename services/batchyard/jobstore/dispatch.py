@@ -78,11 +78,11 @@ class DispatchServicer(DispatchServiceServicer):
         await self._until_it_may_lead(scheduler_id)
         subscription = Subscription()
         self._feed.subscribe(subscription, SupersededError("a newer scheduler has taken over"))
+        telling = self._reasons.begin()
         scope = anyio.CancelScope()
         try:
             leader_epoch = await self._writer.do(lambda group: group.lead(scheduler_id))
             _log.info("scheduler %s leads, epoch %d", scheduler_id, leader_epoch)
-            self._reasons.begin()
             yield wire.DispatchResponse(
                 welcome=wire.SchedulerWelcome(
                     leader_epoch=leader_epoch, store_epoch=self._epoch(), lease_ms=self._leadership.lease_ms
@@ -97,6 +97,7 @@ class DispatchServicer(DispatchServiceServicer):
         finally:
             scope.cancel()
             self._feed.unsubscribe(subscription)
+            self._reasons.end(telling)
 
     async def _until_it_may_lead(self, scheduler_id: str) -> None:
         """Wait until no other scheduler leads, and let this one."""

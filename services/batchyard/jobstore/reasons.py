@@ -28,6 +28,8 @@ class Wait:
         return _code(self.reason)
 
 
+NO_SCHEDULER: Final = "Waiting for a scheduler: none is connected to the job store."
+
 _NOTHING: Final[dict[LineKey, Wait]] = {}
 
 
@@ -37,15 +39,28 @@ class WaitReasons:
     def __init__(self) -> None:
         self._lines: dict[LineKey, Wait] = {}
         self._before = _NOTHING
+        self._schedulers = 0
+        self._is_led = False
 
     @property
     def lines(self) -> dict[LineKey, Wait]:
         """All that is known; not to be changed."""
         return self._lines
 
-    def begin(self) -> None:
-        """Forget what an earlier scheduler has told, but not how long it has been so."""
+    def begin(self) -> int:
+        """Let another scheduler tell; return a number by which it ends.
+
+        What an earlier one has told is forgotten, but not how long it has been so.
+        """
         self._before, self._lines = {**self._before, **self._lines}, {}
+        self._is_led = True
+        self._schedulers += 1
+        return self._schedulers
+
+    def end(self, scheduler: int) -> None:
+        """Note that a scheduler tells no more; without effect if another one has begun."""
+        if scheduler == self._schedulers:
+            self._is_led = False
 
     def tell(self, line: LineKey, reason: str, now_s: float) -> None:
         """Take in why a line waits; an empty reason: it does not any more."""
@@ -61,7 +76,9 @@ class WaitReasons:
         if job.state is JobState.RUNNABLE and job.run is None:
             line = LineKey(job.key.namespace, job.job_queue, job.vcpus_milli, job.memory_mib, job.gpus)
             wait = self._lines.get(line)
-            if wait is not None:
+            if not self._is_led:
+                job.status_reason = NO_SCHEDULER
+            elif wait is not None:
                 job.status_reason = wait.reason
 
 
