@@ -394,3 +394,22 @@ def test_the_least_definition_has_the_lists_that_clients_index(account: Account)
         "propagateTags": False,
         "containerOrchestrationType": "ECS",
     }
+
+
+def test_environments_and_queues_are_found_by_their_arns_for_every_operation(account: Account) -> None:
+    environment_arn = environment(account)["computeEnvironmentArn"]
+    queue_arn = queue(account)["jobQueueArn"]
+    batch = account.batch
+    updated_queue = batch.update_job_queue(jobQueue=queue_arn, state="DISABLED")
+    assert (updated_queue["jobQueueName"], updated_queue["jobQueueArn"]) == ("queue", queue_arn)
+    updated = batch.update_compute_environment(computeEnvironment=environment_arn, state="DISABLED")
+    assert (updated["computeEnvironmentName"], updated["computeEnvironmentArn"]) == ("environment", environment_arn)
+    assert batch.describe_job_queues(jobQueues=[queue_arn, "queue"])["jobQueues"] == [described_queue(account)]
+    batch.delete_job_queue(jobQueue=queue_arn)
+    batch.delete_compute_environment(computeEnvironment=environment_arn)
+    assert batch.describe_compute_environments()["computeEnvironments"] == []
+    account.define()
+    batch.deregister_job_definition(
+        jobDefinition=f"{REGION_AND_SERVICE}:{account.access_key}:job-definition/definition:1"
+    )
+    assert batch.describe_job_definitions(status="ACTIVE")["jobDefinitions"] == []
