@@ -120,14 +120,15 @@ class Checker:
             self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
         for offer in committed.effects.offers:
             if offer.refusal is None:
-                self._check_place(offer)
+                drains = {drain.agent_id for drain in committed.effects.drains}
+                self._check_place(offer, drained_later=offer.agent_id in drains)
                 self.on_offer(offer.agent_id)
         if committed.changes:
             self._kernel.note(
                 "commit " + ", ".join(f"{change.key.job_id} {change.state.name}" for change in committed.changes)
             )
 
-    def _check_place(self, offer: OfferOutcome) -> None:
+    def _check_place(self, offer: OfferOutcome, *, drained_later: bool) -> None:
         assert offer.job is not None
         assert offer.job.run is not None
         writer = SqliteJobWriter(self.connection)
@@ -137,7 +138,8 @@ class Checker:
         ceiling = environment.max_vcpus_milli if environment is not None else 0
         reserved = writer.reserved_vcpus().get(key, 0)
         self.require(ceiling is None or reserved <= ceiling, "I7", f"{reserved} of {ceiling} are reserved in {name}")
-        self.require(agent is not None and not agent.draining, "I7", f"{offer.agent_id} gets an offer and is drained")
+        is_open = agent is not None and (drained_later or not agent.draining)
+        self.require(is_open, "I7", f"{offer.agent_id} gets an offer and is drained")
 
     def store_changed(self) -> None:
         """Look at everything: a commit that failed may have been applied."""
