@@ -155,7 +155,7 @@ class Nemesis:
             self._later(self._a_while(), self._scene.store.start)
 
     def _store_restore(self) -> None:
-        """Set the store back to a backup of a while ago, when the agents have stopped and their runs are over: that is assumed."""
+        """Set the store back to a backup, when the agents have stopped and their runs are over: that is assumed."""
         store = self._scene.store
         copy = store.connection.serialize()
         outage_s = store.leader_lease_s * 1.05 + self._longer_than_a_lease()
