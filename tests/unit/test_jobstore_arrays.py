@@ -404,12 +404,6 @@ def test_many_commands_of_one_group_see_each_other(store: Store) -> None:
     assert [outcome.refusal is None for outcome in result.committed.effects.offers] == [False, True]
 
 
-def test_a_child_has_no_tags(store: Store) -> None:
-    array = store.submit_array()
-    with pytest.raises(InvalidRequestError, match="array:1 is a child of an array job"):
-        store.do(lambda group: group.change_tags(child_key(array, 1), {"a": "b"}, ()))
-
-
 # What others see
 
 

@@ -257,11 +257,3 @@ class Arrays:
         assert array.children is not None
         self.changed[array.key] = array
         return array.children
-
-
-def check_taggable(job: Job) -> None:
-    """Raise InvalidRequestError for a child."""
-    if job.parent is not None:
-        raise InvalidRequestError(
-            f"Job {job.key.job_id} is a child of an array job and has no tags of its own", field="resourceArn"
-        )

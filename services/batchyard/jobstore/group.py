@@ -30,7 +30,7 @@ from batchyard.domain.lifecycle import (
 )
 from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.resources import merged_tags
-from batchyard.jobstore.arrays import Arrays, check_taggable
+from batchyard.jobstore.arrays import Arrays
 from batchyard.jobstore.effects import (
     Committed,
     DrainOutcome,
@@ -256,7 +256,6 @@ class Group:
         job = self._job(key)
         if job is None:
             raise NotFoundError(f"Job {key.job_id} does not exist")
-        check_taggable(job)
         tags = self._changes.tags.get(job.sequence)
         if tags is None:
             tags = self._storage.changed_tags(job.sequence)

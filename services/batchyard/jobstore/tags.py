@@ -17,7 +17,6 @@ from batchyard.api.scheduler.v1.job_tags_service_pb2 import (
 from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import JobTagsServiceServicer
 from batchyard.domain.errors import NotFoundError
 from batchyard.domain.jobs import JobId, JobKey
-from batchyard.jobstore.arrays import check_taggable
 from batchyard.jobstore.service import Reading
 from batchyard.jobstore.views import tags_of
 from batchyard.jobstore.writer import Writer
@@ -38,7 +37,6 @@ class JobTagsServicer(JobTagsServiceServicer):
         records = await self._reading.ask(lambda reader: reader.describe([key]))
         if not records:
             raise NotFoundError(f"Job {key.job_id} does not exist")
-        check_taggable(records[0].job)
         return ListJobTagsResponse(tags=tags_of(records[0], JobSpec.FromString(records[0].spec)))
 
     async def ChangeJobTags(  # noqa: N802
