@@ -21,6 +21,9 @@ PATIENCE_S: Final = 400.0
 """Of tests that start thousands of processes; a bound, not an expectation."""
 
 
+pytestmark = pytest.mark.timeout(900)
+
+
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     running = start_up(tmp_path_factory.mktemp("arrays") / "data")

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection
 from dataclasses import astuple
 
 from batchyard.agent.launcher.ledger import Fence, Need
+from batchyard.domain.arrays import Children
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobId, JobKey
 from batchyard.domain.lifecycle import TERMINAL, UNSTARTED_LOSSES_MAX, JobState, RunState
 from batchyard.jobstore.effects import Committed, OfferOutcome
 from batchyard.storage.jobs import EnvironmentKey
 from batchyard.storage.sqlite.job_reader import SqliteJobReader
 from batchyard.storage.sqlite.jobs import SqliteJobWriter
+from simulation.arrays import Arrays
 from simulation.kernel import Kernel
 from support.jobs import NAMESPACE
 
@@ -34,6 +36,7 @@ class Checker:
         self.ceilings: dict[str, int] = {}
         """Thousandths of a vCPU, by compute environment."""
         self.dependencies: dict[JobId, Collection[JobId]] = {}
+        self.arrays = Arrays()
         self.acknowledged: set[JobId] = set()
         self.was_rolled_back = False
         self.stopped: set[JobId] = set()
@@ -82,7 +85,7 @@ class Checker:
         self._attempts.add((name, attempt))
         self.starts[name] += 1
         self.require(self.starts[name] <= job.attempts_allowed, "I5", f"{name} starts {self.starts[name]} times")
-        for dependency in self.dependencies.get(name, ()):
+        for dependency in (*self.dependencies.get(self.arrays.array_of(name), ()), *self.arrays.dependencies(name)):
             state = self._job(dependency).state
             self.require(state is JobState.SUCCEEDED, "I6", f"{name} starts while {dependency} is {state.name}")
         self.live[fence] = (host, job)
@@ -115,7 +118,8 @@ class Checker:
     def committed(self, committed: Committed) -> None:
         """Take in a commit."""
         for change in committed.changes:
-            self._moved(change.key, change.state)
+            for single in change.each():
+                self._moved(single.key, single.state)
         for ended in committed.effects.ended:
             self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
         for offer in committed.effects.offers:
@@ -178,8 +182,9 @@ class Checker:
 
     def stop_acknowledged(self, job_id: JobId, *, terminated: bool) -> None:
         """Take in that a client was told that its cancel or terminate was done."""
-        if terminated or self.starts[job_id] == 0:
-            self.stopped.add(job_id)
+        for name in (job_id, *self.arrays.children(job_id)):
+            if terminated or self.starts[name] == 0:
+                self.stopped.add(name)
 
     def rolled_back(self) -> None:
         """Take in that the store is what it was once: what has happened since then it may ask for again.
@@ -207,7 +212,7 @@ class Checker:
     def check_end(self) -> None:
         """Check what must hold when the faults are over and everything had its time."""
         jobs = {job.key.job_id: job for job in self._all_jobs()}
-        names = Counter(job.job_name for job in jobs.values())
+        names = Counter(job.job_name for job in jobs.values() if job.parent is None)
         self.require(not any(count > 1 for count in names.values()), "I11", f"taken in twice: {names.most_common(1)}")
         for job_id in sorted(self.acknowledged):
             self.require(job_id in jobs, "I1", f"{job_id} was acknowledged and is not there")
@@ -223,17 +228,27 @@ class Checker:
                 self.require(
                     said is None or said == code, "I8", f"{attempt} of {job.key.job_id}: it exited with {code}"
                 )
-            if job.state is JobState.SUCCEEDED:
+            if job.state is JobState.SUCCEEDED and job.children is None:
                 code = self._exit_codes.get(job.task_id or "")
                 self.require(code == 0, "I8", f"{job.key.job_id} succeeded, and exited with {code}")
+            if job.children is not None:
+                self._check_children(job, job.children)
         self.require(not self.live, "I10", f"these run without an owner: {sorted(self.live)}")
+
+    def _check_children(self, array: Job, children: Children) -> None:
+        states = Counter(self._job(name).state for name in self.arrays.children(array.key.job_id))
+        counts = {state: count for state, count in children.summary().items() if count}
+        self.require(states == counts, "I1", f"children of {array.key.job_id} are {states}, its summary {counts}")
+        self.require(states.keys() <= TERMINAL, "I10", f"{array.key.job_id} is over, its children {states}")
+        expected = JobState.SUCCEEDED if states.keys() == {JobState.SUCCEEDED} else JobState.FAILED
+        self.require(array.state is expected, "I1", f"{array.key.job_id} is {array.state.name}, its children {states}")
 
     def _attempts_of(self, job: Job) -> Collection[Attempt]:
         (record,) = SqliteJobReader(self.connection).describe([job.key])
         return record.attempts
 
     def _job(self, job_id: JobId) -> Job:
-        (job,) = SqliteJobWriter(self.connection).jobs([JobKey(NAMESPACE, job_id)])
+        _, (job,) = SqliteJobReader(self.connection).jobs_at([JobKey(NAMESPACE, job_id)])
         return job
 
     def _all_jobs(self) -> list[Job]:

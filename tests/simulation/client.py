@@ -10,6 +10,7 @@ from batchyard.domain.errors import UnavailableError
 from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.jobstore.group import Submission
 from batchyard.storage.jobs import RequestKey
+from simulation.arrays import ArrayRequest
 from simulation.checker import Checker
 from simulation.kernel import Kernel, Life
 from simulation.network import Network
@@ -17,6 +18,9 @@ from support.jobs import NAMESPACE
 
 SITE: Final = "client"
 TRIES_MAX: Final = 5
+ARRAYS: Final = 0.12
+"""Share of arrays among the submits."""
+ARRAY_SIZES: Final = (3, 8)
 
 
 class Client:
@@ -58,7 +62,17 @@ class Client:
             attempts_allowed=rng.choice((1, 2, 3)),
             created_at=0,
         )
-        self._try(Submission(job, b"", depends_on), spec, 1)
+        self._try(self._array(Submission(job, b"", depends_on), spec), spec, 1)
+
+    def _array(self, submission: Submission, spec: run_pb2.JobSpec) -> Submission:
+        """Make an array of some jobs, which may wait child by child for each other or for an earlier array."""
+        if not self._kernel.chance(ARRAYS):
+            return submission
+        size = self._kernel.rng.choice(ARRAY_SIZES)
+        spec.array_size = size
+        alike = [key for key in self._known if len(self._checker.arrays.children(key.job_id)) == size]
+        paired_with = (self._kernel.rng.choice(alike),) if alike and self._kernel.chance(0.6) else ()
+        return replace(submission, array_size=size, sequential=self._kernel.chance(0.3), paired_with=paired_with)
 
     def _try(self, submission: Submission, spec: run_pb2.JobSpec, tries: int) -> None:
         # Each try gets an id of its own; only that of the first one that was taken in may come to life.
@@ -66,6 +80,10 @@ class Client:
         key = JobKey(NAMESPACE, JobId(name if tries == 1 else f"{name}.{tries}"))
         spec.job_id = key.job_id
         self._checker.dependencies[key.job_id] = [dependency.job_id for dependency in submission.depends_on]
+        if submission.array_size:
+            self._checker.arrays.requests[key.job_id] = ArrayRequest(
+                submission.array_size, submission.sequential, [other.job_id for other in submission.paired_with]
+            )
         mine = replace(submission, job=replace(submission.job, key=key), spec=spec.SerializeToString())
 
         def answered(answer: object) -> None:
@@ -91,6 +109,9 @@ class Client:
             self._stop(self._kernel.rng.choice(self._known))
 
     def _stop(self, key: JobKey) -> None:
+        children = self._checker.arrays.children(key.job_id)
+        if children and self._kernel.chance(0.5):
+            key = JobKey(NAMESPACE, self._kernel.rng.choice(children))
         kind = self._kernel.rng.choice(("cancel", "terminate"))
 
         def answered(_: object) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar, cast
 
 from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
+from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange as JobChangeMessage
 from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest, WatchJobsResponse
 from batchyard.domain.errors import BatchyardError, HistoryGoneError
 from batchyard.domain.jobs import JobChange
@@ -129,20 +130,28 @@ class Watcher:
         self._revision = message.revision
         for change in message.changes:
             state = JobState[JobStatus.Name(change.status).removeprefix("JOB_STATUS_")]
-            require(change.job_id not in self._over, "I12", f"{change.job_id} is {state.name} after its end")
-            if state in TERMINAL:
-                self._over.add(change.job_id)
-            self._seen.append((message.revision, change.job_id, state))
+            for job_id in _names(change):
+                require(job_id not in self._over, "I12", f"{job_id} is {state.name} after its end")
+                if state in TERMINAL:
+                    self._over.add(job_id)
+                self._seen.append((message.revision, job_id, state))
 
     def check_end(self, connection: sqlite3.Connection) -> None:
         """Check that all that has happened was seen, in its order."""
         happened: list[tuple[int, str, JobState]] = []
         for revision, changes in SqliteJobReader(connection).changes_after(self._first, 1 << 30):
-            happened += [(revision, change.key.job_id, change.state) for change in changes if _is_watched(change)]
+            singles = [single for change in changes for single in change.each() if _is_watched(single)]
+            happened += [(revision, single.key.job_id, single.state) for single in singles]
         seen = set(self._seen)
         missed = [change for change in happened if change not in seen]
         self._checker.require(not missed, "I12", f"the watcher was not told of {missed}")
         self._checker.require(self._seen == happened, "I12", "the watcher was told in another order")
+
+
+def _names(change: JobChangeMessage) -> list[str]:
+    """Return the jobs that a message speaks of: one, or children of an array."""
+    indices = [index for span in change.children for index in range(span.first, span.last + 1)]
+    return [f"{change.job_id}:{index}" for index in indices] or [change.job_id]
 
 
 def _is_watched(change: JobChange) -> bool:

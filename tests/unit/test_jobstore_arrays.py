@@ -1,11 +1,12 @@
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
 
 from batchyard.domain.arrays import each, from_bytes
 from batchyard.domain.errors import InvalidRequestError
-from batchyard.domain.jobs import AgentId, Job, JobKey, child_key
+from batchyard.domain.jobs import AgentId, Job, JobKey, RunReport, child_key
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunEnd, RunState
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group, Submission
@@ -181,6 +182,15 @@ def test_an_array_fails_with_all_its_children_when_what_it_depends_on_has_failed
         job = store.seen(key)
         assert (job.state, job.status_reason, job.stopped_at) == (FAILED, "Dependent Job failed", None)
     assert rows(store) == 3
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_what_an_array_depends_on_may_end_in_one_commit(store: Store, exit_code: int) -> None:
+    first, second = store.submit("first"), store.submit("second")
+    array = store.submit_array(after=("first", "second"))
+    ends = [RunReport(store.offer(key).fence, key, RunState.DONE, 3, 2, exit_code=exit_code) for key in (first, second)]
+    store.group(*(partial(Group.report, agent_id=AGENT, incarnation=1, report=end) for end in ends))
+    assert store.states(array) == [RUNNABLE if exit_code == 0 else FAILED] * 3
 
 
 def test_a_job_waits_for_the_end_of_an_array_or_for_a_single_child(store: Store) -> None:

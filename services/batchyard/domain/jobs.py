@@ -224,6 +224,7 @@ def child_without_row(array: Job, index: int) -> Job | None:
         cancelled=was_stopped and array.cancelled,
         terminated=was_stopped and not array.cancelled,
         stopped_at=None,
+        ended_at=None,
     )
     if state is JobState.FAILED:
         child.status_reason = array.stop_reason if was_stopped else REASON_DEPENDENCY_FAILED

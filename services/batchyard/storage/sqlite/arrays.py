@@ -27,13 +27,16 @@ def put_pairings(db: sqlite3.Connection, pairings: Iterable[tuple[int, int]]) ->
 
 
 def load_children(db: sqlite3.Connection, arrays: Sequence[Job]) -> None:
-    """Give arrays that were just read what they know of their children."""
-    for start in range(0, len(arrays), _KEYS_A_QUERY):
-        part = {array.sequence: array for array in arrays[start : start + _KEYS_A_QUERY]}
+    """Give arrays that were just read what they know of their children; an array may be there more than once."""
+    sequences = list({array.sequence for array in arrays})
+    found: dict[int, Children] = {}
+    for start in range(0, len(sequences), _KEYS_A_QUERY):
+        part = sequences[start : start + _KEYS_A_QUERY]
         marks = ", ".join("?" * len(part))
         query = f"SELECT sequence, {', '.join(_MEMBERS)} FROM arrays WHERE sequence IN ({marks})"  # noqa: S608
-        for row in db.execute(query, list(part)):
-            part[row[0]].children = _children(row[1:])
+        found.update((row[0], _children(row[1:])) for row in db.execute(query, part))
+    for array in arrays:
+        array.children = found[array.sequence]
 
 
 def front_of(jobs: Iterable[Job], limit: int) -> list[Job]:
