@@ -12,7 +12,8 @@ from batchyard.storage.jobs import Dependency, FinishedJob, JobWriter, Removal
 
 JOBS_A_STEP: Final = 200
 DEPENDENCIES_A_STEP: Final = 1000
-EVENTS_A_STEP: Final = 200
+EVENTS_A_STEP: Final = 50
+"""Commits; the record of one may take hundreds of kilobytes."""
 ANSWERS_A_STEP: Final = 1000
 AGENTS_A_STEP: Final = 200
 
