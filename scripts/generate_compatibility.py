@@ -55,6 +55,7 @@ class Statements:
 
     tables: dict[tuple[str, ...], dict[str, str]]
     tests: dict[str, str]
+    profiles: list[dict[str, str]]
     used: set[tuple[tuple[str, ...], str]] = field(default_factory=set)
 
     @classmethod
@@ -67,7 +68,7 @@ class Statements:
         for operation, sides in data["operations"].items():
             for side, table in sides.items():
                 tables[operation, side] = table
-        return cls(tables, data["tests"])
+        return cls(tables, data["tests"], data["profiles"])
 
     def entry(self, place: tuple[str, ...], member: str) -> Entry:
         """Return what is said of a member; exit if nothing is, or if it names a test that does not exist."""
@@ -84,14 +85,15 @@ class Statements:
             raise SystemExit(f"members.toml has no such status: {table[name]}")
         if status == "acted" and not test:
             raise SystemExit(f"members.toml names no test that shows {'.'.join(place)}.{member}")
-        return Entry(STATUSES[status], self._checked(test) if test else "", word.endswith(WHOLE))
+        return Entry(STATUSES[status], self.checked(test) if test else "", word.endswith(WHOLE))
 
     def unused(self) -> list[str]:
         """Return the entries that are for nothing."""
         known = {(place, name) for place, table in self.tables.items() for name in table}
         return sorted(f"{'.'.join(place)}.{name}" for place, name in known - self.used)
 
-    def _checked(self, test: str) -> str:
+    def checked(self, test: str) -> str:
+        """Return a test as the page shows it; exit if there is none of this name."""
         alias, _, function = test.partition("::")
         path = self.tests.get(alias, "")
         if not path or f"def {function}(" not in _text_of(path):
@@ -137,6 +139,10 @@ class Page:
         return _FRAME.format(
             version=botocore.__version__,
             counts=counts,
+            profiles="\n".join(
+                f"| {row['what']} | {row['seed']} | {row['aws']} | {self._statements.checked(row['test'])} |"
+                for row in self._statements.profiles
+            ),
             there=len(there),
             all=len(there) + len(missing),
             missing=", ".join(missing),
@@ -238,6 +244,15 @@ Made by `scripts/generate_compatibility.py` from botocore {version} and the desc
 | members | number |
 | --- | --- |
 {counts}
+
+## The two profiles
+
+Where one request has two meanings, that of the document of 2016 is the default, and `--compat aws` takes today's. What
+today's service accepts beyond that document is accepted in both.
+
+| | `--compat seed` | `--compat aws` | shown by |
+| --- | --- | --- | --- |
+{profiles}
 
 ## Operations
 

@@ -151,7 +151,8 @@ def compat() -> Decorator:
         type=click.Choice([profile.value for profile in Compat]),
         default=Compat.SEED.value,
         callback=lambda _context, _parameter, value: Compat(value),
-        help="Which queue is served first: seed, the lower priority number; aws, the higher one.",
+        help="Whose meaning wins where the 2016 document and today's service differ. Queues: seed serves the lower "
+        "priority number first, aws the higher one. See docs/compatibility.md for the others.",
     )
 
 
