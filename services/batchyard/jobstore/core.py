@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from batchyard.domain.errors import BatchyardError
 from batchyard.domain.jobs import JobKey
 from batchyard.jobstore.effects import Committed
-from batchyard.jobstore.group import Group, Numbers
+from batchyard.jobstore.group import Group
+from batchyard.jobstore.moves import Numbers
 from batchyard.storage.jobs import JobWriter, StorageError
 
 _log = logging.getLogger(__name__)
