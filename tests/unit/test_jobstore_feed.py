@@ -1,9 +1,20 @@
 """What followers are told of commits."""
 
 import anyio
+import pytest
 
+from batchyard.domain.jobs import JobChange
+from batchyard.domain.lifecycle import JobState
+from batchyard.jobstore import feed as feed_module
+from batchyard.jobstore.effects import Committed, Effects
 from batchyard.jobstore.feed import Feed
 from batchyard.storage.jobs import Counters, Leader
+from support.jobs import a_key
+
+
+def _commit(revision: int, *names: str) -> Committed:
+    changes = [JobChange(a_key(name), name, "queue", JobState.FAILED, None, 1, 0, None, None, None) for name in names]
+    return Committed(revision, written=True, effects=Effects(), changes=changes, decided=set())
 
 
 def _counters(revision: int) -> Counters:
@@ -29,3 +40,22 @@ async def test_a_store_that_is_opened_anew_wakes_those_who_wait_for_a_commit() -
         tasks.cancel_scope.cancel()
     assert woken
     assert feed.changes_after(1) is None
+
+
+def test_the_newest_commits_are_remembered_as_far_as_a_number_of_changes_reaches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "CHANGES_IN_MEMORY", 3)
+    feed = Feed()
+    feed.opened(_counters(1))
+    commits = [_commit(2, "a"), _commit(3, "b", "c"), _commit(5, "d")]
+    for commit in commits:
+        feed.committed(commit)
+    assert feed.changes_after(1) is None
+    assert feed.changes_after(2) == [(commit.revision, commit.changes) for commit in commits[1:]]
+    assert feed.changes_after(3) == [(5, commits[2].changes)]
+    assert feed.changes_after(5) == []
+    large = _commit(6, *"efghij")
+    feed.committed(large)
+    assert feed.changes_after(4) is None
+    assert feed.changes_after(5) == [(6, large.changes)]

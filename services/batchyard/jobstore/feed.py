@@ -9,7 +9,8 @@ from batchyard.domain.jobs import JobChange, JobKey
 from batchyard.jobstore.effects import Committed, Effects
 from batchyard.storage.jobs import Counters
 
-COMMITS_IN_MEMORY: Final = 4096
+CHANGES_IN_MEMORY: Final = 20_000
+"""Of the newest commits; whoever is further behind reads from the store."""
 
 
 class Subscription:
@@ -76,7 +77,8 @@ class Feed:
 
     def __init__(self) -> None:
         self.revision = 0
-        self._recent: deque[tuple[int, list[JobChange]]] = deque(maxlen=COMMITS_IN_MEMORY)
+        self._recent: deque[tuple[int, list[JobChange]]] = deque()
+        self._remembered = 0
         self._complete_after = 0
         self._changed = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -86,6 +88,7 @@ class Feed:
         """Begin at the state of a store that was just read: what was known of the one before counts no more."""
         self.revision = self._complete_after = counters.revision
         self._recent.clear()
+        self._remembered = 0
         # The commit that failed may have been applied: whoever waits for the next one must look.
         self._wake_watches()
         error = UnavailableError("the job store was opened anew")
@@ -101,9 +104,7 @@ class Feed:
         """Tell everybody of a commit."""
         self.revision = committed.revision
         if committed.changes:
-            if len(self._recent) == COMMITS_IN_MEMORY:
-                self._complete_after = self._recent[0][0]
-            self._recent.append((committed.revision, committed.changes))
+            self._remember(committed.revision, committed.changes)
             self._wake_watches()
         if self._subscription is not None:
             self._subscription.push(committed)
@@ -111,6 +112,13 @@ class Feed:
             for future in self._undecided.pop(key):
                 if not future.done():
                     future.set_result(None)
+
+    def _remember(self, revision: int, changes: list[JobChange]) -> None:
+        self._recent.append((revision, changes))
+        self._remembered += len(changes)
+        while self._remembered > CHANGES_IN_MEMORY and len(self._recent) > 1:
+            self._complete_after, forgotten = self._recent.popleft()
+            self._remembered -= len(forgotten)
 
     def subscribe(self, subscription: Subscription, replaced: Exception) -> None:
         """Send effects to this subscription; an older one is closed with the error."""
