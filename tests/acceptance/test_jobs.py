@@ -103,20 +103,21 @@ def test_a_failed_attempt_is_tried_again_in_a_new_log_stream(account: Account) -
     assert [account.lines_of(stream) for stream in streams] == [["attempt 1"], ["attempt 2"], ["attempt 3"]]
 
 
-def test_a_rule_of_the_retry_strategy_ends_a_job_that_has_attempts_left(account: Account) -> None:
-    account.define(retryStrategy={"attempts": 5})
+def test_the_first_rule_that_matches_decides_and_what_none_matches_is_tried_again(account: Account) -> None:
+    account.define(retryStrategy={"attempts": 1})
     rules = [
         {"onExitCode": "4*", "action": "retry"},
         {"onStatusReason": "Essential container*", "onExitCode": "3", "action": "EXIT"},
+        {"onExitCode": "44", "action": "EXIT"},
     ]
     job_id = account.submit(
-        ["sh", "-c", "exit $((44 - 41 * ($AWS_BATCH_JOB_ATTEMPT - 1)))"],
-        retryStrategy={"attempts": 4, "evaluateOnExit": rules},
+        ["sh", "-c", "set -- 44 7 3 0; shift $(($AWS_BATCH_JOB_ATTEMPT - 1)); exit $1"],
+        retryStrategy={"attempts": 5, "evaluateOnExit": rules},
     )
     job = account.wait(job_id)
     assert job["status"] == "FAILED"
-    assert [attempt["container"]["exitCode"] for attempt in job["attempts"]] == [44, 3]
-    assert job["retryStrategy"] == {"attempts": 4, "evaluateOnExit": rules}
+    assert [attempt["container"]["exitCode"] for attempt in job["attempts"]] == [44, 7, 3]
+    assert job["retryStrategy"] == {"attempts": 5, "evaluateOnExit": rules}
 
 
 def test_the_environment_says_which_job_this_is(account: Account) -> None:
