@@ -29,7 +29,7 @@ from batchyard.domain.names import Caller
 from batchyard.storage.sqlite.database import connect
 from benchmarks.floor import measure_floor
 from benchmarks.http_client import post_all
-from benchmarks.machine import cpu_us, processes_of, system
+from benchmarks.machine import cpu_us, peak_mib, processes_of, system
 from support.installation import Installation, start_up
 from support.native import NativeClient
 
@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--jobs", type=int, default=2000, help="jobs of the end-to-end benchmark")
+    parser.add_argument("--array", type=int, default=10_000, help="children of the array that is run")
     parser.add_argument("--calls", type=int, default=4000, help="calls of the submission benchmarks")
     arguments = parser.parse_args()
     for name in arguments.names or BENCHMARKS:
@@ -150,6 +151,30 @@ async def run_jobs(_installation: Installation, client: NativeClient, n: int) ->
     return Measurement(seconds, {"exit_codes": await exit_codes(client, list(ended))})
 
 
+async def run_array(installation: Installation, client: NativeClient, n: int) -> Measurement:
+    """Submit an array of n children and watch until it has ended."""
+    await register(client)
+    request = a_submission()
+    request.array_properties.size = n
+    begin = time.perf_counter()
+    job_id = (await client.jobs.SubmitJob(request, **client.call)).job_id
+    submitted = time.perf_counter()
+    async with asyncio.timeout(DEADLINE_S):
+        watching = client.operations.WatchJobs(WatchJobsRequest(job_ids=[job_id]), metadata=client.metadata)
+        async for response in watching:
+            if response.changes and response.changes[-1].status in (JOB_STATUS_SUCCEEDED, JOB_STATUS_FAILED):
+                break
+    seconds = time.perf_counter() - begin
+    return Measurement(
+        seconds,
+        {
+            "exit_codes": await exit_codes(client, [f"{job_id}:{index}" for index in range(n)]),
+            "submit_ms": round(1000 * (submitted - begin), 1),
+            "peak_mib": {name: peak_mib(process.pid) for name, process in installation.processes.items()},
+        },
+    )
+
+
 async def exit_codes(client: NativeClient, job_ids: list[str]) -> dict[str, int]:
     """Count the exit codes that the jobs are described with."""
     codes: Counter[str] = Counter()
@@ -194,6 +219,7 @@ async def submit_by_grpc(_installation: Installation, client: NativeClient, n: i
 
 BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], tuple[Benchmark, int, tuple[str, ...]]]]] = {
     "jobs": lambda arguments: (run_jobs, arguments.jobs, ()),
+    "array": lambda arguments: (run_array, arguments.array, ()),
     "submit-http": lambda arguments: (submit_by_http, arguments.calls, ("--no-agent",)),
     "submit-grpc": lambda arguments: (submit_by_grpc, arguments.calls, ("--no-agent",)),
 }

@@ -50,3 +50,10 @@ def _cpu_us(pid: int) -> float:
 
 def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
+
+
+def peak_mib(pid: int) -> int:
+    """Return the most memory that a process has ever had resident."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) // 1024

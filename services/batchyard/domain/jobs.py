@@ -1,19 +1,18 @@
 """A job as the store holds it: what changes about it, apart from what was submitted."""
 
-import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, NewType
+from typing import Final, NamedTuple, NewType
 
-from batchyard.domain.arrays import VERSION_WITHOUT_ROW, Children, each, from_bytes
+from batchyard.domain.arrays import SIZE_MAX, VERSION_WITHOUT_ROW, Children, each, from_bytes
 from batchyard.domain.lifecycle import REASON_DEPENDENCY_FAILED, JobState, RunEnd, RunState
 from batchyard.domain.retries import ExitRule
 
 JobId = NewType("JobId", str)
 AgentId = NewType("AgentId", str)
 
-_CHILD_ID = re.compile(r"(?P<array>.+):(?P<index>0|[1-9][0-9]{0,3})", re.DOTALL)
+_DIGITS_MAX: Final = len(str(SIZE_MAX - 1))
 
 
 class JobKey(NamedTuple):
@@ -197,8 +196,9 @@ def child_key(array: JobKey, index: int) -> JobKey:
 
 def array_and_index(key: JobKey) -> tuple[JobKey, int] | None:
     """Return the array that a child's key belongs to, and the child's index; None for other keys."""
-    match = _CHILD_ID.fullmatch(key.job_id) if ":" in key.job_id else None
-    return (JobKey(key.namespace, JobId(match["array"])), int(match["index"])) if match is not None else None
+    array_id, _, index = key.job_id.rpartition(":")
+    is_index = index.isascii() and index.isdigit() and len(index) <= _DIGITS_MAX and (index[0] != "0" or index == "0")
+    return (JobKey(key.namespace, JobId(array_id)), int(index)) if array_id and is_index else None
 
 
 def child_without_row(array: Job, index: int) -> Job | None:
