@@ -1,6 +1,7 @@
 """Random messages, and AWS's JSON as protobuf's own printer would have it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, cast
 
@@ -66,42 +67,52 @@ def _single_values_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 def aws_json_by_oracle(message: Message) -> dict[str, Any]:
     """Return what `json_format` prints for a message, changed in what AWS's JSON is different in.
 
-    That is numbers for 64-bit integers, enum words without the enum's name, and some lists and maps even when empty.
+    That is numbers for 64-bit integers, enum words without the enum's name, some names of members, and some lists and
+    maps even when empty.
     """
-    members = _changed(json_format.MessageToDict(message), descriptor_of(message), _to_aws)
+    members = _changed(json_format.MessageToDict(message), descriptor_of(message), _TO_AWS)
     return _with_empty_containers(members, descriptor_of(message))
 
 
 def message_by_oracle(members: dict[str, Any], descriptor: Descriptor) -> Message:
     """Return the message that `json_format` makes of AWS's JSON."""
-    return json_format.ParseDict(_changed(members, descriptor, _from_aws), GetMessageClass(descriptor)())
+    return json_format.ParseDict(_changed(members, descriptor, _FROM_AWS), GetMessageClass(descriptor)())
 
 
-def _changed(
-    members: dict[str, Any], descriptor: Descriptor, change: Callable[[FieldDescriptor, Any], Any]
-) -> dict[str, Any]:
-    fields = {field.json_name: field for field in descriptor.fields}
-    return {name: _changed_value(value, fields[name], change) for name, value in members.items()}
+@dataclass(frozen=True)
+class _Change:
+    """From one JSON to the other."""
+
+    value: Callable[[FieldDescriptor, Any], Any]
+    old_name: Callable[[FieldDescriptor], str]
+    new_name: Callable[[FieldDescriptor], str]
 
 
-def _changed_value(value: Any, field: FieldDescriptor, change: Callable[[FieldDescriptor, Any], Any]) -> Any:
+def _changed(members: dict[str, Any], descriptor: Descriptor, change: _Change) -> dict[str, Any]:
+    fields = {change.old_name(field): field for field in descriptor.fields}
+    return {
+        change.new_name(fields[name]): _changed_value(value, fields[name], change) for name, value in members.items()
+    }
+
+
+def _changed_value(value: Any, field: FieldDescriptor, change: _Change) -> Any:
     if isinstance(value, list):
         return [_changed_value(item, field, change) for item in value]
     if field.message_type is None:
-        return change(field, value)
+        return change.value(field, value)
     if field.message_type.GetOptions().map_entry:
-        return {key: change(field.message_type.fields_by_name["value"], item) for key, item in value.items()}
+        return {key: change.value(field.message_type.fields_by_name["value"], item) for key, item in value.items()}
     return _changed(value, field.message_type, change)
 
 
 def _with_empty_containers(members: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
     for field in descriptor.fields:
-        kind = field.message_type
+        kind, name = field.message_type, _aws_name(field)
         is_map = kind is not None and kind.GetOptions().map_entry
         if field.is_repeated and _rules(field).always_printed:
-            members.setdefault(field.json_name, {} if is_map else [])
-        if kind is not None and not is_map and field.json_name in members:
-            nested = members[field.json_name]
+            members.setdefault(name, {} if is_map else [])
+        if kind is not None and not is_map and name in members:
+            nested = members[name]
             for item in nested if field.is_repeated else [nested]:
                 _with_empty_containers(item, kind)
     return members
@@ -115,6 +126,18 @@ def _to_aws(field: FieldDescriptor, value: Any) -> Any:
 
 def _from_aws(field: FieldDescriptor, value: Any) -> Any:
     return _prefix_of(field) + value if field.enum_type is not None else value
+
+
+def _json_name(field: FieldDescriptor) -> str:
+    return field.json_name
+
+
+def _aws_name(field: FieldDescriptor) -> str:
+    return _rules(field).aws_name or field.json_name
+
+
+_TO_AWS: Final = _Change(_to_aws, _json_name, _aws_name)
+_FROM_AWS: Final = _Change(_from_aws, _aws_name, _json_name)
 
 
 def _rules(field: FieldDescriptor) -> annotations_pb2.FieldRules:
