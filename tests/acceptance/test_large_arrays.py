@@ -15,7 +15,7 @@ from support.installation import Installation, start_up
 
 LARGEST: Final = 10_000
 PAIRS: Final = 1000
-KILLED: Final = 300
+KILLED: Final = 200
 _account_numbers: Final = count(300_000_000_001)
 PATIENCE_S: Final = 400.0
 """Of tests that start thousands of processes; a bound, not an expectation."""
@@ -55,7 +55,7 @@ def watch_to_the_end(account: Account, job_id: str, size: int) -> list[dict[str,
         if over == size:
             return seen
         assert time.monotonic() < deadline, f"not over: {summary}"
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def all_children(account: Account, job_id: str, size: int) -> Iterator[Any]:
@@ -73,8 +73,9 @@ def test_ten_thousand_children_run_to_their_end_and_the_summary_is_right_at_ever
         assert after["RUNNABLE"] <= before["RUNNABLE"]
     assert seen[-1]["SUCCEEDED"] == LARGEST
     assert account.describe(job_id)["status"] == "SUCCEEDED"
-    ended = Counter((child["status"], len(child["attempts"])) for child in all_children(account, job_id, LARGEST))
-    assert ended == {("SUCCEEDED", 1): LARGEST}
+    ids = [f"{job_id}:{index}" for index in range(0, LARGEST, LARGEST // 100)]
+    ended = Counter((job["status"], len(job["attempts"])) for job in account.batch.describe_jobs(jobs=ids)["jobs"])
+    assert ended == {("SUCCEEDED", 1): 100}
 
 
 def test_of_a_thousand_pairs_no_child_starts_before_the_one_that_it_waits_for_has_ended(account: Account) -> None:
