@@ -27,9 +27,8 @@ Deed = Callable[[], str]
 class Nemesis:
     """Chooses by a seed; `done` counts its deeds by kind and victim."""
 
-    def __init__(self, running: Cluster, choices: random.Random, *, may_kill_engine: bool) -> None:
+    def __init__(self, running: Cluster, choices: random.Random) -> None:
         self._cluster = running
-        self._may_kill_engine = may_kill_engine
         self._random = choices
         self.done: Counter[tuple[str, str]] = Counter()
         self.missing = self._missing()
@@ -113,7 +112,7 @@ class Nemesis:
         engine = self._cluster.engine
         assert engine is not None
         began = boot_s()
-        if self._may_kill_engine and self._random.random() < 0.6:
+        if self._random.random() < 0.6:
             engine.kill()
             self._note("kill -9 of dockerd", "engine")
         else:

@@ -47,7 +47,7 @@ def run(minutes: float, seed: int | None = None, *, parent: Path | None = None) 
         has_containers = running.engine is not None
         clients = Clients(running.http_url, path, seed, containers=has_containers)
         clients.prepare()
-        nemesis = Nemesis(running, random.Random(seed + 1_000_000), may_kill_engine=minutes > CONTAINERS_FROM_MINUTES)
+        nemesis = Nemesis(running, random.Random(seed + 1_000_000))
         began = time.monotonic()
         with clients.running():
             while time.monotonic() - began < minutes * 60:

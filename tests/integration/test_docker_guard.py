@@ -30,6 +30,7 @@ from support.docker import (
     containers_of,
     create_container,
     docker_host,
+    engine_that_starts_nothing,
     name_of,
     pid_of,
     run_inside,
@@ -143,6 +144,20 @@ async def test_a_container_that_ended_before_the_lease_is_told_as_it_ended(tmp_p
         lease.close()
         with agent_process(tmp_path, port, docker_host):
             assert end_of(await scheduler.done(FIRST)) == (RunEnd.EXITED, 7)
+
+
+async def test_a_start_without_an_answer_is_not_made_again(tmp_path: Path, docker_host: str) -> None:
+    """An engine that is killed while it starts a container says afterwards that it has not."""
+    scheduler = FakeScheduler()
+    scheduler.offer(an_offer("true"))
+    async with serving(scheduler) as port, engine_that_starts_nothing(docker_host) as engine:
+        with agent_process(tmp_path / "agent", port, engine.url):
+            report = await scheduler.done(FIRST)
+            assert end_of(report) == (RunEnd.LOST, None)
+            assert "went away" in report.reason
+            agent_id = scheduler.registrations[0].agent_id
+            await eventually(lambda: not containers_of(docker_host, agent_id), "the container is removed")
+            assert engine.starts == 1
 
 
 async def test_what_is_created_and_not_started_is_removed_when_the_lease_is_over(

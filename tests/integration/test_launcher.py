@@ -389,6 +389,18 @@ def test_everything_ends_when_the_lease_does(tmp_path: Path) -> None:
     soon(lambda: not is_running(launcher_pid_of(tmp_path)), "the launcher ends")
 
 
+def test_what_is_offered_after_the_lease_does_not_wait_for_the_next(tmp_path: Path) -> None:
+    start_launcher(tmp_path)
+    launcher = LauncherClient(tmp_path)
+    launcher.send(capacity=[1000, 4096, 0], lease=[wire.now() - 1, 0], offers=[start_entry("true")])
+    launcher.until(FIRST, RunState.REVOKED)
+    launcher.send(lease=[wire.now() + 3600, 0], offers=[start_entry("true", fence=SECOND)])
+    assert launcher.until_done(SECOND)[1] == 0
+    launcher.send(exit=True)
+    launcher.close()
+    soon(lambda: not launcher_pid_of(tmp_path), "the launcher ends")
+
+
 def launcher_pid_of(folder: Path) -> int:
     """Return the process of a folder's launcher, or 0."""
     return next(iter(pids_with(str(folder))), 0)

@@ -47,6 +47,8 @@ class Checker:
         self.kill_slack_s = 0.0
         """How late a run may be killed whose time is over."""
         self._fences: set[Fence] = set()
+        self._begun: set[JobId] = set()
+        """Jobs that have started once, or that the store says are about to."""
         self._tasks: dict[Fence, str] = {}
         self._exit_codes: dict[str, int | None] = {}
         """Of processes that have ended, by task id."""
@@ -84,6 +86,7 @@ class Checker:
         self._fences.add(fence)
         self._attempts.add((name, attempt))
         self.starts[name] += 1
+        self._begun.add(name)
         self.require(self.starts[name] <= job.attempts_allowed, "I5", f"{name} starts {self.starts[name]} times")
         for dependency in (*self.dependencies.get(self.arrays.array_of(name), ()), *self.arrays.dependencies(name)):
             state = self._job(dependency).state
@@ -183,7 +186,7 @@ class Checker:
     def stop_acknowledged(self, job_id: JobId, *, terminated: bool) -> None:
         """Take in that a client was told that its cancel or terminate was done."""
         for name in (job_id, *self.arrays.children(job_id)):
-            if terminated or self.starts[name] == 0:
+            if terminated or name not in self._begun:
                 self.stopped.add(name)
 
     def rolled_back(self) -> None:
@@ -199,8 +202,10 @@ class Checker:
         self._attempts.clear()
         self._states = {key: job.state for key, job in jobs.items()}
         self._ends = {key: astuple(job) for key, job in jobs.items() if job.state in TERMINAL}
-        for key, job in jobs.items():
-            self.starts[key.job_id] = job.attempts_made
+        self.starts = Counter({key.job_id: job.attempts_made for key, job in jobs.items()})
+        self._begun = {
+            key.job_id for key, job in jobs.items() if job.attempts_made or job.state is not JobState.RUNNABLE
+        }
         self.on_rollback()
 
     # The end

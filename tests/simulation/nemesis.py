@@ -168,8 +168,6 @@ class Nemesis:
 
             def finish() -> None:
                 if self._kernel.now >= over_at:
-                    for machine in self._scene.machines:
-                        machine.host.launcher_dies()
                     store.restore(copy)
                 store.start()
 

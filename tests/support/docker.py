@@ -1,5 +1,6 @@
 """A container engine of the tests' own, with one image that no registry was asked for."""
 
+import asyncio
 import io
 import os
 import shutil
@@ -7,8 +8,8 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,53 @@ def an_engine() -> Iterator[OwnEngine]:
         yield engine
     finally:
         engine.close()
+
+
+class EngineThatStartsNothing:
+    """A way to an engine, on which every start of a container is cut off before it arrives."""
+
+    def __init__(self, url: str, socket: Path) -> None:
+        self._path = url.removeprefix("unix://")
+        self.url = f"unix://{socket}"
+        self.starts = 0
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass a connection on."""
+        engine_reader, engine_writer = await asyncio.open_unix_connection(self._path)
+        with suppress(OSError):
+            await asyncio.gather(self._ask(reader, engine_writer), _copy(engine_reader, writer))
+        for side in (engine_writer, writer):
+            side.close()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            request_line = data.partition(b"\r\n")[0]
+            if request_line.startswith(b"POST ") and b"/start" in request_line:
+                self.starts += 1
+                break
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def engine_that_starts_nothing(url: str) -> AsyncIterator[EngineThatStartsNothing]:
+    """Stand before an engine."""
+    # Not in a test's own folder: the address of a socket holds no more than 108 bytes.
+    with tempfile.TemporaryDirectory(prefix="by-") as folder:
+        way = EngineThatStartsNothing(url, Path(folder, "engine"))
+        server = await asyncio.start_unix_server(way.relay, Path(folder, "engine"))
+        try:
+            yield way
+        finally:
+            server.close()
 
 
 def open_files_limit() -> int:

@@ -257,13 +257,21 @@ class Launcher:
         self._ledger.claim(runs)
         started, failed = [], []
         for run in runs:
-            process = self._start_one(run)
+            process = self._start_one(run) if self._is_in_time(run) else None
             if process is None:
                 failed.append(run)
             else:
                 started.append((run, process.pid))
         self._note(lambda: self._journal.start(started))
         self._note(lambda: self._journal.finish(failed))
+
+    def _is_in_time(self, run: Run) -> bool:
+        """Look at the lease again: a disk can take longer over a claim than was left of it."""
+        now = wire.now()
+        if now < self._ledger.lease_deadline:
+            return True
+        self._ledger.finish(run, now, RunEnd.NEVER_STARTED, reason="The lease was over before the claim was on disk")
+        return False
 
     def _start_one(self, run: Run) -> Process | None:
         order = run.order
@@ -361,10 +369,13 @@ class Launcher:
 
     def _guard_lease(self, now: float) -> None:
         """End everything once the lease is over: from then on others may run the same jobs."""
-        if now < self._ledger.lease_deadline or self._guarded == self._ledger.lease_deadline:
+        if now < self._ledger.lease_deadline:
+            return
+        # Also what came after its end: when the lease is renewed, others may have been offered the same jobs.
+        self._ledger.revoke_waiting()
+        if self._guarded == self._ledger.lease_deadline:
             return
         self._guarded = self._ledger.lease_deadline
-        self._ledger.revoke_waiting()
         for process in self._processes.values():
             process.stop(RunEnd.LOST, now, 0)
         self._meet_deadlines(now)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import aiodocker
@@ -97,11 +97,13 @@ async def _copy_output(docker: aiodocker.Docker, container: DockerContainer, mak
         return False
     try:
         skip = file.tell()
-        async for data in engine.output_of(docker, container):
-            fresh = data[skip:]
-            skip = max(0, skip - len(data))
-            if fresh:
-                await to_thread.run_sync(file.write, fresh)
+        # Closed here, and its connection with it, also when this is cancelled while it writes.
+        async with aclosing(engine.output_of(docker, container)) as output:
+            async for data in output:
+                fresh = data[skip:]
+                skip = max(0, skip - len(data))
+                if fresh:
+                    await to_thread.run_sync(file.write, fresh)
     except engine.ENGINE_ERRORS:
         return False
     finally:

@@ -188,7 +188,11 @@ class DockerRuntime:
             await self._finish(run, RunEnd.LOST, reason="The container is gone")
             return False
         if state["Status"] == "created":
-            await self._finish(run, RunEnd.NEVER_STARTED, reason="The agent died before the container was started")
+            if container.id in self._guarded.known():
+                await self._guarded.kill(container.id)
+                await self._finish(run, RunEnd.LOST, reason="The agent died while it started the container")
+            else:
+                await self._finish(run, RunEnd.NEVER_STARTED, reason="The agent died before the container was started")
             return False
         if run.state is RunState.CLAIMED:
             self._ledger.start(run, wire.now() - _seconds_since(state["StartedAt"]))
@@ -245,6 +249,10 @@ class DockerRuntime:
                 await self._end(attendance, RunEnd.START_FAILED, reason=reason)
             else:
                 await self._end(attendance, attendance.stopped or RunEnd.STOPPED)
+        except engine.UnansweredStartError:
+            await self._guarded.kill(attendance.container)
+            reason = "The container engine went away while it started the container"
+            await self._end(attendance, RunEnd.LOST, reason=reason)
         else:
             if container is not None and is_started:
                 self._ledger.start(run, wire.now())
@@ -264,7 +272,10 @@ class DockerRuntime:
         # However long the disk takes: the guard must know it first.
         while self._may_start(attendance) and not self._guarded.may_run(container.id):  # noqa: ASYNC110
             await anyio.sleep(DISK_RETRY_S)
-        return await engine.start(container, lambda: self._may_start(attendance))
+        if not self._may_start(attendance):
+            return False
+        await engine.start(container)
+        return True
 
     async def _remove(self, container: DockerContainer) -> None:
         await engine.remove(container)
@@ -333,11 +344,13 @@ class DockerRuntime:
         while True:
             deadline = self._ledger.lease_deadline
             left_s = deadline - wire.now()
-            if left_s <= 0 and deadline != guarded:
-                guarded = deadline
+            if left_s <= 0:
+                # Also what came after its end: when the lease is renewed, others may have been offered the same jobs.
                 self._ledger.revoke_waiting()
-                for attendance in self._attended.values():
-                    attendance.stop(RunEnd.LOST, 0)
+                if deadline != guarded:
+                    guarded = deadline
+                    for attendance in self._attended.values():
+                        attendance.stop(RunEnd.LOST, 0)
                 self._tell()
             await anyio.sleep(min(GUARD_INTERVAL_S, left_s) if left_s > 0 else GUARD_INTERVAL_S)
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -38,6 +38,10 @@ ENGINE_ERRORS: Final = (aiodocker.DockerError, aiohttp.ClientError, OSError, Tim
 
 class GoneError(Exception):
     """A container that the engine does not know any more."""
+
+
+class UnansweredStartError(Exception):
+    """A container that may run, or have run, although the engine knows nothing of it."""
 
 
 class RefusedError(Exception):
@@ -212,22 +216,20 @@ async def _pull(docker: aiodocker.Docker, image: str) -> None:
         raise RefusedError(f"CannotPullContainerError: {describe(error)}") from error
 
 
-async def start(container: DockerContainer, may_go_on: Callable[[], bool]) -> bool:
-    """Start a container for the first time; raise RefusedError if it can't be.
+async def start(container: DockerContainer) -> None:
+    """Start a container; raise RefusedError if it can't be, and UnansweredStartError if nobody can know.
 
-    Return False, and have it not started, if it may not go on. If the engine goes away before it has answered, this
-    waits for it: nobody else can know whether the container runs.
+    Called once for a container: an engine that was killed while it started one says that it is only created, and would
+    run it again. If the engine goes away before it has answered, this waits for it.
     """
-    while may_go_on():
-        try:
-            await container.start()
-        except ENGINE_ERRORS as error:
-            if (await state_of(container))["Status"] == "created":
-                if is_away(error):
-                    continue
-                raise RefusedError(f"CannotStartContainerError: {describe(error)}") from error
-        return True
-    return False
+    try:
+        await container.start()
+    except ENGINE_ERRORS as error:
+        if (await state_of(container))["Status"] != "created":
+            return
+        if is_away(error):
+            raise UnansweredStartError from error
+        raise RefusedError(f"CannotStartContainerError: {describe(error)}") from error
 
 
 async def state_of(container: DockerContainer) -> Mapping[str, Any]:
@@ -263,7 +265,7 @@ async def remove(container: DockerContainer) -> None:
         await container.delete(force=True, v=True)
 
 
-async def output_of(docker: aiodocker.Docker, container: DockerContainer) -> AsyncIterator[bytes]:
+async def output_of(docker: aiodocker.Docker, container: DockerContainer) -> AsyncGenerator[bytes, None]:
     """Yield what a container has printed and will print, stdout and stderr as they came, until it has ended."""
     params = {"stdout": "1", "stderr": "1", "follow": "1"}
     # The library's own reader decodes text; what jobs print is bytes.

@@ -67,6 +67,11 @@ class GuardedFolder:
             return False
         return True
 
+    async def kill(self, container: str) -> None:
+        """End whatever runs of a container that the engine may know nothing of; return when nothing is left."""
+        while await to_thread.run_sync(guard.kill_by_cgroup, {container}):  # noqa: ASYNC110 - nothing tells of a death
+            await anyio.sleep(_POLL_S)
+
     def cannot_run(self, container: str) -> None:
         """Note that a container does not run and never will again."""
         with suppress(OSError):
