@@ -10,11 +10,13 @@ from batchyard.storage.sqlite.arrays import front_of
 from batchyard.storage.sqlite.rows import SELECT, jobs_of
 
 _OF_QUEUE = "FROM jobs WHERE namespace = ? AND job_queue = ? AND parent IS"
+_CHILDREN = f"{_OF_QUEUE} NOT NULL AND state IN (3, 4, 5)"
+"""Those that are active, in the words of the index that holds them alone."""
 _HAS_WAITING_CHILDREN = "EXISTS (SELECT 1 FROM arrays WHERE arrays.sequence = jobs.sequence AND runnable <> x'')"
 _FIRST = "ORDER BY sequence LIMIT ?"
 _FRONT = (
     f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
-    f"{SELECT} {_OF_QUEUE} NOT NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
+    f"{SELECT} {_CHILDREN} AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
     f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.PENDING)} AND {_HAS_WAITING_CHILDREN} {_FIRST}",
 )
 """The first jobs of a queue, children with rows, and arrays of children without: each kind has an index of its own."""
@@ -34,7 +36,7 @@ _OVERDUE = tuple(
 """The same of those jobs of a line that have been RUNNABLE since a time."""
 _USED = (
     f"SELECT total(vcpus_milli) FROM (SELECT vcpus_milli {_OF_QUEUE} NULL AND state IN (4, 5)"  # noqa: S608
-    f" UNION ALL SELECT vcpus_milli {_OF_QUEUE} NOT NULL AND state IN (4, 5))"
+    f" UNION ALL SELECT vcpus_milli {_CHILDREN} AND state IN (4, 5))"
 )
 
 
@@ -55,7 +57,7 @@ def share_use(db: sqlite3.Connection, queue: QueueKey) -> dict[str, int]:
     """Return how many thousandths of a vCPU the jobs of a queue hold that are STARTING or RUNNING, by share."""
     rows = db.execute(
         f"SELECT share_identifier, sum(vcpus_milli) FROM (SELECT share_identifier, vcpus_milli {_OF_QUEUE} NULL"  # noqa: S608
-        f" AND state IN (4, 5) UNION ALL SELECT share_identifier, vcpus_milli {_OF_QUEUE} NOT NULL AND state IN (4, 5))"
+        f" AND state IN (4, 5) UNION ALL SELECT share_identifier, vcpus_milli {_CHILDREN} AND state IN (4, 5))"
         " WHERE share_identifier IS NOT NULL GROUP BY share_identifier",
         (*queue, *queue),
     )

@@ -186,7 +186,8 @@ class SqliteJobWriter:
     def reserved_vcpus(self) -> dict[EnvironmentKey, int]:
         """Return what all runs that are not over reserve."""
         rows = self._db.execute(
-            "SELECT namespace, run_compute_environment, SUM(vcpus_milli) FROM jobs WHERE run_agent_id IS NOT NULL"
+            "SELECT namespace, run_compute_environment, SUM(vcpus_milli) FROM jobs INDEXED BY jobs_by_agent"
+            " WHERE run_agent_id IS NOT NULL"
             " GROUP BY namespace, run_compute_environment"
         )
         return {EnvironmentKey(namespace, name): reserved for namespace, name, reserved in rows}
