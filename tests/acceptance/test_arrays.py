@@ -82,9 +82,9 @@ def test_children_are_listed_by_their_array_and_queues_list_arrays_alone(account
     assert summary["arrayProperties"]["statusSummary"]["RUNNABLE"] == 10_000
     assert account.batch.list_jobs(jobQueue="queue", jobStatus="RUNNABLE")["jobSummaryList"] == []
     assert account.batch.list_jobs(arrayJobId="nobody", jobStatus="PENDING")["jobSummaryList"] == []
-    with refused("Only one of jobQueue and arrayJobId"):
+    with refused("Exactly one of jobQueue, arrayJobId and multiNodeJobId is required"):
         account.batch.list_jobs(jobQueue="queue", arrayJobId=big)
-    with refused("One of jobQueue and arrayJobId is required"):
+    with refused("Exactly one of jobQueue, arrayJobId and multiNodeJobId is required"):
         account.batch.list_jobs()
     first = account.describe(f"{big}:0")
     assert (first["status"], first["arrayProperties"]) == ("RUNNABLE", {"index": 0})

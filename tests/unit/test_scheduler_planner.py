@@ -9,7 +9,7 @@ from batchyard.domain.jobs import Fence
 from batchyard.scheduler.model import ComputeEnvironment, HeldRun, Plan, ResourceKey
 from batchyard.scheduler.planner import Planner
 from batchyard.scheduler.reasons import is_ordinary
-from support.scheduler import NAMESPACE, a_job, a_queue, an_agent, an_environment, job_key, need
+from support.scheduler import NAMESPACE, a_job, a_queue, an_agent, an_array, an_environment, job_key, need
 
 
 def a_planner(*, compat: Compat = Compat.SEED, environments: tuple[str, ...] = ("default",)) -> Planner:
@@ -724,3 +724,64 @@ class TestCost:
         finally:
             tracemalloc.stop()
         assert (after - before) / count < 450
+
+
+class TestArrays:
+    def test_children_stand_in_the_place_of_their_array_by_index(self) -> None:
+        planner = a_planner()
+        planner.queue_job(a_job("last", sequence=20))
+        planner.queue_children(an_array("array", [0, 2, 5], sequence=10))
+        planner.queue_job(a_job("first", sequence=1))
+        planner.agent_joined(an_agent(vcpus=8))
+        assert placed(planner.plan(0)) == ["first", "array:0", "array:2", "array:5", "last"]
+
+    def test_children_that_come_later_go_before_those_of_a_higher_index(self) -> None:
+        planner = a_planner()
+        planner.queue_children(an_array("array", [3, 7], sequence=10))
+        planner.queue_children(an_array("array", [1, 5], sequence=10))
+        planner.sanity_check()
+        planner.agent_joined(an_agent(vcpus=8))
+        assert placed(planner.plan(0)) == ["array:1", "array:3", "array:5", "array:7"]
+
+    def test_a_child_that_is_tried_again_has_its_old_place(self) -> None:
+        planner = a_planner()
+        planner.queue_children(an_array("array", range(4), sequence=10))
+        planner.agent_joined(an_agent(vcpus=1))
+        (offer,) = planner.plan(0).offers
+        planner.offer_accepted(offer.job, Fence(1, 1))
+        planner.run_ended(Fence(1, 1))
+        planner.queue_job(a_job("array:0", sequence=11, version=4))
+        assert placed(planner.plan(1)) == ["array:0"]
+
+    def test_a_refused_child_goes_before_the_next_one(self) -> None:
+        planner = a_planner()
+        planner.queue_children(an_array("array", range(4), sequence=10))
+        planner.agent_joined(an_agent(vcpus=1))
+        (offer,) = planner.plan(0).offers
+        planner.offer_refused(offer.job)
+        planner.queue_children(an_array("array", [0], sequence=10))
+        assert placed(planner.plan(1)) == ["array:0"]
+
+    def test_a_withdrawn_child_is_passed_over_and_a_withdrawn_array_with_all_that_wait(self) -> None:
+        planner = a_planner()
+        planner.queue_children(an_array("array", range(6), sequence=10))
+        planner.withdraw_job(job_key("array:0"))
+        planner.withdraw_job(job_key("array:2"))
+        planner.agent_joined(an_agent(vcpus=2))
+        assert placed(planner.plan(0)) == ["array:1", "array:3"]
+        planner.withdraw_job(job_key("array"))
+        planner.sanity_check()
+        planner.agent_joined(an_agent("second", vcpus=8))
+        assert placed(planner.plan(1)) == []
+
+    def test_a_million_waiting_children_cost_almost_nothing(self) -> None:
+        planner = a_planner()
+        tracemalloc.start()
+        for number in range(100):
+            planner.queue_children(an_array(f"array-{number}", range(10_000), sequence=number * 10_001))
+        cost = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert cost < 2_000_000
+        planner.agent_joined(an_agent(vcpus=3))
+        assert placed(planner.plan(0)) == ["array-0:0", "array-0:1", "array-0:2"]
+        assert planner.looks < 10

@@ -97,8 +97,6 @@ class Line:
             self._arrays[array_id] = (array, self)
         before = len(array)
         array.behind |= children.indices
-        if array.front is not None:
-            array.behind &= ~only(array.front)
         self._behind += len(array) - before
         if array.front is not None and array.behind and lowest(array.behind) < array.front:
             self._recall(array)
