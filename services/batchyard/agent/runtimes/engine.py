@@ -272,7 +272,8 @@ async def output_of(docker: aiodocker.Docker, container: DockerContainer) -> Asy
     query = docker._query(  # noqa: SLF001
         f"containers/{container.id}/logs", params=params, timeout=aiohttp.ClientTimeout(total=None)
     )
-    async with query as response:
+    # Its context leaves the connection open when it is left before the end.
+    async with query as response, response:
         while True:
             try:
                 header = await response.content.readexactly(_FRAME_HEADER_BYTES)
