@@ -170,10 +170,12 @@ class Group(Moves):
         if job.children is None:
             return self._terminate(job, reason)
         rows = self._unfinished_children(job)
-        job.terminated, job.stop_reason = True, job.stop_reason or reason
+        # A cancel that came before left alone what ran: that has the reason of this call.
+        was_stopped = job.cancelled or job.terminated
+        job.terminated, job.stop_reason = True, (job.stop_reason if was_stopped else None) or reason
         self._touch(job)
         self._arrays.stop(job)
-        asked = [self._terminate(child, job.stop_reason) for child in rows]
+        asked = [self._terminate(child, reason) for child in rows]
         return any(asked)
 
     def _terminate(self, job: Job, reason: str) -> bool:
