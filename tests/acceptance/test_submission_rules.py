@@ -151,6 +151,19 @@ def test_what_was_submitted_stays_as_it_was_whatever_becomes_of_the_definition(a
     account.batch.terminate_jobs(jobs=account.job_ids(), reason="seen")
 
 
+def test_a_submission_names_its_definition_in_every_form(account: Account) -> None:
+    prefix = f"arn:aws:batch:us-east-1:{account.access_key}:job-definition/"
+    for _ in range(2):
+        account.define(command=["true"])
+    for reference, revision in (("definition", 2), ("definition:1", 1), ("definition:2", 2)):
+        for named in (reference, prefix + reference):
+            job = account.describe(account.submit(jobDefinition=named))
+            assert job["jobDefinition"] == f"{prefix}definition:{revision}"
+    for lost in (f"{prefix}definition:3", f"{prefix}definition:x", f"{prefix}definition:1:1", f"{prefix}definition:"):
+        with refused(f"JobDefinition {lost} not found."):
+            account.submit(jobDefinition=lost)
+
+
 def test_a_disabled_queue_takes_nothing(account: Account) -> None:
     account.define()
     account.batch.update_job_queue(jobQueue="queue", state="DISABLED")

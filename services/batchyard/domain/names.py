@@ -54,11 +54,8 @@ def name_in_reference(reference: str, kind: ResourceKind, namespace: str) -> str
         match = _ARN.fullmatch(reference)
         if match is None or match["account"] != namespace or match["kind"] != kind:
             return None
-        return match["name"]
-    bare = (
-        reference.rpartition(":")[0] if kind is ResourceKind.JOB_DEFINITION and _has_revision(reference) else reference
-    )
-    if kind is not ResourceKind.JOB and not RESOURCE_NAME.fullmatch(bare):
+        return match["name"] if _can_be_named(match["name"], kind) else None
+    if not _can_be_named(reference, kind):
         raise InvalidRequestError(f"Provided name {reference} is not supported pattern[a-zA-Z_0-9-]{{1,128}}")
     return reference
 
@@ -80,6 +77,14 @@ def split_revision(name: str) -> tuple[str, int | None]:
         return name, None
     bare, _, revision = name.rpartition(":")
     return bare, int(revision)
+
+
+def _can_be_named(name: str, kind: ResourceKind) -> bool:
+    if kind is ResourceKind.JOB:
+        return True
+    if kind is ResourceKind.JOB_DEFINITION:
+        name, _ = split_revision(name)
+    return RESOURCE_NAME.fullmatch(name) is not None
 
 
 def _has_revision(name: str) -> bool:
