@@ -398,6 +398,7 @@ DEFINITIONS: Final = [
         ),
         "transitEncryption must be ENABLED when iam is ENABLED.",
     ),
+    (container(mountPoints=[{"containerPath": "/x"}]), "sourceVolume is required."),
     (container(mountPoints=[{"containerPath": "/x", "sourceVolume": "v"}]), "Source volume v of a mount point is not"),
     (container(secrets=[{"name": "S", "valueFrom": "arn"}]), "executionRoleArn cannot be empty when using secrets or"),
     (

@@ -135,6 +135,8 @@ def check_mount_points(mount_points: Iterable[MountPoint], volumes: Iterable[Vol
     for mount_point in mount_points:
         if not mount_point.container_path:
             raise InvalidRequestError("containerPath is required.", field="mountPoints")
+        if not mount_point.source_volume:
+            raise InvalidRequestError("sourceVolume is required.", field="mountPoints")
         if mount_point.source_volume not in names:
             raise InvalidRequestError(
                 f"Source volume {mount_point.source_volume} of a mount point is not among the volumes.",
