@@ -72,12 +72,27 @@ def test_the_named_attempts_of_every_child_of_an_array_fail(account: Account) ->
         assert [reason.partition(" (")[0] for reason in reasons] == ["Host EC2", "Essential container in task exited"]
 
 
-def test_a_fault_that_uses_up_the_attempts_fails_the_job_and_those_that_depend_on_it(account: Account) -> None:
+@pytest.mark.parametrize(
+    ("fault", "attempts", "exit_code"),
+    [("1:exit=3", 1, 3), ("1:exit=3 2:exit=4", 2, 4), ("1:timeout", 3, 137)],
+    ids=["one attempt", "attempts used up", "timeout"],
+)
+def test_a_fault_after_which_no_attempt_comes_fails_the_job_and_those_that_depend_on_it(
+    account: Account, fault: str, attempts: int, exit_code: int
+) -> None:
     account.define()
-    job_id = account.submit(tags={"batchyard:fault": "1:exit=3"})
+    job_id = account.submit(retryStrategy={"attempts": attempts}, tags={"batchyard:fault": fault})
     dependent = account.submit(dependsOn=[{"jobId": job_id}])
-    assert account.wait(job_id)["container"]["exitCode"] == 3
-    assert account.wait(dependent)["statusReason"] == "Dependent Job failed"
+    last = account.submit(dependsOn=[{"jobId": dependent}])
+    job = account.wait(job_id)
+    assert (job["status"], job["container"]["exitCode"], len(job["attempts"])) == (
+        "FAILED",
+        exit_code,
+        fault.count(":"),
+    )
+    for waiting in (dependent, last):
+        ended = account.wait(waiting)
+        assert (ended["status"], ended["statusReason"]) == ("FAILED", "Dependent Job failed")
 
 
 def test_a_tag_that_cannot_be_read_is_refused(account: Account) -> None:

@@ -337,11 +337,14 @@ def test_an_override_that_leaves_too_little_memory_is_refused() -> None:
 
 
 def test_retry_strategy_and_timeout_of_the_submission_replace_those_of_the_definition() -> None:
-    definition = a_definition(retryStrategy={"attempts": 5}, timeout={"attemptDurationSeconds": 100})
+    strategy = {"attempts": 5, "evaluateOnExit": [{"onExitCode": "1", "action": "EXIT"}]}
+    definition = a_definition(retryStrategy=strategy, timeout={"attemptDurationSeconds": 100})
     spec = spec_of(a_request(), definition)
     assert (spec.retry_strategy.attempts, spec.timeout.attempt_duration_seconds) == (5, 100)
+    assert len(spec.retry_strategy.evaluate_on_exit) == 1
     spec = spec_of(a_request(retryStrategy={"attempts": 2}, timeout={"attemptDurationSeconds": 60}), definition)
     assert (spec.retry_strategy.attempts, spec.timeout.attempt_duration_seconds) == (2, 60)
+    assert not spec.retry_strategy.evaluate_on_exit
 
 
 def test_without_a_retry_strategy_there_is_one_attempt_and_no_timeout() -> None:
