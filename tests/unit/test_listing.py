@@ -51,6 +51,7 @@ def test_a_filter_says_which_jobs_are_wanted(pair: KeyValuesPair, state: JobStat
     ("filters", "text"),
     [
         ([a_filter("JOB_NAME", "a")] * 2, "Only one filter can be used at a time."),
+        ([a_filter("", "a")], "name is required. Valid filter names: [JOB_NAME, "),
         ([a_filter("job_name", "a")], "Filter name job_name is not valid. Valid filter names: [JOB_NAME, "),
         ([a_filter("JOB_NAME")], "Filter JOB_NAME needs values"),
         ([a_filter("JOB_NAME", "a", "")], "Filter JOB_NAME needs values"),

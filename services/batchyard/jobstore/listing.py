@@ -23,6 +23,8 @@ def filter_of(filters: Sequence[KeyValuesPair], state: JobState | None, namespac
     if len(filters) > 1:
         raise _refused("Only one filter can be used at a time.")
     (pair,) = filters
+    if not pair.name:
+        raise _refused(f"name is required. Valid filter names: [{', '.join(_NAMES)}]")
     if pair.name not in _NAMES:
         raise _refused(f"Filter name {pair.name} is not valid. Valid filter names: [{', '.join(_NAMES)}]")
     if not pair.values or not all(pair.values):
