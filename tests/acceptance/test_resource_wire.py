@@ -1,18 +1,17 @@
 """The bytes of the operations on resources: what boto3 would forgive, typed SDKs do not."""
 
-import http.client
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 import pytest
 
 from support.aws import Account
-from support.gateway import Response, authorization
 from support.installation import Installation
+from support.wire import Wire
 
 pytestmark = pytest.mark.parametrize("installation", ["one process"], indirect=True)
 
@@ -28,30 +27,6 @@ EC2: Final = {
     "instanceRole": "r",
     "bidPercentage": 0,
 }
-
-
-class Wire:
-    """One account on one connection, without an SDK."""
-
-    def __init__(self, http_url: str, account: str) -> None:
-        self.account = account
-        self._connection = http.client.HTTPConnection(urlsplit(http_url).netloc)
-
-    def send(self, verb: str, path: str, body: bytes = b"", headers: Any = None) -> Response:
-        own = {"Authorization": authorization(self.account, region="eu-central-1"), **(headers or {})}
-        self._connection.request(verb, path, body or None, own)
-        answer = self._connection.getresponse()
-        names = {name.lower(): value for name, value in answer.getheaders()}
-        return Response(answer.status, names, answer.read())
-
-    def call(self, operation: str, **members: Any) -> Any:
-        response = self.send("POST", f"/v1/{operation}", msgspec.json.encode(members))
-        assert response.status == 200, response.body
-        assert response.headers["content-type"] == "application/json"
-        return response.members
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 @pytest.fixture

