@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 MINUTES ?= 2
+WORKERS ?= 2
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
@@ -28,8 +29,8 @@ demo: $(installed) ## Run some twenty real jobs through boto3 and tell how each 
 up: $(installed) ## Start Batchyard here, with its state in .batchyard
 	@$(bin)/batchyard up --data-dir .batchyard $(ARGS)
 
-test: $(installed) ## Run the tests (ARGS='-k name' for some of them)
-	@$(bin)/pytest $(ARGS)
+test: $(installed) ## Run the tests (ARGS='-k name' for some of them, WORKERS=0 for one after the other)
+	@$(bin)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 SEEDS ?= 1000
 FIRST_SEED ?= 1

@@ -38,6 +38,8 @@ def required_fields(descriptor: Any) -> list[FieldDescriptor]:
 
 def value_for(field: FieldDescriptor) -> Any:
     """Return a value with which the member is there, its own required members included."""
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {"x": "x"}
     if field.message_type is not None:
         value: Any = complete(field.message_type)
     elif field.enum_type is not None:
@@ -90,8 +92,8 @@ def test_empty_strings_count_as_missing() -> None:
 
 
 def test_zero_is_a_value() -> None:
-    order = registry.CreateJobQueueRequest(job_queue_name="q", priority=0)
-    assert refusal(order) == ("computeEnvironmentOrder is required.", "computeEnvironmentOrder")
+    assert refusal(registry.CreateJobQueueRequest(job_queue_name="q", priority=0)) is None
+    assert refusal(registry.CreateJobQueueRequest(job_queue_name="q")) == ("priority is required.", "priority")
 
 
 @pytest.mark.parametrize("value", [0, 99])
