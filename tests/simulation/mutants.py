@@ -186,6 +186,7 @@ _FENCE = "a fence names one run of one agent for ever, and that alone keeps such
 _TWICE = "the agent's reconciler and the launcher's ledger each refuse it; either is enough"
 
 DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {
+    "runs start without a lease": "what comes after its end is given back, and a claim is looked at again on disk",
     "reports count from any incarnation": _FENCE,
     "a job is offered that has an offer": "a proposal names the job's version, and a leader proposes a job once",
     "offers go to agents that are not live": "a leader loses an agent in its own picture before it tells the store",
