@@ -3,6 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -38,6 +39,25 @@ async def join(requests: AsyncIterator[Any], context: Any) -> Any:
 async def spell(request: Any, context: Any) -> AsyncIterator[Any]:
     for letter in request.value:
         yield text(letter)
+
+
+@asynccontextmanager
+async def held_open(*values: str) -> AsyncIterator[AsyncIterator[Any]]:
+    """Be a client that says no more until it has seen the end.
+
+    What is said to a call that has ended meanwhile can make gRPC report that as the call's failure.
+    """
+    seen = asyncio.Event()
+
+    async def requests() -> AsyncIterator[Any]:
+        for value in values:
+            yield text(value)
+        await seen.wait()
+
+    try:
+        yield requests()
+    finally:
+        seen.set()
 
 
 class Hanging:
@@ -203,7 +223,8 @@ class ChannelContract(ABC):
             if shape == "unary_unary":
                 error = await failure_of(stub.unary_unary(text("x" * MESSAGE_BYTES_MAX)))
             else:
-                error = await failure_of(stub.stream_stream(iter([text("x" * MESSAGE_BYTES_MAX)])).read())
+                async with held_open("x" * MESSAGE_BYTES_MAX) as requests:
+                    error = await failure_of(stub.stream_stream(requests).read())
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "larger than max" in (error.details() or "")
 
@@ -303,9 +324,8 @@ class ChannelContract(ABC):
                 yield request
                 await context.abort(grpc.StatusCode.ABORTED, "stop")
 
-        async with serving(stream_stream=handler) as stub:
-            call = stub.stream_stream(iter([text("a"), text("b")]))
-            answers = aiter(call)
+        async with serving(stream_stream=handler) as stub, held_open("a") as requests:
+            answers = aiter(stub.stream_stream(requests))
             assert (await anext(answers)).value == "a"
             assert (await failure_of(anext(answers))).code() is grpc.StatusCode.ABORTED
 
@@ -334,8 +354,8 @@ class ChannelContract(ABC):
         assert "surprise" in caplog.text
 
     async def test_an_unknown_method_is_unimplemented(self, serving: Transport) -> None:
-        async with serving(unary_unary=echo) as stub:
-            for call in (stub.stream_unary(iter([text("")])), stub.unary_stream(text("")).read()):
+        async with serving(unary_unary=echo) as stub, held_open() as requests:
+            for call in (stub.stream_unary(requests), stub.unary_stream(text("")).read()):
                 assert (await failure_of(call)).code() is grpc.StatusCode.UNIMPLEMENTED
 
     # Metadata
