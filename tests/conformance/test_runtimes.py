@@ -118,6 +118,16 @@ class TestDocker(RuntimeContract):
         assert (record.end, record.exit_code) == (RunEnd.EXITED, 128 + signal.SIGKILL)
         assert record.reason == "OutOfMemoryError: Container killed due to memory usage"
 
+    async def test_what_the_agents_policy_does_not_allow_fails_at_once(self, opened: Open) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("true", privileged=True)
+            record = await followed.done(FIRST)
+        assert (record.end, record.exit_code) == (RunEnd.START_FAILED, None)
+        assert record.reason == (
+            "CannotCreateContainerError: privileged is not allowed on this agent (--allow-privileged)"
+        )
+
     async def test_an_image_that_cannot_be_pulled_is_the_reason(self, opened: Open) -> None:
         async with opened() as runtime:
             followed = await self.with_lease(runtime)

@@ -27,7 +27,7 @@ from batchyard.agent.state import Offer
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import agent_session_service_pb2_grpc as session_grpc
 from batchyard.api.agent.v1 import run_pb2
-from batchyard.api.common.v1.container_pb2 import KeyValuePair, MountPoint, Ulimit
+from batchyard.api.common.v1.container_pb2 import KeyValuePair
 from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail
 from batchyard.domain.errors import StaleIncarnationError
 from batchyard.rpc.errors import status_of
@@ -49,12 +49,9 @@ def a_job_spec(
     memory_mib: int = 64,
     environment: Mapping[str, str] | None = None,
     timeout_s: int | None = None,
-    user: str | None = None,
-    ulimits: Sequence[Ulimit] = (),
-    mount_points: Sequence[MountPoint] = (),
-    readonly_root_filesystem: bool | None = None,
+    **container: Any,
 ) -> run_pb2.JobSpec:
-    """Return what a submission of this command stores."""
+    """Return what a submission of this command stores; further arguments are members of its container."""
     spec = run_pb2.JobSpec(
         namespace=NAMESPACE,
         job_id=job_id,
@@ -67,10 +64,7 @@ def a_job_spec(
             image=image,
             command=command,
             environment=[KeyValuePair(name=name, value=value) for name, value in (environment or {}).items()],
-            user=user,
-            ulimits=ulimits,
-            mount_points=mount_points,
-            readonly_root_filesystem=readonly_root_filesystem,
+            **container,
         ),
     )
     if timeout_s is not None:

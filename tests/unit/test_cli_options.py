@@ -4,6 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.main import main
 from batchyard.cli.run import job_name_for
 from batchyard.jobstore.app import LEADER_LEASE_S
@@ -82,3 +83,43 @@ def test_a_capacity_that_says_nothing_sensible_is_told_at_once(name: str, capaci
     assert result.exit_code == 2
     assert "Invalid value for '--capacity'" in result.output
     assert told in " ".join(result.output.split())
+
+
+def a_command() -> tuple[click.Command, list[HostOptions]]:
+    given: list[HostOptions] = []
+
+    @click.command()
+    @agent_host()
+    def command(host_options: HostOptions) -> None:
+        given.append(host_options)
+
+    return command, given
+
+
+def test_what_a_host_offers_is_passed_on_to_the_local_agent_as_it_was_given() -> None:
+    command, given = a_command()
+    flags = ["--runtime", "process", "--capacity", "vcpus=4", "--allow-privileged", "--stop-jobs"]
+    paths = ["--allow-host-path", "/data", "--allow-host-path", "/a:b", "--allow-device", "/dev/fuse"]
+    assert CliRunner().invoke(command, [*flags, *paths]).exit_code == 0
+    assert given[0].policy().host_paths == ("/data", "/a:b")
+    assert CliRunner().invoke(command, given[0].arguments()).exit_code == 0
+    assert given[0] == given[1]
+
+
+def test_nothing_of_a_host_is_given_by_default() -> None:
+    command, given = a_command()
+    CliRunner().invoke(command, [])
+    policy = given[0].policy()
+    assert (policy.allow_privileged, policy.host_paths, policy.devices) == (False, (), ())
+
+
+def test_paths_in_the_environment_are_separated_by_colons() -> None:
+    command, given = a_command()
+    CliRunner(env={"BATCHYARD_ALLOW_HOST_PATH": "/data:/scratch"}).invoke(command, [])
+    assert given[0].allow_host_path == ("/data", "/scratch")
+
+
+def test_a_path_that_is_allowed_must_be_absolute() -> None:
+    result = CliRunner().invoke(main, ["agent", "--allow-host-path", "data"])
+    assert result.exit_code == 2
+    assert "'data' is not an absolute path" in result.output

@@ -24,6 +24,7 @@ from batchyard.agent.host import (
 )
 from batchyard.agent.launcher.ledger import Need
 from batchyard.agent.logs import LogTracker
+from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
 from batchyard.agent.runtimes.engine import engine_answers, find_engine
@@ -59,6 +60,8 @@ class AgentConfig:
     """What to offer in place of what the host has, as in `vcpus=64,memory=256GiB,gpus=1`."""
     reserve_mib: int | None = None
     """Memory that is not offered; default a tenth, at most 1 GiB."""
+    policy: Policy = field(default=Policy())
+    """What of its host jobs may have."""
     compute_environments: tuple[str, ...] = ()
     """Names of the compute environments that it serves; empty: all."""
     stop_jobs: bool = False
@@ -200,7 +203,12 @@ class _Agent:
                 agent_id=agent_id,
                 capacity=self._capacity,
                 logs=self._logs,
-                settings=DockerSettings(config.docker_host, config.docker_network, config.installation),
+                settings=DockerSettings(
+                    config.docker_host,
+                    config.docker_network,
+                    config.installation,
+                    policy=config.policy.guarding(str(config.folder), str(config.log_folder or config.folder)),
+                ),
             ) as docker_runtime:
                 yield docker_runtime
         else:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import anyio
 import click
@@ -12,6 +11,7 @@ import click
 from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.host import AgentStartError
 from batchyard.cli import options
+from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
@@ -52,7 +52,7 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
     metavar="NAME",
     help="Serve this compute environment only; repeatable. Default: all.",
 )
-@options.agent_host()
+@agent_host()
 @options.option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
 @options.logging()
 def agent(
@@ -62,9 +62,7 @@ def agent(
     logs: str,
     log_folder: Path | None,
     compute_environment: tuple[str, ...],
-    runtime: Literal["auto", "docker", "process"],
-    capacity: str | None,
-    stop_jobs: bool,
+    host_options: HostOptions,
     with_parent: bool,
     log_format: str,
     log_level: str,
@@ -82,10 +80,11 @@ def agent(
         scheduler=scheduler,
         logs=None if log_folder else logs,
         log_folder=log_folder,
-        runtime=runtime,
-        capacity=capacity,
+        runtime=host_options.runtime,
+        capacity=host_options.capacity,
+        policy=host_options.policy(data_dir),
         compute_environments=compute_environment,
-        stop_jobs=stop_jobs,
+        stop_jobs=host_options.stop_jobs,
         parent_death=with_parent,
     )
     serve(partial(open_agent, config))

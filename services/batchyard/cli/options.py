@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol, TypeVar
 import click
 import platformdirs
 
-from batchyard.agent.host import check_capacity
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 
@@ -37,7 +36,9 @@ def option(flag: str, **attributes: Any) -> Decorator:
     return click.option(flag, envvar=variable, **{"show_envvar": True, "show_default": True, **attributes})
 
 
-def _all_of(*decorators: Decorator) -> Decorator:
+def all_of(*decorators: Decorator) -> Decorator:
+    """Return what declares several flags."""
+
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
             command = decorator(command)
@@ -59,7 +60,7 @@ def data_dir() -> Decorator:
 
 def listening(grpc_port: int) -> Decorator:
     """Declare where a service listens for gRPC: --host, --grpc-port and --insecure."""
-    return _all_of(
+    return all_of(
         option("--host", default="127.0.0.1", help="Address to listen on."),
         option(
             "--grpc-port", type=click.IntRange(0, 65535), default=grpc_port, help="Port for gRPC; 0 is any free one."
@@ -90,7 +91,7 @@ def seconds(flag: str, default: float, help_text: str) -> Decorator:
 
 def leases() -> Decorator:
     """Declare how long agents count as alive: --heartbeat-interval, --suspicion, --lease and --kill-budget."""
-    return _all_of(
+    return all_of(
         seconds("--heartbeat-interval", 5, "How often agents must be heard of."),
         seconds("--suspicion", 15, "How long an agent may be silent before it is offered nothing more."),
         seconds(
@@ -158,7 +159,7 @@ def compat() -> Decorator:
 
 def account_and_region() -> Decorator:
     """Declare --account and --region."""
-    return _all_of(
+    return all_of(
         option(
             "--account",
             metavar="DIGITS",
@@ -179,39 +180,9 @@ def allowed_host() -> Decorator:
     )
 
 
-def _capacity(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    try:
-        check_capacity(value or "")
-    except ValueError as error:
-        raise click.BadParameter(str(error).removeprefix("capacity: ")) from None
-    return value
-
-
-def agent_host() -> Decorator:
-    """Declare what a host offers to jobs: --runtime, --capacity and --stop-jobs."""
-    return _all_of(
-        option(
-            "--runtime",
-            type=click.Choice(["auto", "docker", "process"]),
-            default="auto",
-            help="auto: docker if its engine answers, else plain processes.",
-        ),
-        option(
-            "--capacity",
-            metavar="vcpus=N,memory=SIZE",
-            default=None,
-            callback=_capacity,
-            help="What to offer to jobs, in place of what the host has; as in vcpus=64,memory=256GiB.",
-        ),
-        option(
-            "--stop-jobs", is_flag=True, help="End running jobs at SIGTERM. Default: they go on, and are found again."
-        ),
-    )
-
-
 def logging() -> Decorator:
     """Declare --log-format and --log-level."""
-    return _all_of(
+    return all_of(
         option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Form of the log on stderr."),
         option(
             "--log-level",

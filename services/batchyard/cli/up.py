@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from batchyard.cli import options
+from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.defaults import create_defaults_once
 from batchyard.cli.folder import DataFolder, Endpoint
 from batchyard.cli.gateway import gateway_config
@@ -137,7 +138,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.listening(options.GATEWAY_GRPC_PORT)
 @options.allowed_host()
 @options.account_and_region()
-@options.agent_host()
+@agent_host()
 @options.compat()
 @options.durability()
 @options.job_retention()
@@ -155,9 +156,7 @@ def up(
     allowed_host: tuple[str, ...],
     account: str,
     region: str,
-    runtime: str,
-    capacity: str | None,
-    stop_jobs: bool,
+    host_options: HostOptions,
     compat: Compat,
     durability: str,
     job_retention: float,
@@ -173,11 +172,7 @@ def up(
     stop, unless --stop-jobs is given, and are found again at the next start.
     """
     configure_logging(log_format, log_level)
-    agent_arguments = [
-        *("--runtime", runtime, "--log-format", log_format, "--log-level", log_level),
-        *(("--capacity", capacity) if capacity else ()),
-        *(("--stop-jobs",) if stop_jobs else ()),
-    ]
+    agent_arguments = [*host_options.arguments(), "--log-format", log_format, "--log-level", log_level]
     config = UpConfig(
         folder=DataFolder(data_dir),
         gateway=gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure),

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.journal import Journal, JournalError
 from batchyard.agent.launcher.ledger import Fence, Ledger, Need, Run, RunEnd, RunState
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY
+from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import engine
 from batchyard.agent.runtimes.attendance import Attendance
 from batchyard.agent.runtimes.guarded import GuardedFolder
@@ -54,6 +55,8 @@ class DockerSettings:
     installation: str = "batchyard"
     timeout_grace_s: float = TIMEOUT_GRACE_S
     """Between SIGTERM and SIGKILL when a job runs out of its time."""
+    policy: Policy = field(default=Policy())
+    """What of the host jobs may have. The engine's own socket is guarded in any case."""
 
 
 class DockerRuntime:
@@ -236,6 +239,7 @@ class DockerRuntime:
         assert isinstance(run.order, Offer)
         try:
             self._check_log_name(run.order)
+            await self._check_policy(run.order)
             async with self._starting:
                 container = await engine.create(
                     self._docker, run.order, self._owner, self._settings.network, lambda: self._may_start(attendance)
@@ -295,6 +299,12 @@ class DockerRuntime:
             self._logs.path(offer.spec.namespace, offer.log_stream_name)
         except ValueError as error:
             raise engine.RefusedError(f"CannotCreateContainerError: {error}") from error
+
+    async def _check_policy(self, offer: Offer) -> None:
+        # On a thread: it looks at files, which can be far away.
+        reason = await to_thread.run_sync(self._settings.policy.refusal, offer.spec.container)
+        if reason:
+            raise engine.RefusedError(f"CannotCreateContainerError: {reason}")
 
     async def _attend(self, attendance: Attendance, container: DockerContainer) -> None:
         about = attendance.run.about
@@ -390,6 +400,8 @@ async def open_docker_runtime(
     Raises AgentStartError if no engine answers, the guard does not start, or the journal is damaged.
     """
     url = await engine.find_engine(settings.docker_host)
+    if url.startswith("unix://"):
+        settings = replace(settings, policy=settings.policy.guarding(url.removeprefix("unix://")))
     owner = engine.Owner(settings.installation, agent_id)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(locked_folder(folder, LOCK_PATIENCE_S))

@@ -1,0 +1,106 @@
+"""The flags that say what a host offers to jobs: those of `batchyard agent`, and of `up` for its local agent."""
+
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+
+from batchyard.agent.host import check_capacity
+from batchyard.agent.policy import Policy
+from batchyard.cli.options import Command, Decorator, all_of, option
+
+
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """What `agent_host` declares, as given; each field has the name of its flag."""
+
+    runtime: Literal["auto", "docker", "process"]
+    capacity: str | None
+    stop_jobs: bool
+    allow_privileged: bool
+    allow_host_path: tuple[str, ...]
+    allow_device: tuple[str, ...]
+
+    def policy(self, *guarded: Path) -> Policy:
+        """Return what of the host jobs may have; these paths only if they are named themselves."""
+        return Policy(self.allow_privileged, self.allow_host_path, self.allow_device).guarding(*map(str, guarded))
+
+    def arguments(self) -> list[str]:
+        """Return the arguments that give an agent the same."""
+        found: list[str] = []
+        for name in (each.name for each in fields(self)):
+            flag, value = "--" + name.replace("_", "-"), getattr(self, name)
+            if value is True:
+                found.append(flag)
+            elif value is not False and value is not None:
+                found += [
+                    part for each in (value if isinstance(value, tuple) else (value,)) for part in (flag, str(each))
+                ]
+        return found
+
+
+def agent_host() -> Decorator:
+    """Declare what a host offers to jobs; the command gets them as one argument, `host_options`."""
+    path = click.Path(path_type=str)
+    flags = all_of(
+        option(
+            "--runtime",
+            type=click.Choice(["auto", "docker", "process"]),
+            default="auto",
+            help="auto: docker if its engine answers, else plain processes.",
+        ),
+        option(
+            "--capacity",
+            metavar="vcpus=N,memory=SIZE",
+            default=None,
+            callback=_capacity,
+            help="What to offer to jobs, in place of what the host has; as in vcpus=64,memory=256GiB.",
+        ),
+        option(
+            "--stop-jobs", is_flag=True, help="End running jobs at SIGTERM. Default: they go on, and are found again."
+        ),
+        option("--allow-privileged", is_flag=True, help="Let jobs be privileged: they have the whole host then."),
+        option(
+            "--allow-host-path",
+            type=path,
+            multiple=True,
+            callback=_absolute,
+            help="Let jobs have this folder or file of the host, and what is below, as a volume; repeatable, in the"
+            " variable separated by colons. The socket of the container engine is included only if named itself.",
+        ),
+        option(
+            "--allow-device",
+            type=path,
+            multiple=True,
+            callback=_absolute,
+            help="Let jobs have this device of the host, or those in this folder; repeatable, in the variable separated"
+            " by colons.",
+        ),
+    )
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def with_host(**values: Any) -> Any:
+            host = HostOptions(**{each.name: values.pop(each.name) for each in fields(HostOptions)})
+            return command(host_options=host, **values)
+
+        return flags(cast("Command", with_host))
+
+    return decorate
+
+
+def _absolute(_context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    for path in value:
+        if not path.startswith("/"):
+            raise click.BadParameter(f"{path!r} is not an absolute path", param=parameter)
+    return value
+
+
+def _capacity(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        check_capacity(value or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error).removeprefix("capacity: ")) from None
+    return value
