@@ -1,5 +1,6 @@
 """The process runtime: an agent's connection to its launcher, which is found again or started."""
 
+import asyncio
 import json
 import logging
 import os
@@ -16,7 +17,6 @@ from typing import Any, Final
 import anyio
 import msgspec
 from anyio import to_thread
-from anyio.abc import SocketAttribute, UNIXSocketStream
 
 from batchyard.agent.host import AgentStartError
 from batchyard.agent.launcher import tree, wire
@@ -49,12 +49,55 @@ class ProcessSettings:
     timeout_grace_s: float = TIMEOUT_GRACE_S
 
 
+class Connection:
+    """A socket to a launcher.
+
+    The loop's own calls carry the bytes: when anyio's wait for a socket is cancelled while there is something to read,
+    the loop logs an error that nobody can act on.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Connect at once; raise OSError if nobody listens, or too many wait to be heard."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it; raise RuntimeLostError if the launcher is gone."""
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        except OSError as error:
+            raise RuntimeLostError("the launcher is gone") from error
+
+    async def receive(self) -> bytes:
+        """Return what has come, at least a byte; raise RuntimeLostError if the launcher is gone."""
+        try:
+            data = await asyncio.get_running_loop().sock_recv(self._socket, _READ_BYTES)
+        except OSError as error:
+            raise RuntimeLostError("the launcher is gone") from error
+        if not data:
+            raise RuntimeLostError("the launcher is gone")
+        return data
+
+    def peer(self) -> int:
+        """Return the launcher's process id."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.close()
+
+
 class ProcessRuntime:
     """Runs jobs as plain processes through the launcher."""
 
     def __init__(
         self,
-        stream: UNIXSocketStream,
+        connection: Connection,
         hello: Mapping[str, Any],
         *,
         agent_id: str,
@@ -63,7 +106,7 @@ class ProcessRuntime:
         backlog: Sequence[Mapping[str, Any]],
         inbox: wire.LineBuffer,
     ) -> None:
-        self._stream = stream
+        self._connection = connection
         self._agent_id = agent_id
         self._logs = logs
         self._settings = settings
@@ -110,7 +153,7 @@ class ProcessRuntime:
     async def changes(self) -> Sequence[RunRecord]:
         """Wait for news of runs."""
         while not self._news and not self._is_first:
-            for message in self._inbox.feed(await self._receive()):
+            for message in self._inbox.feed(await self._connection.receive()):
                 self._news += [record_from_launcher(run) for run in message["runs"]]
         self._is_first = False
         news, self._news = self._news, []
@@ -149,17 +192,8 @@ class ProcessRuntime:
         return path
 
     async def _send(self, message: Mapping[str, Any]) -> None:
-        try:
-            async with self._sending:
-                await self._stream.send(msgspec.json.encode(message) + b"\n")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise RuntimeLostError("the launcher is gone") from error
-
-    async def _receive(self) -> bytes:
-        try:
-            return await self._stream.receive(_READ_BYTES)
-        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            raise RuntimeLostError("the launcher is gone") from error
+        async with self._sending:
+            await self._connection.send(msgspec.json.encode(message) + b"\n")
 
 
 @asynccontextmanager
@@ -186,7 +220,7 @@ async def open_process_runtime(
         await runtime.set_capacity(capacity)
         yield runtime
     finally:
-        await runtime._stream.aclose()  # noqa: SLF001 - opened here for it
+        runtime._connection.close()  # noqa: SLF001 - opened here for it
 
 
 async def _reach_launcher(
@@ -195,9 +229,9 @@ async def _reach_launcher(
     has_started = False
     with anyio.move_on_after(LAUNCHER_PATIENCE_S):
         while True:
-            stream = await _connect(folder_fd)
-            if stream is not None:
-                runtime = await _greet(folder, stream, agent_id, logs, settings)
+            connection = _connect(folder_fd)
+            if connection is not None:
+                runtime = await _greet(folder, connection, agent_id, logs, settings)
                 if runtime is not None:
                     return runtime
             elif not has_started and not _recorded_launcher_lives(folder):
@@ -209,41 +243,41 @@ async def _reach_launcher(
     raise AgentStartError(f"the launcher in {folder} does not answer: {said}")
 
 
-async def _connect(folder_fd: int) -> UNIXSocketStream | None:
+def _connect(folder_fd: int) -> Connection | None:
     # Through the open folder: the address of a unix socket holds no more than 108 bytes.
     try:
-        return await anyio.connect_unix(f"/proc/self/fd/{folder_fd}/socket")
+        return Connection(f"/proc/self/fd/{folder_fd}/socket")
     except OSError:
         return None
 
 
 async def _greet(
-    folder: Path, stream: UNIXSocketStream, agent_id: str, logs: LogFolder, settings: ProcessSettings
+    folder: Path, connection: Connection, agent_id: str, logs: LogFolder, settings: ProcessSettings
 ) -> ProcessRuntime | None:
     """Read what the launcher says first; None if it is just ending."""
     inbox = wire.LineBuffer()
     try:
         messages: list[dict[str, Any]] = []
         while not messages:
-            messages = inbox.feed(await stream.receive(_READ_BYTES))
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
-        await stream.aclose()
+            messages = inbox.feed(await connection.receive())
+    except RuntimeLostError:
+        connection.close()
         return None
     except BaseException:
-        await anyio.aclose_forcefully(stream)
+        connection.close()
         raise
     hello, *backlog = messages
     if hello["protocol"] != wire.PROTOCOL:
-        await stream.aclose()
+        connection.close()
         raise AgentStartError(f"the launcher in {folder} is of another version: let it end its jobs first")
-    _record_launcher(folder, stream)
-    return ProcessRuntime(stream, hello, agent_id=agent_id, logs=logs, settings=settings, backlog=backlog, inbox=inbox)
+    _record_launcher(folder, connection.peer())
+    return ProcessRuntime(
+        connection, hello, agent_id=agent_id, logs=logs, settings=settings, backlog=backlog, inbox=inbox
+    )
 
 
-def _record_launcher(folder: Path, stream: UNIXSocketStream) -> None:
+def _record_launcher(folder: Path, pid: int) -> None:
     """Note which process the launcher is, before it is asked to start anything."""
-    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django
-    pid, _, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     seen = tree.stat(pid)
     if seen is not None:
         record = {"pid": pid, "started": seen.started, "boot_id": wire.boot_id()}
