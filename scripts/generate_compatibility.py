@@ -31,6 +31,7 @@ STATUSES: Final = {
     "acted": "acted on",
     "stored": "stored and returned",
     "fails": "stored, a job with it fails",
+    "later": "stored, its jobs are refused",
     "ignored": "without effect",
     "refused": "refused",
 }
@@ -235,6 +236,7 @@ Made by `scripts/generate_compatibility.py` from botocore {version} and the desc
 | acted on | it has the effect that AWS documents, or, in an answer, it says what is so; the test shows it |
 | stored and returned | it is checked, kept and given back, and has no effect on any job |
 | stored, a job with it fails | it is checked, kept and given back; a job with it fails, as no runtime can do it yet |
+| stored, its jobs are refused | it is checked, kept and given back; SubmitJob refuses a definition with it by name |
 | without effect | in a request it is accepted and nothing comes of it, in an answer it is always empty |
 | refused | a request with it is answered by an error that names it |
 | not there | in a request it is passed over, in an answer it never stands |

@@ -108,6 +108,21 @@ def test_a_list_of_jobs_is_ended_and_the_ids_come_back_as_given(account: Account
 
 
 @pytest.mark.parametrize("name", ["cancel", "terminate"])
+def test_what_can_be_no_job_is_among_the_errors_of_a_list_and_the_rest_is_ended(account: Account, name: str) -> None:
+    account.define()
+    job_id = account.submit(containerOverrides={"vcpus": 1000})
+    arn = account.describe(job_id)["jobArn"]
+    queue_arn = arn.replace(f"job/{job_id}", "job-queue/queue")
+    answer = getattr(account.batch, f"{name}_jobs")(jobs=["", arn, "a job", queue_arn, f"{job_id}:x", ""], reason="x")
+    assert answer["successful"] == [arn]
+    assert [(error["job"], error["code"]) for error in answer["errors"]] == [
+        (job, "ValidationException") for job in ("", "a job", queue_arn, f"{job_id}:x")
+    ]
+    assert answer["errors"][1]["message"] == "a job is neither the id nor the ARN of a job"
+    assert account.describe(job_id)["statusReason"] == "x"
+
+
+@pytest.mark.parametrize("name", ["cancel", "terminate"])
 def test_what_is_not_said_well_is_refused_by_either_form(account: Account, name: str) -> None:
     one, many = getattr(account.batch, f"{name}_job"), getattr(account.batch, f"{name}_jobs")
     with refused("'jobId' is a required field (cannot be an empty string)"):
@@ -120,8 +135,6 @@ def test_what_is_not_said_well_is_refused_by_either_form(account: Account, name:
         one(jobId="x " * 101, reason="x")
     with refused("jobs is required."):
         many(jobs=[], reason="x")
-    with refused("'jobs' is a required field (cannot be an empty string)"):
-        many(jobs=["x", ""], reason="x")
     with refused("Maximum number of jobs supported is 50."):
         many(jobs=["x"] * 51, reason="x")
     with refused("reason must not exceed 1024 characters"):

@@ -137,6 +137,12 @@ def test_a_missing_required_member_is_named(installation: Installation, authoriz
     assert "jobQueue" in answer.message
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"jobs": null}'])
+def test_no_list_is_not_an_empty_list(installation: Installation, authorization: str, body: bytes) -> None:
+    answer = send(installation, "POST", "/v1/describejobs", body, Authorization=authorization)
+    assert (answer.status, answer.error_type, answer.message) == (400, "ClientException", "jobs is required.")
+
+
 def test_unknown_and_null_members_are_ignored(installation: Installation, authorization: str) -> None:
     body = b'{"jobs": [], "newMember": {"of": ["later", "years"]}, "alsoNew": null}'
     answer = send(installation, "POST", "/v1/describejobs", body, Authorization=authorization)

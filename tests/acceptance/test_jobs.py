@@ -162,6 +162,17 @@ def test_a_job_waits_for_all_that_it_depends_on(account: Account) -> None:
     assert job["startedAt"] >= max(account.describe(job_id)["stoppedAt"] for job_id in (first, second))
 
 
+def test_a_dependency_is_named_by_its_arn_too(account: Account) -> None:
+    account.define()
+    job_id = account.submit(containerOverrides={"vcpus": 1000})
+    arn = account.describe(job_id)["jobArn"]
+    dependent = account.submit(dependsOn=[{"jobId": arn}, {"jobId": job_id}])
+    assert account.describe(dependent)["dependsOn"] == [{"jobId": job_id}]
+    for nothing in (arn.replace("job/", "job-queue/"), arn.replace(account.access_key, "999999999999")):
+        with refused(f"Job {nothing} does not exist"):
+            account.submit(dependsOn=[{"jobId": nothing}])
+
+
 def test_a_failed_dependency_fails_all_that_hang_on_it(account: Account) -> None:
     account.define()
     first = account.submit(["sh", "-c", "sleep 0.2; exit 1"])

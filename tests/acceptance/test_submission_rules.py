@@ -40,6 +40,7 @@ REFUSED: list[tuple[Json, str]] = [
     ({"schedulingPriorityOverride": 10_000}, "Scheduling priority must be between 0 and 9999."),
     ({"jobDefinition": "definition:latest"}, "Provided name definition:latest is not supported pattern"),
     ({"jobDefinition": "definition:9"}, "JobDefinition definition:9 not found."),
+    ({"jobDefinition": "definition:12345678901"}, "JobDefinition definition:12345678901 not found."),
     ({"jobDefinition": "nothing"}, "JobDefinition name nothing does not exist or is not in ACTIVE status"),
     ({"jobDefinition": f"{FOREIGN}job-definition/definition:1"}, "not found."),
     ({"parameters": {"a": "x" * 40_000}}, "Job size must be less than 30 KiB, got 40 KiB"),
@@ -244,8 +245,18 @@ def test_a_queue_with_a_scheduling_policy_wants_a_share_and_a_priority(account: 
             },
             "has ecsProperties",
         ),
+        (
+            {
+                "type": "container",
+                "containerProperties": {"image": "busybox", "vcpus": 1, "memory": 16},
+                "consumableResourceProperties": {
+                    "consumableResourceList": [{"consumableResource": "licence", "quantity": 1}]
+                },
+            },
+            "has consumableResourceProperties",
+        ),
     ],
-    ids=["multinode", "ecsProperties"],
+    ids=["multinode", "ecsProperties", "consumableResourceProperties"],
 )
 def test_a_definition_whose_jobs_cannot_run_here_yet_is_refused_by_name(
     account: Account, members: Json, what: str

@@ -80,7 +80,8 @@ async def test_unknown_ids_are_left_out_and_the_order_is_as_asked(plane: Control
     wanted = [second, "unknown", first, f"arn:aws:batch:us-east-1:123456789012:job/{second}"]
     answer = await plane.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=wanted))
     assert [job.job_id for job in answer.jobs] == [second, first]
-    assert not (await plane.jobs.DescribeJobs(jobs.DescribeJobsRequest())).jobs
+    empty = jobs.DescribeJobsRequest(cleared_members=["jobs"])
+    assert not (await plane.jobs.DescribeJobs(empty)).jobs
 
 
 async def test_more_than_100_ids_are_refused(plane: ControlPlane) -> None:

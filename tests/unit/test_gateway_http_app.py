@@ -108,7 +108,11 @@ async def test_takes_a_body_in_pieces(app: HttpApp, services: FakeServices) -> N
         (b'{"jobName":1e999}', "The request body is not JSON"),
         (b'{"jobName":"\xff"}', "The request body is not JSON"),
         (b'{"\xff":1}', "The request body is not JSON"),
-        (b'{"jobName":"\\ud800"}', "The request body is not JSON"),
+        (
+            b'{"jobName":"\\\\ud800 \\ud83d\\ude00 \\ud800"}',
+            r"The request body is not JSON: \ud800 is half of a surrogate pair",
+        ),
+        (b'{"jobName":"\\uDC00x"}', r"The request body is not JSON: \uDC00 is half of a surrogate pair"),
         (b"\xef\xbb\xbf{}", "The request body is not JSON"),
         (b"\x1f\x8b\x08", "The request body is not JSON"),
         (b'{"jobName":' + b"1" * 5000 + b"}", "The request body is not JSON"),

@@ -12,6 +12,9 @@ ARN = f"arn:aws:batch:us-east-1:{ACCOUNT}:"
     [
         ("name", ResourceKind.JOB_DEFINITION, "name", None),
         ("name:12", ResourceKind.JOB_DEFINITION, "name", 12),
+        ("name:0000000000000012", ResourceKind.JOB_DEFINITION, "name", 12),
+        ("name:12345678901", ResourceKind.JOB_DEFINITION, "name", 2**31 - 1),
+        (f"name:{'9' * 10_000}", ResourceKind.JOB_DEFINITION, "name", 2**31 - 1),
         (f"{ARN}job-definition/name", ResourceKind.JOB_DEFINITION, "name", None),
         (f"{ARN}job-definition/name:12", ResourceKind.JOB_DEFINITION, "name", 12),
         (f"arn:aws:batch:eu-west-1:{ACCOUNT}:job-definition/name:12", ResourceKind.JOB_DEFINITION, "name", 12),

@@ -125,8 +125,14 @@ def test_the_requests_in_a_batch_are_judged_alone() -> None:
     assert refusal(operations.SubmitJobsRequest()) == ("jobs is required.", "jobs")
 
 
+def test_a_required_list_may_be_empty_if_it_was_sent_so() -> None:
+    assert refusal(jobs.DescribeJobsRequest()) == ("jobs is required.", "jobs")
+    assert refusal(jobs.DescribeJobsRequest(cleared_members=["others"])) == ("jobs is required.", "jobs")
+    assert refusal(jobs.DescribeJobsRequest(cleared_members=["jobs"])) is None
+
+
 def test_messages_without_rules_have_no_check() -> None:
-    assert check_for(jobs.DescribeJobsRequest.DESCRIPTOR) is None
+    assert check_for(jobs.ListJobsRequest.DESCRIPTOR) is None
     assert (
         check_for(jobs.DescribeJobsResponse.DESCRIPTOR) is None
         or required_fields(jobs.DescribeJobsResponse.DESCRIPTOR) == []

@@ -1,5 +1,6 @@
 """Operations: JSON in, one gRPC call, JSON out."""
 
+import re
 from typing import Any, Final
 
 import grpc.aio
@@ -18,6 +19,11 @@ from batchyard.rpc.identity import Invocation, metadata_for, metadata_of
 _SERIALIZATION_ERROR: Final = "SerializationException"
 
 _parse = msgspec.json.Decoder().decode
+
+_ESCAPE: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+"""An escape in JSON; `half` is one that stands for half of a character, without the other half."""
 
 
 class Operation:
@@ -61,7 +67,9 @@ class Operation:
         except MemberError as error:
             raise AwsError(400, self.protocol.client_error, str(error)) from None
         except ValueError as error:  # bad JSON or bad UTF-8
-            raise AwsError(400, _SERIALIZATION_ERROR, f"The request body is not JSON: {error}") from None
+            raise AwsError(
+                400, _SERIALIZATION_ERROR, f"The request body is not JSON: {_problem(body, error)}"
+            ) from None
 
     def _members_of_head(self, head: Request) -> Members:
         assert self._rest_members is not None
@@ -69,3 +77,11 @@ class Operation:
             return self._rest_members(head.path, head.query)
         except UnicodeDecodeError:
             raise AwsError(400, _SERIALIZATION_ERROR, "The path or the query is not UTF-8.") from None
+
+
+def _problem(body: bytes, error: ValueError) -> str:
+    """Say what is wrong with a body; the parser's own words for half a character are of something else."""
+    half = next((match["half"] for match in _ESCAPE.finditer(body) if match["half"]), None)
+    if half is None:
+        return str(error)
+    return f"{half.decode()} is half of a surrogate pair without the other half, and no character"

@@ -18,6 +18,11 @@ LOG_GROUP = "/aws/batch/job"
 RESOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
+_REVISION = re.compile(r"(?P<name>.+):(?P<digits>[0-9]+)", re.DOTALL)
+_REVISION_DIGITS_MAX = 9
+_NO_REVISION = 2**31 - 1
+"""Greater than any that a definition will have; for numbers of more digits than one can have."""
+
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 _ARN = re.compile(r"arn:aws:batch:(?P<region>[^:]*):(?P<account>[^:]*):(?P<kind>[a-z-]+)/(?P<name>.+)", re.DOTALL)
 
@@ -73,10 +78,11 @@ def resource_in_arn(arn: str, namespace: str) -> tuple[ResourceKind, str] | None
 
 def split_revision(name: str) -> tuple[str, int | None]:
     """Split `name:revision` at the last colon, if only digits follow it; a bare name has the revision None."""
-    if not _has_revision(name):
+    match = _REVISION.fullmatch(name)
+    if match is None:
         return name, None
-    bare, _, revision = name.rpartition(":")
-    return bare, int(revision)
+    digits = match["digits"].lstrip("0") or "0"
+    return match["name"], int(digits) if len(digits) <= _REVISION_DIGITS_MAX else _NO_REVISION
 
 
 def _can_be_named(name: str, kind: ResourceKind) -> bool:
@@ -85,10 +91,6 @@ def _can_be_named(name: str, kind: ResourceKind) -> bool:
     if kind is ResourceKind.JOB_DEFINITION:
         name, _ = split_revision(name)
     return RESOURCE_NAME.fullmatch(name) is not None
-
-
-def _has_revision(name: str) -> bool:
-    return bool(re.fullmatch(r".+:[0-9]{1,9}", name, re.DOTALL))
 
 
 def task_id(sequence: int, digest: bytes) -> str:

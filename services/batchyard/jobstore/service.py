@@ -10,6 +10,7 @@ from batchyard.api.jobs.v1.jobs_pb2 import JobStatus, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import (
     CancelJobRequest,
     CancelJobResponse,
+    CancelJobsErrorDetail,
     CancelJobsRequest,
     CancelJobsResponse,
     DescribeJobsRequest,
@@ -22,6 +23,7 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import (
     SubmitJobResponse,
     TerminateJobRequest,
     TerminateJobResponse,
+    TerminateJobsErrorDetail,
     TerminateJobsRequest,
     TerminateJobsResponse,
 )
@@ -145,12 +147,16 @@ class Submitter:
         return submission
 
     async def _dependency(self, caller: Caller, reference: str, job_queue: str) -> JobKey:
-        """Return the job with this id or, if there is none, the newest one with this name."""
-        key = JobKey(caller.namespace, JobId(reference))
+        """Return the job with this id or ARN or, if there is none, the newest one with this name."""
+        is_arn = reference.startswith("arn:")
+        job_id = name_in_reference(reference, ResourceKind.JOB, caller.namespace) if is_arn else reference
+        key = JobKey(caller.namespace, JobId(job_id or ""))
 
         def find(reader: JobReader) -> JobKey | None:
             _, found = reader.jobs_at([key])
-            return key if found else reader.newest_named(caller.namespace, reference, job_queue)
+            if found or is_arn:
+                return key if found else None
+            return reader.newest_named(caller.namespace, reference, job_queue)
 
         found = await self._reading.ask(find)
         if found is None:
@@ -280,8 +286,9 @@ class JobsServicer(JobsServiceServicer):
         self, request: CancelJobsRequest, context: grpc.aio.ServicerContext[CancelJobsRequest, CancelJobsResponse]
     ) -> CancelJobsResponse:
         """Cancel those jobs of a list that no agent has begun."""
-        await self._stopper.stop_list(caller_of(context), request.jobs, request.reason, Group.cancel)
-        return CancelJobsResponse(successful=dict.fromkeys(request.jobs))
+        stopped, others = await self._stopper.stop_list(caller_of(context), request.jobs, request.reason, Group.cancel)
+        errors = [CancelJobsErrorDetail(job=each.job, code=each.code, message=each.message) for each in others]
+        return CancelJobsResponse(successful=stopped, errors=errors)
 
     async def TerminateJobs(  # noqa: N802
         self,
@@ -289,8 +296,10 @@ class JobsServicer(JobsServiceServicer):
         context: grpc.aio.ServicerContext[TerminateJobsRequest, TerminateJobsResponse],
     ) -> TerminateJobsResponse:
         """End the jobs of a list in whatever state."""
-        await self._stopper.stop_list(caller_of(context), request.jobs, request.reason, Group.terminate)
-        return TerminateJobsResponse(successful=dict.fromkeys(request.jobs))
+        caller = caller_of(context)
+        stopped, others = await self._stopper.stop_list(caller, request.jobs, request.reason, Group.terminate)
+        errors = [TerminateJobsErrorDetail(job=each.job, code=each.code, message=each.message) for each in others]
+        return TerminateJobsResponse(successful=stopped, errors=errors)
 
     async def GetJobQueueSnapshot(  # noqa: N802
         self,

@@ -1,7 +1,8 @@
 """The check that the required members of a request are there, compiled once for each kind of message.
 
 Which members are required is said in the protos, by `(batchyard.api.common.v1.rules).required`. Empty strings and
-lists, and values that an enum does not have, count as missing.
+lists, and values that an enum does not have, count as missing; but not a list that a field with the rule
+`takes_cleared` says was sent empty.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -134,9 +135,16 @@ def _presence_check(field: FieldDescriptor) -> Check:
     if field.enum_type is not None and not field.is_repeated:
         known = frozenset(field.enum_type.values_by_number) - {0}
         return lambda message: None if getattr(message, name) in known else member
+    if field.is_repeated and (cleared := _cleared_field(field.containing_type)) is not None:
+        return lambda message: None if getattr(message, name) or member in getattr(message, cleared) else member
     if field.is_repeated or field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
         return lambda message: None if getattr(message, name) else member
     return lambda message: None if message.HasField(name) else member
+
+
+def _cleared_field(descriptor: Descriptor | None) -> str | None:
+    fields = descriptor.fields if descriptor is not None else ()
+    return next((field.name for field in fields if _rules(field).takes_cleared), None)
 
 
 def _nested_check(field: FieldDescriptor, check: Check) -> Check:

@@ -220,18 +220,24 @@ class DescribeJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
+    CLEARED_MEMBERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 100 job ids."""
+        """Up to 100 job ids."""
+
+    @_builtins.property
+    def cleared_members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names `jobs` if it was sent empty: then there is nothing to describe, and that is no error."""
 
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[_builtins.str] | None = ...,
+        cleared_members: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleared_members", b"cleared_members", "jobs", b"jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,7 +547,9 @@ class CancelJobsErrorDetail(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
+    """As it was given."""
     code: _builtins.str
+    """"ValidationException" for what can be no job's id, "ServerException" when it is not known whether it was done."""
     message: _builtins.str
     def __init__(
         self,
@@ -633,7 +641,9 @@ class TerminateJobsErrorDetail(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
+    """As it was given."""
     code: _builtins.str
+    """"ValidationException" for what can be no job's id, "ServerException" when it is not known whether it was done."""
     message: _builtins.str
     def __init__(
         self,

@@ -612,7 +612,7 @@ class UpdatePolicy(_message.Message):
     terminate_jobs_on_update: _builtins.bool
     """Default false."""
     job_execution_timeout_minutes: _builtins.int
-    """1 to 7200, default 30."""
+    """1 to 7200 as in the model of today, where the documents say 360; default 30."""
     def __init__(
         self,
         *,
