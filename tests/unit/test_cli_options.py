@@ -99,9 +99,11 @@ def a_command() -> tuple[click.Command, list[HostOptions]]:
 def test_what_a_host_offers_is_passed_on_to_the_local_agent_as_it_was_given() -> None:
     command, given = a_command()
     flags = ["--runtime", "process", "--capacity", "vcpus=4", "--allow-privileged", "--stop-jobs"]
+    flags += ["--reserve-vcpus", "0.5", "--reserve-memory", "2GiB"]
     paths = ["--allow-host-path", "/data", "--allow-host-path", "/a:b", "--allow-device", "/dev/fuse"]
     assert CliRunner().invoke(command, [*flags, *paths]).exit_code == 0
     assert given[0].policy().host_paths == ("/data", "/a:b")
+    assert (given[0].reserve_vcpus, given[0].reserve_mib) == (0.5, 2048)
     assert CliRunner().invoke(command, given[0].arguments()).exit_code == 0
     assert given[0] == given[1]
 
@@ -123,3 +125,9 @@ def test_a_path_that_is_allowed_must_be_absolute() -> None:
     result = CliRunner().invoke(main, ["agent", "--allow-host-path", "data"])
     assert result.exit_code == 2
     assert "'data' is not an absolute path" in result.output
+
+
+def test_a_reserve_of_no_size_is_refused() -> None:
+    result = CliRunner().invoke(main, ["agent", "--reserve-memory", "much"])
+    assert result.exit_code == 2
+    assert "'much' is not a size such as 512MiB" in result.output

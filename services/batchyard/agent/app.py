@@ -12,22 +12,19 @@ from typing import Literal, cast
 
 import anyio
 
+from batchyard.agent.capacity import capacity_of_host, check_capacity, offered_capacity
 from batchyard.agent.host import (
     LOCK_PATIENCE_S,
     AgentStartError,
     IdentityKeeper,
-    capacity_of_host,
-    check_capacity,
-    default_reserve_mib,
     locked_folder,
-    parse_capacity,
 )
 from batchyard.agent.launcher.ledger import Need
 from batchyard.agent.logs import LogTracker
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
-from batchyard.agent.runtimes.engine import engine_answers, find_engine
+from batchyard.agent.runtimes.engine import capacity_of_engine, engine_answers, find_engine
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.shift import HostFacts, Shift, end_everything
 from batchyard.agent.shipping import expire_shipped, ship_logs
@@ -58,6 +55,8 @@ class AgentConfig:
     runtime: Literal["auto", "docker", "process"] = "auto"
     capacity: str | None = None
     """What to offer in place of what the host has, as in `vcpus=64,memory=256GiB,gpus=1`."""
+    reserve_vcpus: float = 0
+    """vCPUs that are not offered."""
     reserve_mib: int | None = None
     """Memory that is not offered; default a tenth, at most 1 GiB."""
     policy: Policy = field(default=Policy())
@@ -85,8 +84,8 @@ class AgentConfig:
             found.append("scheduler: an address is required")
         if self.runtime not in ("auto", "docker", "process"):
             found.append(f"runtime: {self.runtime!r} is not auto, docker or process")
-        if self.reserve_mib is not None and self.reserve_mib < 0:
-            found.append("reserve_mib: must not be negative")
+        if self.reserve_vcpus < 0 or (self.reserve_mib or 0) < 0:
+            found.append("reserve_vcpus, reserve_mib: must not be negative")
         try:
             check_capacity(self.capacity or "")
         except ValueError as error:
@@ -94,11 +93,6 @@ class AgentConfig:
         if len(set(self.compute_environments)) != len(self.compute_environments) or "" in self.compute_environments:
             found.append("compute_environments: names must be different and not empty")
         return found
-
-    def offered_capacity(self) -> Need:
-        """Return what is offered to jobs; raise ValueError if `capacity` says nothing sensible."""
-        reserve_mib = default_reserve_mib() if self.reserve_mib is None else self.reserve_mib
-        return parse_capacity(self.capacity or "", capacity_of_host(reserve_mib))
 
 
 async def run_agent(config: AgentConfig, *, ready: Callable[[], None], clock: Clock | None = None) -> None:
@@ -139,7 +133,7 @@ class _Agent:
         self._clock = clock
         self._ready = ready
         self._stopping = stopping
-        self._capacity = config.offered_capacity()
+        self._capacity: Need = (0, 0, 0)
         # Whole paths: the launcher, which opens the files, stands in another folder.
         self._logs = LogFolder((config.log_folder or config.folder / "logs").resolve())
         self._keeper = IdentityKeeper(config.folder)
@@ -149,6 +143,7 @@ class _Agent:
         config = self._config
         name = await self._choose_runtime()
         await self._end_other_runtime(name)
+        self._capacity = await self._offered_capacity(name)
         async with AsyncExitStack() as stack:
             channel = await stack.enter_async_context(open_channel(config.scheduler))
             if config.logs is not None:
@@ -183,6 +178,22 @@ class _Agent:
                 return "docker"
             case "process":
                 return "process"
+
+    async def _offered_capacity(self, name: RuntimeName) -> Need:
+        config = self._config
+        host = capacity_of_host()
+        if name == "docker":
+            # Its containers are not in this process's cgroup, which may still be that of both.
+            engine_has = await capacity_of_engine(config.docker_host)
+            host = (min(host[0], engine_has[0]), min(host[1], engine_has[1]), host[2])
+        try:
+            capacity = offered_capacity(
+                config.capacity or "", host, reserve_vcpus=config.reserve_vcpus, reserve_mib=config.reserve_mib
+            )
+        except ValueError as error:
+            raise AgentStartError(str(error)) from error
+        _log.info("capacity: %g vCPUs, %d MiB, %d GPUs", capacity[0] / 1000, capacity[1], capacity[2])
+        return capacity
 
     async def _end_other_runtime(self, name: RuntimeName) -> None:
         """End what the agent ran in another runtime before: a new incarnation begins only when all of that is dead."""

@@ -1,11 +1,10 @@
-"""The host that an agent runs on: what it has, and the folder that names the agent."""
+"""The folder that names an agent: who it is, and that one process at a time is it."""
 
 import errno
 import fcntl
 import json
 import logging
 import os
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +16,10 @@ from uuid import uuid4
 import anyio
 from anyio import to_thread
 
-from batchyard.agent.launcher.ledger import Need
 from batchyard.domain.errors import UnavailableError
 
 LOCK_PATIENCE_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.1
-
-_MIB_OF: Final = {"": 1, "MiB": 1, "GiB": 1024, "TiB": 1024 * 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 
 
 _log = logging.getLogger(__name__)
@@ -144,40 +140,3 @@ def _try_lock(fd: int) -> bool:
             raise
         return False
     return True
-
-
-def capacity_of_host(reserve_mib: int) -> Need:
-    """Return this host's vCPUs (those that this process may use) and its memory less the reserve; no GPUs."""
-    total_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
-    return (len(os.sched_getaffinity(0)) * 1000, max(1, total_mib - reserve_mib), 0)
-
-
-def default_reserve_mib() -> int:
-    """Return what is left to the host itself unless told otherwise: a tenth of its memory, at most 1 GiB."""
-    return min(1024, capacity_of_host(0)[1] // 10)
-
-
-def check_capacity(text: str) -> None:
-    """Raise ValueError, with the part that is wrong, for what `parse_capacity` does not take, or for no room."""
-    vcpus_milli, memory_mib, _ = parse_capacity(text, (1, 1, 0))
-    if vcpus_milli <= 0 or memory_mib <= 0:
-        raise ValueError("capacity: vcpus and memory must be more than nothing")
-
-
-def parse_capacity(text: str, host: Need) -> Need:
-    """Return what `vcpus=64,memory=256GiB,gpus=1` says, and for what it leaves out, what the host has.
-
-    Raises ValueError with the part that is wrong.
-    """
-    vcpus_milli, memory_mib, gpus = host
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        name, _, value = part.partition("=")
-        if name == "vcpus" and re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value):
-            vcpus_milli = round(float(value) * 1000)
-        elif name == "memory" and (match := re.fullmatch(r"(\d{1,12})([A-Za-z]*)", value)) and match[2] in _MIB_OF:
-            memory_mib = int(match[1]) * _MIB_OF[match[2]]
-        elif name == "gpus" and re.fullmatch(r"\d{1,4}", value):
-            gpus = int(value)
-        else:
-            raise ValueError(f"capacity: {part!r} is not vcpus=N, memory=NGiB or gpus=N")
-    return (vcpus_milli, memory_mib, gpus)

@@ -82,6 +82,8 @@ def agent(
         log_folder=log_folder,
         runtime=host_options.runtime,
         capacity=host_options.capacity,
+        reserve_vcpus=host_options.reserve_vcpus,
+        reserve_mib=host_options.reserve_mib,
         policy=host_options.policy(data_dir),
         compute_environments=compute_environment,
         stop_jobs=host_options.stop_jobs,

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import click
 
-from batchyard.agent.host import check_capacity
+from batchyard.agent.capacity import check_capacity, parse_size
 from batchyard.agent.policy import Policy
 from batchyard.cli.options import Command, Decorator, all_of, option
 
@@ -18,10 +18,17 @@ class HostOptions:
 
     runtime: Literal["auto", "docker", "process"]
     capacity: str | None
+    reserve_vcpus: float
+    reserve_memory: str | None
     stop_jobs: bool
     allow_privileged: bool
     allow_host_path: tuple[str, ...]
     allow_device: tuple[str, ...]
+
+    @property
+    def reserve_mib(self) -> int | None:
+        """Memory that is not offered, in MiB; None: what is usual."""
+        return None if self.reserve_memory is None else parse_size(self.reserve_memory)
 
     def policy(self, *guarded: Path) -> Policy:
         """Return what of the host jobs may have; these paths only if they are named themselves."""
@@ -59,6 +66,21 @@ def agent_host() -> Decorator:
             help="What to offer to jobs, in place of what the host has; as in vcpus=64,memory=256GiB.",
         ),
         option(
+            "--reserve-vcpus",
+            type=click.FloatRange(min=0),
+            metavar="N",
+            default=0,
+            help="vCPUs of the host that are not offered to jobs. A vCPU is a share and no ceiling: others get theirs.",
+        ),
+        option(
+            "--reserve-memory",
+            metavar="SIZE",
+            default=None,
+            callback=_size,
+            show_default="a tenth, at most 1GiB",
+            help="Memory of the host that is not offered to jobs; as in 512MiB or 2GiB.",
+        ),
+        option(
             "--stop-jobs", is_flag=True, help="End running jobs at SIGTERM. Default: they go on, and are found again."
         ),
         option("--allow-privileged", is_flag=True, help="Let jobs be privileged: they have the whole host then."),
@@ -89,6 +111,12 @@ def agent_host() -> Decorator:
         return flags(cast("Command", with_host))
 
     return decorate
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and parse_size(value) is None:
+        raise click.BadParameter(f"{value!r} is not a size such as 512MiB or 2GiB")
+    return value
 
 
 def _absolute(_context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -51,9 +51,9 @@ async def _keep_running(command: Sequence[str], ready: anyio.Event) -> None:
 
 async def _run_once(command: Sequence[str], ready: Callable[[], None]) -> int:
     """Run the child to its end, calling `ready` for what it prints, and return its exit code."""
-    async with await anyio.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None
-    ) as child:
+    with anyio.CancelScope(shield=True):  # cancelled halfway, it would leave a child that nobody waits for
+        child = await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None)
+    async with child:
         assert child.stdout is not None
         try:
             async for _ in child.stdout:

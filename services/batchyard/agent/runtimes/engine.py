@@ -93,6 +93,19 @@ async def engine_answers(docker_host: str | None) -> bool:
     return True
 
 
+async def capacity_of_engine(docker_host: str | None) -> tuple[int, int]:
+    """Return how many thousandths of a vCPU and how many MiB the engine's host has; raise AgentStartError."""
+    url = await find_engine(docker_host)
+    try:
+        async with aiodocker.Docker(url=url) as docker:
+            facts = await docker.system.info()
+    except ENGINE_ERRORS as error:
+        raise AgentStartError(
+            f"the container engine at {url} does not say what its host has: {describe(error)}"
+        ) from error
+    return (int(facts["NCPU"]) * 1000, int(facts["MemTotal"]) // MIB)
+
+
 async def find_engine(docker_host: str | None) -> str:
     """Return the address of the engine; raise AgentStartError if none answers."""
     url = engine_url(docker_host)
