@@ -114,6 +114,42 @@ def test_deletes_a_queue_only_when_disabled_and_without_unfinished_jobs(account:
     assert account.describe(job_id)["status"] == "FAILED"
 
 
+def test_what_is_made_again_under_the_name_of_what_was_deleted_knows_nothing_of_it(account: Account) -> None:
+    def delete_all() -> None:
+        account.batch.update_job_queue(jobQueue="queue", state="DISABLED")
+        account.batch.delete_job_queue(jobQueue="queue")
+        account.batch.update_compute_environment(computeEnvironment="queue", state="DISABLED")
+        account.batch.delete_compute_environment(computeEnvironment="queue")
+        # Of what is gone already, too.
+        account.batch.delete_job_queue(jobQueue="queue")
+        account.batch.delete_compute_environment(computeEnvironment="queue")
+
+    account.make_queue()
+    first = account.define()
+    old = account.submit(jobName="old")
+    account.wait(old)
+    account.batch.tag_resource(resourceArn=describe(account)[0]["jobQueueArn"], tags={"of": "the old one"})
+    delete_all()
+    account.make_queue(priority=7)
+    (queue,) = describe(account)
+    assert (queue["priority"], queue["tags"]) == (7, {})
+    assert account.job_ids() == []
+    everything: Any = [{"name": "JOB_NAME", "values": ["*"]}]
+    assert account.batch.list_jobs(jobQueue="queue", filters=everything)["jobSummaryList"] == []
+    assert account.describe(old)["status"] == "SUCCEEDED"
+
+    account.batch.deregister_job_definition(jobDefinition=first)
+    assert account.define() == "definition:2"
+    new = account.submit(jobName="new")
+    assert account.wait(new)["status"] == "SUCCEEDED"
+    assert account.job_ids() == [new]
+    assert [
+        job["jobId"] for job in account.batch.list_jobs(jobQueue="queue", filters=everything)["jobSummaryList"]
+    ] == [new]
+    delete_all()
+    assert describe(account) == []
+
+
 def test_a_disabled_queue_refuses_submissions_from_the_moment_of_the_answer(account: Account, queue: str) -> None:
     account.define()
     account.batch.update_job_queue(jobQueue=queue, state="DISABLED")

@@ -149,6 +149,7 @@ class JobStorageContract(abc.ABC):
 
     def test_queues_and_agents_are_kept_and_replaced(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
         queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3, environments=("first", "second"))
+        queue = replace(queue, created=2, first_job=7)
         agent = AgentRecord(AGENT, 1, live=True, draining=True, drain_limit_ms=5000)
         writer.apply(epoch, Changes(queues=[queue], agents=[agent]))
         assert (writer.queue(QUEUE), writer.agent(AGENT)) == (queue, agent)
@@ -206,6 +207,25 @@ class JobStorageContract(abc.ABC):
         first = reader.page(QUEUE, JobState.RUNNABLE, None, 3)
         assert [job.sequence for job in first] == [5, 4, 3]
         assert [job.sequence for job in reader.page(QUEUE, JobState.RUNNABLE, 3, 3)] == [2, 1]
+
+    def test_jobs_of_a_queue_that_is_no_more_are_not_those_of_another_one_with_its_name(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        jobs = [
+            replace(stored(str(number), number, state=JobState.FAILED), job_name="twin", created_at=number)
+            for number in range(1, 5)
+        ]
+        queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3, created=3, first_job=3)
+        writer.apply(epoch, Changes(queues=[queue]))
+        writer.apply(epoch, new(*jobs))
+        assert [job.sequence for job in reader.page(QUEUE, JobState.FAILED, None, 9)] == [4, 3]
+        for wanted in (JobFilter(names=(Pattern("twin"),)), JobFilter(created_after=0)):
+            assert [job.sequence for job in reader.filtered(QUEUE, wanted, None, 9).jobs] == [4, 3]
+        assert [record.job.sequence for record in reader.describe([a_key("1"), a_key("3")])] == [1, 3]
+        writer.apply(epoch, Changes(queues=[replace(queue, first_job=5)]))
+        assert reader.page(QUEUE, JobState.FAILED, None, 9) == []
+        # By its name alone a job is found in whatever queue it was, but there only after those of other queues.
+        assert reader.newest_named(NAMESPACE, "twin", "queue") == a_key("4")
 
     def test_a_name_finds_the_newest_job_of_the_queue_first(
         self, writer: JobWriter, reader: JobReader, epoch: int

@@ -81,7 +81,7 @@ class RegistryStoreContract(abc.ABC):
 
     def test_a_resource_is_found_as_it_was_put(self, store: RegistryStore) -> None:
         put_ = write(store, lambda writer: writer.put(queue("a"), "UPDATING", b"new", before=b"old"))
-        assert put_ == StoredResource(queue("a"), "UPDATING", b"new", revision=1, before=b"old")
+        assert put_ == StoredResource(queue("a"), "UPDATING", b"new", revision=1, before=b"old", created=1)
         assert store.find(queue("a")) == put_
         assert store.find(queue("b")) is None
 
@@ -91,6 +91,12 @@ class RegistryStoreContract(abc.ABC):
         assert store.find(queue("a")) == changed
         assert (changed.revision, changed.before) == (2, None)
         assert keys(store.changes(EVERY_KIND, 0, 10).resources) == [queue("a")]
+
+    def test_a_name_that_is_used_again_is_of_another_resource(self, store: RegistryStore) -> None:
+        changes = [put(store, queue("a"), status) for status in ("CREATING", "VALID", "DELETING", "VALID", "DELETED")]
+        again = [put(store, queue("a"), status) for status in ("CREATING", "VALID")]
+        assert [change.created for change in (*changes, *again)] == [1] * 5 + [6] * 2
+        assert store.find(queue("a")) == again[-1]
 
     def test_kinds_and_namespaces_have_names_of_their_own(self, store: RegistryStore) -> None:
         same_name = [
@@ -102,7 +108,7 @@ class RegistryStoreContract(abc.ABC):
         for key in same_name:
             put(store, key, body=repr(key).encode())
         assert [store.find(key) for key in same_name] == [
-            StoredResource(key, "VALID", repr(key).encode(), revision)
+            StoredResource(key, "VALID", repr(key).encode(), revision, created=revision)
             for revision, key in enumerate(same_name, start=1)
         ]
 

@@ -476,6 +476,21 @@ def test_a_queue_with_unfinished_jobs_cannot_go(store: Store) -> None:
         store.submit("late")
 
 
+def test_only_another_queue_of_the_name_begins_without_jobs(store: Store) -> None:
+    first = store.submit("first")
+    store.do(lambda group: group.cancel(first, "enough"))
+    # A deletion that is taken back: the registry could not learn that it was taken in here.
+    store.do(lambda group: group.settle([_queue(gone=True, revision=2)]))
+    store.do(lambda group: group.settle([_queue(revision=3)]))
+    assert [job.key for job in store.reader.page(QUEUE.key, JobState.FAILED, None, 9)] == [first]
+    store.do(lambda group: group.settle([_queue(gone=True, revision=4)]))
+    store.do(lambda group: group.settle([replace(_queue(revision=5), created=5)]))
+    assert store.reader.page(QUEUE.key, JobState.FAILED, None, 9) == []
+    second = store.submit("second")
+    store.do(lambda group: group.settle([replace(_queue(is_open=False, revision=6), created=5)]))
+    assert [job.key for job in store.reader.page(QUEUE.key, JobState.RUNNABLE, None, 9)] == [second]
+
+
 def test_old_news_of_a_queue_is_ignored(store: Store) -> None:
     store.do(lambda group: group.settle([_queue(is_open=False, revision=5)]))
     store.do(lambda group: group.settle([_queue(is_open=True, revision=4)]))

@@ -371,6 +371,11 @@ class Group(Moves):
             if queue.gone and self._storage.has_unfinished_jobs(queue.key):
                 raise WrongStateError("Cannot delete, job queue has jobs that have not completed", field="jobQueue")
         for queue in newer:
+            known = self._queue(queue.key)
+            if known is not None:
+                is_another = known.created != queue.created
+                first_job = self._numbers.sequence + 1 if is_another else known.first_job
+                queue = replace(queue, first_job=first_job)
             self._queues[queue.key] = queue
             self._changes.queues.append(queue)
         for environment in environments:

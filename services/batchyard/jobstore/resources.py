@@ -217,6 +217,7 @@ def _queue_copy(change: ResourceChange) -> QueueCopy:
         environments=tuple(name for name in names if name is not None),
         fair_share=bool(queue.scheduling_policy_arn),
         fargate=queue.job_queue_type == "ECS_FARGATE",
+        created=change.created,
     )
 
 

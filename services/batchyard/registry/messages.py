@@ -102,7 +102,12 @@ def message_before(stored: StoredResource) -> ResourceMessage:
 
 def stored_change(stored: StoredResource) -> ResourceChange:
     """Return a stored resource as watches show it."""
-    change = ResourceChange(revision=stored.revision, namespace=stored.key.namespace, deleted=stored.status == DELETED)
+    change = ResourceChange(
+        revision=stored.revision,
+        namespace=stored.key.namespace,
+        created=stored.created,
+        deleted=stored.status == DELETED,
+    )
     match stored.key.kind:
         case ResourceKind.JOB_QUEUE:
             change.job_queue.ParseFromString(stored.body)
@@ -115,17 +120,19 @@ def stored_change(stored: StoredResource) -> ResourceChange:
     return change
 
 
-def told_change(revision: int, namespace: str, message: ResourceMessage) -> ResourceChange:
-    """Return a resource as the job store is told of it before it is decided."""
+def told_change(revision: int, stored: StoredResource, message: ResourceMessage) -> ResourceChange:
+    """Return a resource as the job store is told of it before it is decided; `stored` is the undecided change."""
+    change = ResourceChange(revision=revision, namespace=stored.key.namespace, created=stored.created)
     match message:
         case JobQueueDetail():
-            return ResourceChange(revision=revision, namespace=namespace, job_queue=message)
+            change.job_queue.CopyFrom(message)
         case JobDefinition():
-            return ResourceChange(revision=revision, namespace=namespace, job_definition=message)
+            change.job_definition.CopyFrom(message)
         case SchedulingPolicyDetail():
-            return ResourceChange(revision=revision, namespace=namespace, scheduling_policy=message)
+            change.scheduling_policy.CopyFrom(message)
         case ComputeEnvironmentDetail():
-            return ResourceChange(revision=revision, namespace=namespace, compute_environment=message)
+            change.compute_environment.CopyFrom(message)
+    return change
 
 
 def key_of(namespace: str, message: ResourceMessage) -> ResourceKey:

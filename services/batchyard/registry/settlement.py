@@ -90,8 +90,8 @@ def propose(
     accepted: ResourceMessage,
 ) -> Proposal:
     """Store a change as undecided; `shown` is what readers see of the resource until it is decided."""
-    put(writer, namespace, shown, before=before)
-    return Proposal(namespace, before, accepted, told_change(writer.reserve_revision(), namespace, told))
+    stored = put(writer, namespace, shown, before=before)
+    return Proposal(namespace, before, accepted, told_change(writer.reserve_revision(), stored, told))
 
 
 def check_decided(stored: StoredResource, verb: str) -> None:

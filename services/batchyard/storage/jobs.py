@@ -61,6 +61,10 @@ class QueueCopy:
     """Names of its compute environments."""
     fargate: bool = False
     """Its compute environments are for jobs with the capability FARGATE only."""
+    created: int = 0
+    """Tells it from others that had its name before."""
+    first_job: int = 0
+    """Sequence number from which on jobs of this name are its own: those before were of a queue that is no more."""
 
 
 @dataclass(frozen=True, slots=True)

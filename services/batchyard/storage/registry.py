@@ -42,6 +42,8 @@ class StoredResource:
     """Of the last change."""
     before: bytes | None = None
     """The body to go back to, while it is not yet decided whether the last change holds."""
+    created: int = 0
+    """The revision at which it came to be; 0 for what is older than this number. A tombstone is of what was there."""
 
 
 @dataclass(frozen=True, slots=True)

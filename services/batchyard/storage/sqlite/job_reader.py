@@ -33,6 +33,7 @@ from batchyard.storage.sqlite.rows import (
     decode_tags,
     each_in,
     environment_of,
+    first_job_of,
     job_of,
     jobs_and_children_by_key,
     jobs_by_key,
@@ -107,9 +108,9 @@ class SqliteJobReader:
         self._db.execute("BEGIN")
         try:
             rows = self._db.execute(
-                f"{SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND sequence < ?"
+                f"{SELECT} FROM jobs WHERE namespace = ? AND job_queue = ? AND state = ? AND sequence BETWEEN ? AND ?"
                 " AND parent IS NULL ORDER BY sequence DESC LIMIT ?",
-                (*queue, int(state), before if before is not None else 1 << 62, limit),
+                (*queue, int(state), first_job_of(self._db, *queue), (before or 1 << 62) - 1, limit),
             )
             return jobs_of(self._db, rows)
         finally:

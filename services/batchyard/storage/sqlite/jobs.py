@@ -278,12 +278,12 @@ class SqliteJobWriter:
         for queue in changes.queues:
             db.execute(
                 "INSERT OR REPLACE INTO queues"
-                " (namespace, name, arn, open, gone, revision, fair_share, environments, fargate)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (namespace, name, arn, open, gone, revision, fair_share, environments, fargate, created, first_job)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(*queue.key, queue.arn, queue.open, queue.gone, queue.revision, queue.fair_share),
                     "".join(f"/{name}" for name in queue.environments),
-                    queue.fargate,
+                    *(queue.fargate, queue.created, queue.first_job),
                 ),
             )
         for environment in changes.environments:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.storage.jobs import QueueKey
 from batchyard.storage.listings import JobFilter, Pattern, Position
+from batchyard.storage.sqlite.rows import first_job_of
 
 MATCHES_MAX: Final = 5_000
 """Matches that are sorted for each page."""
@@ -45,7 +46,7 @@ def listed(
 ) -> tuple[list[int], Position | None]:
     """Return the sequence numbers of the next jobs of a listing, and after which position there may be more."""
     choices = _choices(wanted)
-    rest = _rest(wanted, after)
+    rest = _rest(wanted, after) & _Condition("sequence >= ?", (first_job_of(db, *queue),))
     if choices and _are_few(db, queue, choices):
         pages = [_page(db, queue, choice & rest, limit + 1) for choice in choices]
         found = list(islice(_unique(merge(*pages, reverse=True)), limit + 1))
@@ -56,19 +57,22 @@ def listed(
 
 def newest_named(db: sqlite3.Connection, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
     """Return the newest job of this name: in the queue if there is one, else in any."""
-    found = _newest_in(db, namespace, job_queue, job_name)
+    found = _newest_in(db, namespace, job_queue, job_name, first_job_of(db, namespace, job_queue))
     if found is None:
         newest = (_newest_in(db, namespace, queue, job_name) for queue in _queues(db, namespace))
         found = max(filter(None, newest), default=None)
     return None if found is None else JobKey(namespace, JobId(found[1]))
 
 
-def _newest_in(db: sqlite3.Connection, namespace: str, job_queue: str, job_name: str) -> tuple[int, str] | None:
+def _newest_in(
+    db: sqlite3.Connection, namespace: str, job_queue: str, job_name: str, first_job: int = 0
+) -> tuple[int, str] | None:
     query = (
-        f"SELECT sequence, job_id FROM jobs WHERE {_QUEUE} AND {_NAME} = ? AND job_name = ?"  # noqa: S608
+        f"SELECT sequence, job_id FROM jobs WHERE {_QUEUE} AND {_NAME} = ? AND job_name = ? AND sequence >= ?"  # noqa: S608
         " ORDER BY sequence DESC LIMIT 1"
     )
-    found: tuple[int, str] | None = db.execute(query, (namespace, job_queue, job_name.lower(), job_name)).fetchone()
+    values = (namespace, job_queue, job_name.lower(), job_name, first_job)
+    found: tuple[int, str] | None = db.execute(query, values).fetchone()
     return found
 
 

@@ -25,7 +25,7 @@ from batchyard.storage.sqlite.migrations import migrate
 PAGE_BYTES_MAX: Final = 1024 * 1024
 """A page ends after the resource that reaches this size, so that it fits into one gRPC message."""
 
-_COLUMNS: Final = "revision, kind, namespace, name, number, status, body, before"
+_COLUMNS: Final = "revision, kind, namespace, name, number, status, body, before, created"
 
 _FIND: Final = f"SELECT {_COLUMNS} FROM resource WHERE kind = ? AND namespace = ? AND name = ? AND number = ?"  # noqa: S608
 
@@ -72,7 +72,7 @@ _NAME_MAX: Final = "\x7f"
 # Above every number, at which a listing begins.
 _NUMBER_MAX: Final = 2**62
 
-_Row = tuple[int, str, str, str, int, str, bytes, bytes | None]
+_Row = tuple[int, str, str, str, int, str, bytes, bytes | None, int]
 
 
 def migrate_registry(connection: sqlite3.Connection) -> None:
@@ -171,17 +171,18 @@ class SqliteRegistryWriter(SqliteRegistryReader):
     ) -> StoredResource:
         """Store a resource, new or changed, under the next revision."""
         revision = self.reserve_revision()
-        self._connection.execute(
-            "INSERT INTO resource (revision, kind, namespace, name, number, status, changed_at, body, before)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        created = self._connection.execute(
+            "INSERT INTO resource (revision, kind, namespace, name, number, status, changed_at, body, before, created)"  # noqa: S608
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (kind, namespace, name, number) DO UPDATE SET"
+            f" created = iif(status = '{DELETED}', excluded.created, created),"
             " revision = excluded.revision, status = excluded.status, changed_at = excluded.changed_at,"
-            " body = excluded.body, before = excluded.before",
-            (revision, key.kind, key.namespace, key.name, key.number, status, self._now_ms, body, before),
-        )
+            " body = excluded.body, before = excluded.before RETURNING created",
+            (revision, key.kind, key.namespace, key.name, key.number, status, self._now_ms, body, before, revision),
+        ).fetchall()[0][0]
         if key.kind is ResourceKind.JOB_QUEUE:
             self._hold(key, uses)
-        return StoredResource(key, status, body, revision, before)
+        return StoredResource(key, status, body, revision, before, created)
 
     def next_number(self, namespace: str, name: str) -> int:
         """Take the next revision of a job definition's name."""
@@ -254,5 +255,6 @@ def _cut(rows: Iterable[_Row], limit: int) -> tuple[list[StoredResource], bool]:
 
 
 def _resource(row: _Row) -> StoredResource:
-    revision, kind, namespace, name, number, status, body, before = row
-    return StoredResource(ResourceKey(ResourceKind(kind), namespace, name, number), status, body, revision, before)
+    revision, kind, namespace, name, number, status, body, before, created = row
+    key = ResourceKey(ResourceKind(kind), namespace, name, number)
+    return StoredResource(key, status, body, revision, before, created)

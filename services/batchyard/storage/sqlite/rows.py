@@ -35,7 +35,10 @@ SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
 INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE sequence=?"  # noqa: S608
 # The texts above are made of the constants of this module only.
-SELECT_QUEUES = "SELECT namespace, name, arn, open, gone, revision, fair_share, environments, fargate FROM queues"
+SELECT_QUEUES = (
+    "SELECT namespace, name, arn, open, gone, revision, fair_share, environments, fargate, created, first_job"
+    " FROM queues"
+)
 SELECT_ENVIRONMENTS = "SELECT namespace, name, usable, max_vcpus_milli, revision FROM environments"
 _AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms"
 SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
@@ -185,11 +188,25 @@ def job_of(row: Any) -> Job:
 
 def queue_of(row: Any) -> QueueCopy:
     """Return the copy of a queue."""
-    namespace, name, arn, is_open, gone, revision, fair_share, environments, fargate = row
-    names = tuple(environments.split("/")[1:])
+    namespace, name, arn, is_open, gone, revision, fair_share, environments, fargate, created, first_job = row
     return QueueCopy(
-        QueueKey(namespace, name), arn, bool(is_open), bool(gone), revision, bool(fair_share), names, bool(fargate)
+        QueueKey(namespace, name),
+        arn,
+        bool(is_open),
+        bool(gone),
+        revision,
+        bool(fair_share),
+        tuple(environments.split("/")[1:]),
+        bool(fargate),
+        created,
+        first_job,
     )
+
+
+def first_job_of(db: sqlite3.Connection, namespace: str, job_queue: str) -> int:
+    """Return the sequence number from which on jobs are of the queue that has this name now."""
+    row = db.execute("SELECT first_job FROM queues WHERE namespace = ? AND name = ?", (namespace, job_queue)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def environment_of(row: Any) -> EnvironmentCopy:

@@ -57,11 +57,14 @@ class ResourceChange(_message.Message):
     JOB_DEFINITION_FIELD_NUMBER: _builtins.int
     SCHEDULING_POLICY_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The registry's revision of this change; a copy with a higher one is newer."""
     namespace: _builtins.str
     deleted: _builtins.bool
     """The resource is gone. A queue or environment then has the status DELETED, too; a policy has no status."""
+    created: _builtins.int
+    """The registry's revision at which the resource came to be. Another one under the same name is another resource."""
     @_builtins.property
     def compute_environment(self) -> _compute_environment_pb2.ComputeEnvironmentDetail: ...
     @_builtins.property
@@ -80,10 +83,11 @@ class ResourceChange(_message.Message):
         job_definition: _job_definition_pb2.JobDefinition | None = ...,
         scheduling_policy: _scheduling_policy_pb2.SchedulingPolicyDetail | None = ...,
         deleted: _builtins.bool = ...,
+        created: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "job_definition", b"job_definition", "job_queue", b"job_queue", "resource", b"resource", "scheduling_policy", b"scheduling_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "deleted", b"deleted", "job_definition", b"job_definition", "job_queue", b"job_queue", "namespace", b"namespace", "resource", b"resource", "revision", b"revision", "scheduling_policy", b"scheduling_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_environment", b"compute_environment", "created", b"created", "deleted", b"deleted", "job_definition", b"job_definition", "job_queue", b"job_queue", "namespace", b"namespace", "resource", b"resource", "revision", b"revision", "scheduling_policy", b"scheduling_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["compute_environment", "job_queue", "job_definition", "scheduling_policy"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
