@@ -1,5 +1,7 @@
 """The flags of all commands, and the text that goes with them."""
 
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -131,3 +133,13 @@ def test_a_reserve_of_no_size_is_refused() -> None:
     result = CliRunner().invoke(main, ["agent", "--reserve-memory", "much"])
     assert result.exit_code == 2
     assert "'much' is not a size such as 512MiB" in result.output
+
+
+@pytest.mark.parametrize("name", ["up", "gateway"])
+def test_a_file_of_access_keys_that_others_may_read_is_told_at_once(name: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text("[keys.A]\nsecret = 'a secret of enough characters'")
+    keys.chmod(0o644)
+    result = CliRunner().invoke(main, [name, "--access-keys", str(keys)])
+    assert result.exit_code == 2
+    assert "others may read" in result.output

@@ -204,7 +204,7 @@ async def test_gives_up_on_a_request_that_does_not_arrive(services: FakeServices
         ("GET", "/v1/submitjob", {}, 405, "MethodNotAllowedException"),
         ("POST", "/v1/createconsumableresource", {}, 400, "ClientException"),
         ("POST", "/v1/submitjob", {"authorization": None}, 403, "MissingAuthenticationTokenException"),
-        ("POST", "/v1/submitjob", {"authorization": "Bearer x"}, 403, "IncompleteSignatureException"),
+        ("POST", "/v1/submitjob", {"authorization": "Bearer x"}, 400, "IncompleteSignatureException"),
         ("POST", "/v1/describejobs", {"authorization": None}, 403, "MissingAuthenticationTokenException"),
         ("POST", "/v1/submitjob", {"host": None}, 403, "AccessDeniedException"),
         ("POST", "/v1/submitjob", {"host": "evil.example"}, 403, "AccessDeniedException"),

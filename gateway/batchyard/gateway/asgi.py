@@ -27,7 +27,7 @@ class Request:
     path: str
     """As it was sent, percent signs and all, without the query."""
     headers: Mapping[str, str]
-    """By lower-case name; one that was sent more than once has its values joined by commas."""
+    """By lower-case name; one that was sent more than once has its values joined by commas, as they are signed."""
     query: str = ""
     """As it was sent, without the question mark."""
 
@@ -37,7 +37,7 @@ class Request:
         headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
         return cls(
             verb=scope["method"],
             path=scope["raw_path"].decode("latin-1"),

@@ -60,6 +60,8 @@ class Protocol:
     """Type of the error for a request that can never succeed."""
     server_error: str
     throttled: tuple[int, str]
+    signing_name: str
+    """Of the service, in the credential scope of a request."""
     type_in_body: bool
     """The error's type stands in the body as `__type`, not only in the header."""
     client_errors: Mapping[StatusCode, str] = field(default_factory=dict)
@@ -90,6 +92,7 @@ REST_JSON: Final = Protocol(
     client_error="ClientException",
     server_error="ServerException",
     throttled=(429, "TooManyRequestsException"),
+    signing_name="batch",
     type_in_body=False,
 )
 """AWS Batch."""
@@ -99,6 +102,7 @@ AWS_JSON: Final = Protocol(
     client_error="InvalidParameterException",
     server_error="ServiceUnavailableException",
     throttled=(400, "ThrottlingException"),
+    signing_name="logs",
     type_in_body=True,
     client_errors={StatusCode.NOT_FOUND: "ResourceNotFoundException"},
 )

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 from batchyard.gateway import hosts
+from batchyard.gateway.access_keys import AccessKey
 
 ACCOUNT: Final = re.compile(r"[0-9]{12}")
 REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
@@ -37,6 +38,10 @@ class GatewayConfig:
     """Listen beyond loopback although nobody's signature is checked."""
     reuse_port: bool = False
     """Let another gateway listen on the same ports, so that it can take over without a gap."""
+    access_keys: Mapping[str, AccessKey] | None = field(default=None, repr=False)
+    """Who may sign requests, by access key id; None: signatures are parsed and not verified."""
+    clock_skew_s: float = 900.0
+    """How far apart the clocks of client and server may be when signatures are verified."""
     deadline_s: float = 60.0
     """How long a request may take to arrive, and then to be answered."""
 
@@ -67,5 +72,6 @@ class GatewayConfig:
         for host in self.allowed_hosts:
             if not hosts.is_valid(hosts.normal(host)):
                 yield f"allowed host {host!r} is neither a name nor an address (without scheme and port)"
-        if not (self.deadline_s > 0 and math.isfinite(self.deadline_s)):
-            yield f"deadline_s {self.deadline_s} is not a positive number of seconds"
+        for name, seconds in (("deadline_s", self.deadline_s), ("clock_skew_s", self.clock_skew_s)):
+            if not (seconds > 0 and math.isfinite(seconds)):
+                yield f"{name} {seconds} is not a positive number of seconds"

@@ -4,17 +4,20 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
+from batchyard.domain.names import Caller
 from batchyard.gateway.asgi import Answer, DisconnectedError, Receive, Request, Scope, Send, read_body, send_answer
 from batchyard.gateway.aws_errors import AWS_JSON, REST_JSON, AwsError, Protocol
 from batchyard.gateway.browser import BrowserRules
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.health import alive_answer, readiness_answer
-from batchyard.gateway.identity import caller_of, invocation_of
+from batchyard.gateway.identity import Authorization, caller_of, invocation_of, parse_authorization
 from batchyard.gateway.metrics import metrics_answer, record_request
 from batchyard.gateway.operations import Operation
 from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
+from batchyard.gateway.sigv4 import SignatureVerifier
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
 from batchyard.rpc.identity import INVOCATION_KEY
 
@@ -29,6 +32,11 @@ class HttpApp:
     def __init__(self, config: GatewayConfig, upstreams: Upstreams) -> None:
         self._config = config
         self._browser_rules = BrowserRules(config)
+        self._verifier = (
+            None
+            if config.access_keys is None
+            else SignatureVerifier(config.access_keys, time.time, clock_skew_s=config.clock_skew_s)
+        )
         self._table = RouteTable(PUBLIC_SERVICES)
         self._operations = {
             route.method.full_name: Operation(
@@ -61,10 +69,12 @@ class HttpApp:
         try:
             operation = self._find(request, target)
             name = operation.name
-            authorization = request.headers.get("authorization")
-            caller = caller_of(authorization, self._config)
-            invocation = invocation_of(authorization, request.headers.get(INVOCATION_KEY))
+            authorization = parse_authorization(request.headers.get("authorization"))
+            if self._verifier is not None:
+                self._verifier.check_head(request, authorization, protocol.signing_name)
             body = await read_body(request, receive, bytes_max=BODY_BYTES_MAX, deadline_s=self._config.deadline_s)
+            caller = self._caller_of(request, authorization, body)
+            invocation = invocation_of(authorization.credential, request.headers.get(INVOCATION_KEY))
             text = await operation.call(request, body, caller, request_id, invocation)
             answer = Answer(200, text, protocol.content_type)
         except AwsError as error:
@@ -79,6 +89,13 @@ class HttpApp:
             answer = _error_answer(failure, protocol)
         record_request(name, answer.status, time.perf_counter() - begin)
         return answer
+
+    def _caller_of(self, request: Request, authorization: Authorization, body: bytes) -> Caller:
+        caller = caller_of(authorization.credential, self._config)
+        if self._verifier is None:
+            return caller
+        key = self._verifier.verify(request, authorization, body)
+        return replace(caller, namespace=key.namespace or self._config.account)
 
     def _find(self, request: Request, target: str | None) -> Operation:
         self._browser_rules.check(request.headers.get("host"), request.headers.get("origin"))

@@ -1,7 +1,8 @@
-"""Who sends an AWS request: the credential scope of its Authorization header, parsed and not yet verified.
+"""Who sends an AWS request: its Authorization header, parsed. Whether the signature is right, `sigv4` tells.
 
-Clients of AWS always sign. The access key, where it is 12 digits, is the account whose namespace the request is about,
-so that many may use one server without seeing one another; the region goes into the ARNs that the request makes.
+Clients of AWS always sign. Where signatures are not verified, an access key of 12 digits is the account whose namespace
+the request is about, so that many may use one server without seeing one another; where they are, each key's record says
+for whom it acts. The region goes into the ARNs that the request makes.
 """
 
 import re
@@ -14,8 +15,8 @@ from batchyard.gateway.aws_errors import AwsError
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
 from batchyard.rpc.identity import Invocation, legal_invocation_id
 
-_ALGORITHM: Final = "AWS4-HMAC-SHA256"
-_PARTS: Final = ("Credential", "SignedHeaders", "Signature")
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+_PARTS: Final = frozenset({"Credential", "SignedHeaders", "Signature"})
 _CREDENTIAL_BYTES: Final = 16
 _DATE: Final = re.compile(r"[0-9]{8}")
 
@@ -30,43 +31,49 @@ class Credential:
     service: str
 
 
-def caller_of(authorization: str | None, config: GatewayConfig) -> Caller:
-    """Return for whom a request acts; raise AwsError when its Authorization header is missing or malformed."""
-    credential = parse_authorization(authorization)
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """A SigV4 Authorization header, taken apart."""
+
+    credential: Credential
+    signed_headers: tuple[str, ...]
+    signature: str
+
+
+def caller_of(credential: Credential, config: GatewayConfig) -> Caller:
+    """Return for whom a request acts whose signature is not verified."""
     account = credential.access_key if ACCOUNT.fullmatch(credential.access_key) else config.account
     return Caller(namespace=account, region=credential.region)
 
 
-def invocation_of(authorization: str | None, invocation_id: str | None) -> Invocation | None:
-    """Return which request this is a repetition of, if the client says so; the header has passed `caller_of`."""
+def invocation_of(credential: Credential, invocation_id: str | None) -> Invocation | None:
+    """Return which request this is a repetition of, if the client says so."""
     legal = legal_invocation_id(invocation_id)
     if legal is None:
         return None
-    credential = parse_authorization(authorization)
     return Invocation(legal, blake2b(credential.access_key.encode(), digest_size=_CREDENTIAL_BYTES).hexdigest())
 
 
-def parse_authorization(authorization: str | None) -> Credential:
-    """Return the credential of a SigV4 Authorization header; raise AwsError when it is missing or malformed."""
-    if not authorization:
+def parse_authorization(header: str | None) -> Authorization:
+    """Return what a SigV4 Authorization header says; raise AwsError when it is missing or malformed."""
+    if not header:
         raise AwsError(
             403,
             "MissingAuthenticationTokenException",
-            "The request has no Authorization header. Use an AWS client with any credentials.",
+            "The request has no Authorization header. Use an AWS client with credentials.",
         )
-    algorithm, _, rest = authorization.partition(" ")
-    if algorithm != _ALGORITHM:
-        raise _incomplete(f"the Authorization header must begin with {_ALGORITHM}")
-    parts = _parts_of(rest)
-    for name in _PARTS:
+    algorithm, _, rest = header.partition(" ")
+    if algorithm != ALGORITHM:
+        raise _incomplete(f"the Authorization header must begin with {ALGORITHM}")
+    pairs = [part.strip().partition("=")[::2] for part in rest.split(",")]
+    parts = dict(pairs)
+    for name in sorted(_PARTS):
         if not parts.get(name):
             raise _incomplete(f"the Authorization header lacks {name}")
-    return _credential_of(parts["Credential"])
-
-
-def _parts_of(text: str) -> dict[str, str]:
-    pairs = (part.strip().partition("=") for part in text.split(","))
-    return {name: value for name, _, value in pairs}
+    if len(pairs) != len(_PARTS):
+        raise _incomplete(f"the Authorization header must have {', '.join(sorted(_PARTS))}, each once")
+    signed_headers = tuple(parts["SignedHeaders"].split(";"))
+    return Authorization(_credential_of(parts["Credential"]), signed_headers, parts["Signature"])
 
 
 def _credential_of(text: str) -> Credential:
@@ -81,4 +88,4 @@ def _credential_of(text: str) -> Credential:
 
 
 def _incomplete(problem: str) -> AwsError:
-    return AwsError(403, "IncompleteSignatureException", f"The request is not signed as AWS clients do: {problem}.")
+    return AwsError(400, "IncompleteSignatureException", f"The request is not signed as AWS clients do: {problem}.")

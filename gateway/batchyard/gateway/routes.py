@@ -12,6 +12,8 @@ from batchyard.gateway.aws_errors import AWS_JSON, REST_JSON, AwsError, Protocol
 AWS_JSON_PATH: Final = "/"
 """Where AWS JSON 1.1 requests go; the header X-Amz-Target names the operation."""
 
+_DOTS: Final = frozenset({".", ".."})
+
 OTHER_AWS_OPERATIONS: Final = (
     "CreateConsumableResource",
     "CreateQuotaShare",
@@ -100,6 +102,8 @@ class RouteTable:
             self._by_target[target] = Route(method, AWS_JSON)
 
     def _verbs_below(self, path: str) -> Mapping[str, Route] | None:
+        if not _DOTS.isdisjoint(path.split("/")):
+            return None  # clients resolve these before they sign and send
         return next(
             (verbs for prefix, verbs in self._by_prefix.items() if len(path) > len(prefix) and path.startswith(prefix)),
             None,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import click
 
@@ -9,6 +10,7 @@ from batchyard.cli import options
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.gateway.access_keys import AccessKeysError, read_access_keys
 from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig, InvalidConfigError
 from batchyard.gateway.upstreams import Upstreams
@@ -24,12 +26,19 @@ def gateway_config(
     allowed_host: tuple[str, ...],
     *,
     insecure: bool,
+    access_keys: Path | None,
+    clock_skew: float,
     reuse_port: bool = False,
 ) -> GatewayConfig:
     """Return the configuration; raise CannotStartError with all that is wrong with it."""
     try:
-        return GatewayConfig(host, port, grpc_port, account, region, allowed_host, insecure, reuse_port)
-    except InvalidConfigError as error:
+        keys = None if access_keys is None else read_access_keys(access_keys)
+        return GatewayConfig(
+            *(host, port, grpc_port, account, region, allowed_host, insecure, reuse_port),
+            access_keys=keys,
+            clock_skew_s=clock_skew,
+        )
+    except (AccessKeysError, InvalidConfigError) as error:
         raise CannotStartError(str(error)) from error
 
 
@@ -43,6 +52,7 @@ def gateway_config(
     help="Share the ports with another gateway that has this flag: start a new one, then stop the old one.",
 )
 @options.account_and_region()
+@options.signatures()
 @options.peer("registry", options.REGISTRY_PORT)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("scheduler", options.SCHEDULER_PORT)
@@ -58,6 +68,8 @@ def gateway(
     reuse_port: bool,
     account: str,
     region: str,
+    access_keys: Path | None,
+    clock_skew: float,
     registry: str,
     jobstore: str,
     scheduler: str,
@@ -68,7 +80,11 @@ def gateway(
     """Serve the AWS API over HTTP and the public services over gRPC."""
     configure_logging(log_format, log_level)
     config = gateway_config(
-        host, port, grpc_port, account, region, allowed_host, insecure=insecure, reuse_port=reuse_port
+        *(host, port, grpc_port, account, region, allowed_host),
+        insecure=insecure,
+        access_keys=access_keys,
+        clock_skew=clock_skew,
+        reuse_port=reuse_port,
     )
 
     @asynccontextmanager

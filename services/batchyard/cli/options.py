@@ -170,6 +170,20 @@ def account_and_region() -> Decorator:
     )
 
 
+def signatures() -> Decorator:
+    """Declare how signatures are verified: --access-keys and --clock-skew."""
+    return _all_of(
+        option(
+            "--access-keys",
+            metavar="FILE",
+            type=click.Path(dir_okay=False, path_type=Path),
+            default=None,
+            help="Access keys that may sign requests, in TOML; every signature is then verified. See docs/security.md.",
+        ),
+        seconds("--clock-skew", 900, "How far apart the clocks of client and server may be, for signatures."),
+    )
+
+
 def allowed_host() -> Decorator:
     """Declare --allowed-host."""
     return option(

@@ -138,6 +138,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.listening(options.GATEWAY_GRPC_PORT)
 @options.allowed_host()
 @options.account_and_region()
+@options.signatures()
 @agent_host()
 @options.compat()
 @options.durability()
@@ -156,6 +157,8 @@ def up(
     allowed_host: tuple[str, ...],
     account: str,
     region: str,
+    access_keys: Path | None,
+    clock_skew: float,
     host_options: HostOptions,
     compat: Compat,
     durability: str,
@@ -175,7 +178,12 @@ def up(
     agent_arguments = [*host_options.arguments(), "--log-format", log_format, "--log-level", log_level]
     config = UpConfig(
         folder=DataFolder(data_dir),
-        gateway=gateway_config(host, port, grpc_port, account, region, allowed_host, insecure=insecure),
+        gateway=gateway_config(
+            *(host, port, grpc_port, account, region, allowed_host),
+            insecure=insecure,
+            access_keys=access_keys,
+            clock_skew=clock_skew,
+        ),
         compat=compat,
         durable=durability == "full",
         job_retention_s=job_retention,

@@ -1,0 +1,98 @@
+"""The access keys that may sign requests: a file in TOML, one table for each.
+
+[keys.AKIDEXAMPLE]
+secret = "…"
+account = "210987654321"         # for whom it acts; default: the server's
+session_token = "…"              # clients must send it too
+expires = 2030-01-31T12:00:00Z   # from then on it is refused
+"""
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+_ID: Final = re.compile(r"[!-+.:-<>-~0-9-]{1,128}")
+"""Visible ASCII without commas, slashes and equals signs, which have a meaning in the Authorization header."""
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
+_SECRET_CHARACTERS_MIN: Final = 16
+_FORBIDDEN_MODE: Final = stat.S_IWGRP | stat.S_IRWXO
+_MEMBERS: Final = frozenset({"secret", "account", "session_token", "expires"})
+
+
+class AccessKeysError(ValueError):
+    """A file of access keys that cannot be used; the text lists everything that is wrong with it, and no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """What signs requests, and for whom."""
+
+    secret: str = field(repr=False)
+    namespace: str | None = None
+    """The account that it acts for; None: the server's."""
+    session_token: str = field(default="", repr=False)
+    """What clients send as X-Amz-Security-Token; empty: nothing."""
+    expires: datetime | None = None
+
+
+def read_access_keys(path: Path) -> Mapping[str, AccessKey]:
+    """Return the keys in a file, by their id; raise AccessKeysError if it is wrong, or others may read it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & _FORBIDDEN_MODE:
+                raise AccessKeysError(
+                    f"{path} has the mode {mode:04o}, so that others may read or change it: chmod 600 {path}"
+                )
+            content = tomllib.load(file)
+    except OSError as error:
+        raise AccessKeysError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        if isinstance(error, AccessKeysError):
+            raise
+        raise AccessKeysError(f"{path} is not TOML: {error}") from error
+    problems = list(_problems(content))
+    if problems:
+        raise AccessKeysError(f"{path}: {'; '.join(problems)}")
+    return {key_id: _key_of(record) for key_id, record in content["keys"].items()}
+
+
+def _key_of(record: Mapping[str, Any]) -> AccessKey:
+    return AccessKey(record["secret"], record.get("account"), record.get("session_token", ""), record.get("expires"))
+
+
+def _problems(content: Mapping[str, Any]) -> Iterator[str]:
+    keys = content.get("keys")
+    if content.keys() - {"keys"} or not isinstance(keys, dict) or not keys:
+        yield "must have tables [keys.ACCESS_KEY_ID], and nothing else"
+        return
+    for key_id, record in keys.items():
+        if not _ID.fullmatch(key_id):
+            yield f"{key_id!r} is no access key id: visible ASCII characters other than , / and ="
+        elif not isinstance(record, dict):
+            yield f"keys.{key_id} must be a table"
+        else:
+            yield from (f"keys.{key_id}: {problem}" for problem in _problems_of(record))
+
+
+def _problems_of(record: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(record.keys() - _MEMBERS):
+        yield f"has no {name}: it may have {', '.join(sorted(_MEMBERS))}"
+    secret = record.get("secret")
+    if not isinstance(secret, str) or len(secret) < _SECRET_CHARACTERS_MIN:
+        yield f"secret must be a text of {_SECRET_CHARACTERS_MIN} characters or more"
+    account = record.get("account", "0" * 12)
+    if not isinstance(account, str) or not _ACCOUNT.fullmatch(account):
+        yield f"account must be a text of 12 digits, not {account!r}"
+    token = record.get("session_token", "x")
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+        yield "session_token must be a text of printable ASCII characters"
+    expires = record.get("expires")
+    if expires is not None and not (isinstance(expires, datetime) and expires.tzinfo is not None):
+        yield f"expires must be a time with its zone, as in 2030-01-31T12:00:00Z, not {expires}"
