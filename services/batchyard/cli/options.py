@@ -172,7 +172,7 @@ def account_and_region() -> Decorator:
 
 def signatures() -> Decorator:
     """Declare how signatures are verified: --access-keys and --clock-skew."""
-    return _all_of(
+    return all_of(
         option(
             "--access-keys",
             metavar="FILE",
