@@ -15,6 +15,7 @@ from batchyard.scheduler.model import (
     QueuedJob,
     ResourceKey,
     Resources,
+    SchedulingPolicy,
 )
 
 NAMESPACE = "123456789012"
@@ -38,16 +39,34 @@ def a_job(
     gpus: int = 0,
     version: int = 1,
     namespace: str = NAMESPACE,
+    share: str = "",
+    priority: int = 0,
+    time_limit_s: int | None = None,
 ) -> QueuedJob:
-    return QueuedJob(JobKey(namespace, JobId(job_id)), queue, sequence, need(vcpus, memory_mib, gpus), version)
+    return QueuedJob(
+        JobKey(namespace, JobId(job_id)),
+        queue,
+        sequence,
+        need(vcpus, memory_mib, gpus),
+        version,
+        share,
+        priority,
+        time_limit_s,
+    )
 
 
 def an_array(
-    job_id: str, indices: Iterable[int], *, sequence: int, queue: str = "default", vcpus: float = 1
+    job_id: str,
+    indices: Iterable[int],
+    *,
+    sequence: int,
+    queue: str = "default",
+    vcpus: float = 1,
+    share: str = "",
+    priority: int = 0,
 ) -> QueuedChildren:
-    return QueuedChildren(
-        JobKey(NAMESPACE, JobId(job_id)), queue, sequence, need(vcpus), 1, sum(only(index) for index in indices)
-    )
+    members = sum(only(index) for index in indices)
+    return QueuedChildren(JobKey(NAMESPACE, JobId(job_id)), queue, sequence, need(vcpus), 1, members, share, priority)
 
 
 def a_queue(
@@ -56,8 +75,16 @@ def a_queue(
     priority: int = 1,
     environments: tuple[str, ...] = ("default",),
     namespace: str = NAMESPACE,
+    policy: str | None = None,
 ) -> JobQueue:
-    return JobQueue(ResourceKey(namespace, name), priority, environments)
+    policy_key = ResourceKey(namespace, policy) if policy is not None else None
+    return JobQueue(ResourceKey(namespace, name), priority, environments, policy_key)
+
+
+def a_policy(
+    name: str = "policy", *, decay_s: int = 0, reservation: int = 0, weights: dict[str, float] | None = None
+) -> SchedulingPolicy:
+    return SchedulingPolicy(ResourceKey(NAMESPACE, name), decay_s, reservation, tuple((weights or {}).items()))
 
 
 def an_environment(
@@ -67,9 +94,11 @@ def an_environment(
     enabled: bool = True,
     valid: bool = True,
     namespace: str = NAMESPACE,
+    unmanaged_vcpus: int | None = None,
 ) -> ComputeEnvironment:
     ceiling = None if max_vcpus is None else max_vcpus * 1000
-    return ComputeEnvironment(ResourceKey(namespace, name), enabled, valid, ceiling)
+    size = None if unmanaged_vcpus is None else unmanaged_vcpus * 1000
+    return ComputeEnvironment(ResourceKey(namespace, name), enabled, valid, ceiling, size)
 
 
 def an_agent(

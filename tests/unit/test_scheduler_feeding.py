@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from batchyard.domain.jobs import Fence
 from batchyard.scheduler.feeding import AHEAD_MAX, Durations
-from batchyard.scheduler.model import NOTHING, HeldRun, Plan, ResourceKey, Resources
+from batchyard.scheduler.model import NOTHING, HeldRun, LineKey, Plan, ResourceKey, Resources
 from batchyard.scheduler.planner import Planner
 from support.scheduler import a_job, a_queue, an_agent, an_environment, job_key, need
 
 SWIFT_MS, SLOW_MS = 2, 2000
-SHAPE = (ResourceKey("123456789012", "default"), need(1))
+LINE = LineKey(ResourceKey("123456789012", "default"), "", need(1), None)
 
 
 class World:
@@ -180,19 +180,19 @@ def test_the_picture_of_a_hosts_use_is_what_its_agent_has_claimed(durations: lis
 
 def test_the_mean_follows_what_jobs_do_now() -> None:
     durations = Durations()
-    durations.learn(SHAPE, 5)
-    assert durations.is_swift(SHAPE)
+    durations.learn(LINE, 5)
+    assert durations.is_swift(LINE)
     for _ in range(10):
-        durations.learn(SHAPE, 1000)
-    assert not durations.is_swift(SHAPE)
+        durations.learn(LINE, 1000)
+    assert not durations.is_swift(LINE)
     for _ in range(20):
-        durations.learn(SHAPE, 5)
-    assert durations.is_swift(SHAPE)
+        durations.learn(LINE, 5)
+    assert durations.is_swift(LINE)
 
 
 def test_a_host_may_have_ahead_what_all_its_slots_get_done_in_a_moment() -> None:
     durations = Durations()
-    durations.learn(SHAPE, 50)
-    assert durations.ahead_of(SHAPE, need(1)) == 5
-    assert durations.ahead_of(SHAPE, need(8, 4096)) == 40
-    assert durations.ahead_of(SHAPE, need(8, 128)) == 5
+    durations.learn(LINE, 50)
+    assert durations.ahead_of(LINE, need(1)) == 5
+    assert durations.ahead_of(LINE, need(8, 4096)) == 40
+    assert durations.ahead_of(LINE, need(8, 128)) == 5

@@ -105,4 +105,4 @@ class Alarms:
         if reason == line.told:
             return []
         line.told = reason
-        return [WaitReason(line.queue.key, line.need, reason)]
+        return [WaitReason(line.queue.key, line.need, reason, line.share.identifier)]

@@ -1,6 +1,8 @@
 """Children of arrays that wait: a set of indices, of which the lowest stands in the line for all of them."""
 
-from batchyard.domain.arrays import Indices, lowest, only
+from itertools import islice
+
+from batchyard.domain.arrays import Indices, each, lowest, only
 from batchyard.domain.jobs import JobId
 
 
@@ -10,12 +12,12 @@ class WaitingArray:
     One of them is in front: it is a job like any other in the line. The others are behind it, and cost a bit each.
     """
 
-    __slots__ = ("behind", "front", "job_id", "sequence", "version")
+    __slots__ = ("behind", "front", "job_id", "order", "version")
 
-    def __init__(self, job_id: JobId, sequence: int, version: int) -> None:
+    def __init__(self, job_id: JobId, order: int, version: int) -> None:
         self.job_id = job_id
-        self.sequence = sequence
-        """Of the array; those of its children follow."""
+        self.order = order
+        """The array's place in its share; those of its children follow."""
         self.version = version
         """Of each child."""
         self.front: int | None = None
@@ -34,9 +36,13 @@ class WaitingArray:
         """Return the job id of a child."""
         return JobId(f"{self.job_id}:{index}")
 
-    def child_sequence(self, index: int) -> int:
-        """Return the place of a child in the order of submission."""
-        return self.sequence + 1 + index
+    def child_order(self, index: int) -> int:
+        """Return the place of a child in the order of its share."""
+        return self.order + 1 + index
+
+    def first_behind(self, limit: int) -> list[tuple[int, JobId]]:
+        """Return the first of those behind, with their places."""
+        return [(self.child_order(index), self.child_id(index)) for index in islice(each(self.behind), limit)]
 
     def advance(self) -> int | None:
         """Bring the lowest of those behind to the front, which must be empty; return its index, or None."""

@@ -8,7 +8,7 @@ counts against the ceiling of its compute environment from the start, because ag
 from typing import Final, Generic, Protocol, TypeVar
 
 from batchyard.scheduler.hosts import Host
-from batchyard.scheduler.model import ResourceKey, Resources
+from batchyard.scheduler.model import LineKey, Resources
 
 AHEAD_MS: Final = 250.0
 """How long a host may take for what was fed ahead: so long may a better job have to wait for it."""
@@ -16,43 +16,40 @@ AHEAD_MAX: Final = 64
 """Offers that one host may have ahead: enough to outlast a round trip, few enough to lose with the host."""
 SWIFT_MS: Final = 100.0
 """Jobs that take longer than this are not fed ahead."""
-SHAPES_MAX: Final = 10_000
-"""Shapes whose durations are remembered."""
+LINES_MAX: Final = 10_000
+"""Lines whose durations are remembered."""
 _WEIGHT: Final = 0.2
 """Of the newest duration in the mean."""
 
-Shape = tuple[ResourceKey, Resources]
-"""A queue, and what jobs in it need: such jobs are taken to be alike."""
-
 
 class Durations:
-    """How long jobs of each shape have lately taken."""
+    """How long jobs of each line have lately taken."""
 
     def __init__(self) -> None:
-        self._means_ms: dict[Shape, float] = {}
+        self._means_ms: dict[LineKey, float] = {}
 
-    def learn(self, shape: Shape, ran_for_ms: int) -> None:
+    def learn(self, line: LineKey, ran_for_ms: int) -> None:
         """Take in the duration of a run that has ended."""
-        mean = self._means_ms.pop(shape, None)
-        if mean is None and len(self._means_ms) >= SHAPES_MAX:
+        mean = self._means_ms.pop(line, None)
+        if mean is None and len(self._means_ms) >= LINES_MAX:
             del self._means_ms[next(iter(self._means_ms))]
-        self._means_ms[shape] = ran_for_ms if mean is None else mean + _WEIGHT * (ran_for_ms - mean)
+        self._means_ms[line] = ran_for_ms if mean is None else mean + _WEIGHT * (ran_for_ms - mean)
 
-    def is_swift(self, shape: Shape) -> bool:
-        """Tell whether jobs of a shape have lately been over in a moment."""
-        return self._means_ms.get(shape, SWIFT_MS + 1) <= SWIFT_MS
+    def is_swift(self, line: LineKey) -> bool:
+        """Tell whether jobs of a line have lately been over in a moment."""
+        return self._means_ms.get(line, SWIFT_MS + 1) <= SWIFT_MS
 
-    def ahead_of(self, shape: Shape, capacity: Resources) -> int:
+    def ahead_of(self, line: LineKey, capacity: Resources) -> int:
         """Return how many such jobs a host of this capacity may have ahead; 0 if they are not swift."""
-        if not self.is_swift(shape):
+        if not self.is_swift(line):
             return 0
-        need = shape[1]
+        need = line.need
         slots = min(
             (have // wanted for have, wanted in zip(capacity, need, strict=True) if wanted > 0),
             default=1,
         )
         # A process costs its host a millisecond, however little it does.
-        return min(AHEAD_MAX, int(slots * AHEAD_MS / max(self._means_ms[shape], 1.0)))
+        return min(AHEAD_MAX, int(slots * AHEAD_MS / max(self._means_ms[line], 1.0)))
 
 
 class _Placed(Protocol):

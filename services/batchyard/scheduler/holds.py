@@ -23,7 +23,7 @@ class Released:
 
 
 def holder_order(line: Line) -> tuple[int, int, int]:
-    """Return the key that puts holders in order: rank of the queue, then submission."""
+    """Return the key that puts holders in order: rank of the queue, then the place in its share."""
     head = line.head()
     return (line.queue.rank, head[0] if head else 0, line.serial)
 
@@ -34,7 +34,7 @@ def is_behind(line: Line, holder: Line) -> bool:
         return False
     if line.queue.rank != holder.queue.rank:
         return line.queue.rank > holder.queue.rank
-    return line.queue is not holder.queue or holder_order(line) > holder_order(holder)
+    return line.share is not holder.share or holder_order(line) > holder_order(holder)
 
 
 class Holds:
@@ -116,7 +116,7 @@ class Holds:
         holders: dict[ResourceKey, Line] = {}
         for line in order:
             for spec in filter(None, (self._could_run_in(line, name) for name in line.queue.environments)):
-                if spec.max_vcpus_milli is not None and spec.key not in holders and self._is_served(line, spec):
+                if _is_limited(line, spec) and spec.key not in holders and self._is_served(line, spec):
                     holders[spec.key] = line
         changed = []
         for environment in self._environments:
@@ -133,6 +133,14 @@ class Holds:
 
     def _is_served(self, line: Line, spec: ComputeEnvironment) -> bool:
         return any(_could_take(host, line) and host.serves(spec.key.name) for host in self._hosts)
+
+
+def _is_limited(line: Line, spec: ComputeEnvironment) -> bool:
+    """Tell whether vCPUs are counted in an environment, for all or for the shares of the line's queue."""
+    fair = line.queue.fair
+    return spec.max_vcpus_milli is not None or (
+        fair is not None and fair.reserves and spec.reserve_base_milli is not None
+    )
 
 
 def _could_take(host: Host, line: Line) -> bool:

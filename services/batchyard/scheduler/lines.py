@@ -1,21 +1,23 @@
-"""Who waits: jobs of equal shape stand in one line, lines stand in their queue.
+"""Who waits: jobs of equal shape stand in one line, lines stand in the share of their queue.
 
 A line whose head found no room is parked, and is looked at again only after something has changed that could let it
 through. A waiting job is one small tuple, in its line's heap and in the index of its namespace. Of the children of an
 array only the first is one, the others stand behind it as bits.
 """
 
-from bisect import bisect_left, bisect_right, insort
 from heapq import heapify, heappop, heappush
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchyard.domain.arrays import Indices, lowest, only
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.scheduler.arrays import WaitingArray
-from batchyard.scheduler.model import JobQueue, QueuedChildren, ResourceKey, Resources
+from batchyard.scheduler.model import LineKey, QueuedChildren, Resources
+
+if TYPE_CHECKING:
+    from batchyard.scheduler.queues import Queue, Share
 
 Entry: TypeAlias = tuple[int, JobId, int, "Line"]
-"""A waiting job: its place in the order of submission, its id, its version, its line."""
+"""A waiting job: its place in the order of its share, its id, its version, its line."""
 
 Index: TypeAlias = dict[JobId, Entry]
 """The waiting jobs of a namespace by their ids."""
@@ -27,7 +29,7 @@ _COMPACT_ABOVE: Final = 64
 
 
 class Line:
-    """The waiting jobs of one queue that need the same, in the order of submission."""
+    """The waiting jobs of one share of a queue that need the same, in the order of the share."""
 
     __slots__ = (
         "_arrays",
@@ -43,17 +45,29 @@ class Line:
         "queue",
         "ready_as",
         "serial",
+        "share",
         "short_of_hosts",
         "starving",
+        "time_limit_s",
         "told",
         "wakes_at",
     )
 
-    def __init__(self, serial: int, queue: "Queue", need: Resources, index: Index, arrays: Arrays) -> None:
+    def __init__(
+        self,
+        serial: int,
+        share: "Share",
+        need: Resources,
+        time_limit_s: int | None,
+        index: Index,
+        arrays: Arrays,
+    ) -> None:
         self.serial = serial
         """Unlike that of any other line; it breaks ties, so that no order depends on addresses."""
-        self.queue = queue
+        self.share = share
+        self.queue: Queue = share.queue
         self.need = need
+        self.time_limit_s = time_limit_s
         self._index = index
         self._arrays = arrays
         self._entries: list[Entry] = []
@@ -63,7 +77,7 @@ class Line:
         self._behind = 0
         """Children that wait behind those."""
         self.ready_as: int | None = None
-        """The sequence under which its queue has it as ready."""
+        """The place of its head under which its share has it as ready."""
         self.parked = False
         self.blocked_since: float | None = None
         """When the head was first found not to fit."""
@@ -81,9 +95,14 @@ class Line:
     def __len__(self) -> int:
         return self._live + self._behind
 
-    def add(self, job_id: JobId, sequence: int, version: int) -> None:
+    @property
+    def key(self) -> LineKey:
+        """Its name."""
+        return LineKey(self.queue.key, self.share.identifier, self.need, self.time_limit_s)
+
+    def add(self, job_id: JobId, order: int, version: int) -> None:
         """Put a job in its place."""
-        entry = (sequence, job_id, version, self)
+        entry = (order, job_id, version, self)
         self._index[job_id] = entry
         heappush(self._entries, entry)
         self._live += 1
@@ -93,7 +112,7 @@ class Line:
         array_id = children.array.job_id
         array, _ = self._arrays.get(array_id, (None, None))
         if array is None:
-            array = WaitingArray(array_id, children.sequence, children.version)
+            array = WaitingArray(array_id, children.order, children.version)
             self._arrays[array_id] = (array, self)
         before = len(array)
         array.behind |= children.indices
@@ -103,9 +122,9 @@ class Line:
         if array.front is None:
             self._advance(array)
 
-    def replace(self, job_id: JobId, sequence: int, version: int) -> None:
+    def replace(self, job_id: JobId, order: int, version: int) -> None:
         """Put a newer version of a job in the place of the one that is there."""
-        entry = (sequence, job_id, version, self)
+        entry = (order, job_id, version, self)
         self._index[job_id] = entry
         heappush(self._entries, entry)
         self._compact()
@@ -157,7 +176,7 @@ class Line:
             return
         self._behind -= 1
         self._fronts[array.child_id(index)] = array
-        self.add(array.child_id(index), array.child_sequence(index), array.version)
+        self.add(array.child_id(index), array.child_order(index), array.version)
 
     def _recall(self, array: WaitingArray) -> None:
         """Have the child in front go behind the others again."""
@@ -170,6 +189,25 @@ class Line:
         self._behind += 1
         self._compact()
 
+    def first(self, limit: int) -> list[tuple[int, JobId]]:
+        """Return the first jobs with their places, in order; costs as much as it returns, and what has gone before."""
+        if not self._entries:
+            return []
+        found: list[tuple[int, JobId]] = []
+        todo: list[tuple[int, int]] = [(self._entries[0][0], 0)]
+        children: list[tuple[int, JobId]] = []
+        while todo and len(found) < limit:
+            order, at = heappop(todo)
+            entry = self._entries[at]
+            for position in range(2 * at + 1, min(2 * at + 3, len(self._entries))):
+                heappush(todo, (self._entries[position][0], position))
+            if self._index.get(entry[1]) is entry:
+                found.append((order, entry[1]))
+                array = self._fronts.get(entry[1])
+                if array is not None:
+                    children += array.first_behind(limit)
+        return sorted(found + children)[:limit]
+
     def head_key(self) -> JobKey | None:
         """Return the first job's name."""
         head = self.head()
@@ -179,108 +217,3 @@ class Line:
         if len(self._entries) > _COMPACT_ABOVE + 2 * self._live:
             self._entries = [entry for entry in self._entries if self._index.get(entry[1]) is entry]
             heapify(self._entries)
-
-
-class Queue:
-    """A job queue and its lines."""
-
-    __slots__ = ("_ready", "key", "lines", "on_agenda", "rank", "spec", "turn")
-
-    def __init__(self, key: ResourceKey) -> None:
-        self.key = key
-        self.spec: JobQueue | None = None
-        """None: jobs name a queue that is not known, or not any more."""
-        self.rank = 0
-        """Queues of a lower rank go first."""
-        self.turn = 0
-        """When the queue last placed a job; among equals the lowest goes first."""
-        self.on_agenda = False
-        self.lines: dict[Resources, Line] = {}
-        self._ready: list[tuple[int, int, Line]] = []
-
-    @property
-    def environments(self) -> tuple[str, ...]:
-        """Names of its compute environments, in order."""
-        return () if self.spec is None else self.spec.environments
-
-    def forget_lines(self) -> None:
-        """Forget all lines."""
-        self.lines.clear()
-        self._ready.clear()
-        self.on_agenda = False
-
-    def make_ready(self, line: Line, sequence: int) -> None:
-        """Have a line looked at; `sequence` is that of its head."""
-        line.parked = False
-        if line.ready_as is None or sequence < line.ready_as:
-            line.ready_as = sequence
-            heappush(self._ready, (sequence, line.serial, line))
-
-    def next_ready(self) -> tuple[Line, Entry] | None:
-        """Return the ready line whose head was submitted first, and that head; None if no line is ready."""
-        while self._ready:
-            sequence, _, line = self._ready[0]
-            expected = line.ready_as == sequence
-            head = line.head() if expected else None
-            if head is not None and head[0] == sequence:
-                return line, head
-            heappop(self._ready)
-            if expected:
-                line.ready_as = None
-                if head is not None:
-                    self.make_ready(line, head[0])
-        return None
-
-    def unready(self, line: Line) -> None:
-        """Have a line not looked at; it must be the one that `next_ready` has just returned."""
-        heappop(self._ready)
-        line.ready_as = None
-
-
-class ParkedLines:
-    """Lines whose heads found no host with room, by what they need."""
-
-    def __init__(self) -> None:
-        self._levels: list[int] = []
-        self._lines: dict[int, list[tuple[int, int, int, Line]]] = {}
-
-    def add(self, line: Line) -> None:
-        """Put a line in, if it is not there already."""
-        level = line.need.vcpus_milli
-        item = _parked_item(line)
-        lines = self._lines.get(level)
-        if lines is None:
-            self._lines[level] = [item]
-            insort(self._levels, level)
-            return
-        at = bisect_left(lines, item)
-        if at == len(lines) or lines[at][2] != line.serial:
-            lines.insert(at, item)
-
-    def discard(self, line: Line) -> None:
-        """Take a line out, if it is there."""
-        level = line.need.vcpus_milli
-        lines = self._lines.get(level, [])
-        at = bisect_left(lines, _parked_item(line))
-        if at < len(lines) and lines[at][2] == line.serial:
-            del lines[at]
-            if not lines:
-                del self._lines[level]
-                del self._levels[bisect_left(self._levels, level)]
-
-    def contains(self, line: Line) -> bool:
-        """Tell whether a line is in."""
-        return any(item[2] == line.serial for item in self._lines.get(line.need.vcpus_milli, ()))
-
-    def fitting(self, room: Resources) -> list[Line]:
-        """Return the lines that need no more than this."""
-        fitting: list[Line] = []
-        for level in self._levels[: bisect_right(self._levels, room.vcpus_milli)]:
-            lines = self._lines[level]
-            small_enough = lines[: bisect_left(lines, (room.memory_mib + 1,))]
-            fitting.extend(line for _, gpus, _, line in small_enough if gpus <= room.gpus)
-        return fitting
-
-
-def _parked_item(line: Line) -> tuple[int, int, int, Line]:
-    return (line.need.memory_mib, line.need.gpus, line.serial, line)

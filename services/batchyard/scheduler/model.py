@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from batchyard.domain.arrays import Indices
 from batchyard.domain.jobs import Fence, JobKey, child_key
@@ -48,6 +48,24 @@ class ResourceKey(NamedTuple):
     name: str
 
 
+PRIORITY_MAX: Final = 9999
+"""The highest scheduling priority, which goes first."""
+_SEQUENCE_BITS: Final = 48
+
+NO_SHARE: Final = ""
+"""The share of all jobs of a queue without fair share."""
+
+
+class LineKey(NamedTuple):
+    """Names the jobs of a queue that are alike in all that deciding depends on."""
+
+    queue: ResourceKey
+    share: str
+    need: Resources
+    time_limit_s: int | None
+    """An attempt is ended after so long; None: it may take as long as it likes."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
     """A job that wants to be placed."""
@@ -59,6 +77,22 @@ class QueuedJob:
     need: Resources
     version: int
     """Names the state of the job that a proposal has seen."""
+    share: str = NO_SHARE
+    """Share identifier, in a queue with fair share."""
+    priority: int = 0
+    """Scheduling priority: within a share higher ones go first."""
+    time_limit_s: int | None = None
+    """Of an attempt."""
+
+    @property
+    def order(self) -> int:
+        """Place among the jobs of its share: the lowest goes first."""
+        return order_of(self.share, self.priority, self.sequence)
+
+    @property
+    def line(self) -> LineKey:
+        """The line in which it stands."""
+        return LineKey(ResourceKey(self.key.namespace, self.job_queue), self.share, self.need, self.time_limit_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +107,40 @@ class QueuedChildren:
     """Of each child, as is the member that follows."""
     version: int
     indices: Indices
+    share: str = NO_SHARE
+    priority: int = 0
+    time_limit_s: int | None = None
+
+    @property
+    def order(self) -> int:
+        """The array's place among the jobs of its share; those of its children follow it."""
+        return order_of(self.share, self.priority, self.sequence)
+
+    @property
+    def line(self) -> LineKey:
+        """The line in which its children stand."""
+        return LineKey(ResourceKey(self.array.namespace, self.job_queue), self.share, self.need, self.time_limit_s)
 
     def child(self, index: int) -> QueuedJob:
         """Return one of them."""
         return QueuedJob(
-            child_key(self.array, index), self.job_queue, self.sequence + 1 + index, self.need, self.version
+            child_key(self.array, index),
+            self.job_queue,
+            self.sequence + 1 + index,
+            self.need,
+            self.version,
+            self.share,
+            self.priority,
+            self.time_limit_s,
         )
+
+
+def order_of(share: str, priority: int, sequence: int) -> int:
+    """Return a number that puts the jobs of a share in order: by priority, the highest first, then by submission.
+
+    Without a share it is the place in the order of submission.
+    """
+    return sequence if share == NO_SHARE else (PRIORITY_MAX - priority << _SEQUENCE_BITS) + sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +154,10 @@ class HeldRun:
     need: Resources
     claimed: bool = True
     """Whether its agent is known to have taken it up."""
+    job_queue: str = ""
+    """Empty: not known."""
+    share: str = NO_SHARE
+    time_limit_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +168,33 @@ class JobQueue:
     priority: int
     environments: tuple[str, ...]
     """Names of its compute environments, the one to be tried first in front."""
+    policy: ResourceKey | None = None
+    """Its scheduling policy; None: it is served in the order of submission."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulingPolicy:
+    """How the shares of a queue divide what it can use."""
+
+    key: ResourceKey
+    share_decay_s: int = 0
+    compute_reservation: int = 0
+    """Percent."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Share identifiers, those with a `*` at the end standing for all that begin so, and weight factors: with a lower
+    one a share gets more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareUse:
+    """What a share has used of late."""
+
+    queue: ResourceKey
+    share: str
+    used: float
+    """vCPU seconds, those longer ago counting less."""
+    ago_s: float = 0.0
+    """When that was so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +206,13 @@ class ComputeEnvironment:
     valid: bool
     max_vcpus_milli: int | None
     """Ceiling over all runs in it; None for UNMANAGED ones, which have none."""
+    unmanaged_vcpus_milli: int | None = None
+    """What an UNMANAGED one is said to have: of that the share of a fair share queue's reserve is taken."""
+
+    @property
+    def reserve_base_milli(self) -> int | None:
+        """Of how much a part may be kept back for shares that are not active; None: nothing is."""
+        return self.unmanaged_vcpus_milli if self.max_vcpus_milli is None else self.max_vcpus_milli
 
     @property
     def usable(self) -> bool:
@@ -154,6 +254,7 @@ class WaitReason:
     need: Resources
     reason: str
     """Empty: they do not any more."""
+    share: str = NO_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +265,5 @@ class Plan:
     wait_reasons: tuple[WaitReason, ...]
     next_deadline: float | None
     """When to plan again even if nothing happens until then; None: no need to."""
+    share_uses: tuple[ShareUse, ...] = ()
+    """What is to be kept of shares that have used something; 0: nothing any more."""

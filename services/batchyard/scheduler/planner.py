@@ -3,53 +3,71 @@
 It keeps a picture, and looks again only at what an event has changed. `plan` is the only place that is told the time,
 and everything that it decides follows from the events and those times alone.
 
-Order: queues by priority, equal ones in turn; within a queue by submission. A job that does not fit is passed by later
-and smaller ones until it has waited for a bound; then room is held for it (see `holds`). Jobs that are over in
-milliseconds are offered beyond the room that there is (see `feeding`).
+Order: queues by priority, equal ones in turn; within a queue by submission, or by what its shares have used of late
+(see `fairshare`). A job that does not fit is passed by later and smaller ones until it has waited for a bound; then
+room is held for it (see `holds`). Jobs that are over in milliseconds are offered beyond the room that there is (see
+`feeding`).
 """
 
 from collections.abc import Iterator
 from math import inf
 
 from batchyard.domain.compat import Compat
-from batchyard.domain.jobs import Fence, JobKey
+from batchyard.domain.jobs import Fence, JobId, JobKey
 from batchyard.scheduler.alarms import Alarms
+from batchyard.scheduler.ceilings import lets_in
 from batchyard.scheduler.environments import Environment, Environments
-from batchyard.scheduler.feeding import Ahead, Durations, Shape
-from batchyard.scheduler.holds import Holds
+from batchyard.scheduler.feeding import Ahead, Durations
+from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host, Hosts, HostUse
-from batchyard.scheduler.lines import Entry, Line, Queue
+from batchyard.scheduler.lines import Entry, Line
 from batchyard.scheduler.model import (
     Agent,
     ComputeEnvironment,
     HeldRun,
     JobQueue,
+    LineKey,
     Offer,
     Plan,
     QueuedChildren,
     QueuedJob,
     ResourceKey,
     Resources,
+    SchedulingPolicy,
+    ShareUse,
 )
+from batchyard.scheduler.queues import Queue, Share
+from batchyard.scheduler.usage import Usage
 from batchyard.scheduler.waiting import Waiting
 
 
 class _Placement:
     """A job that takes up room, or is fed ahead: proposed, or held under a fence."""
 
-    __slots__ = ("agent_id", "environment", "job", "need", "queue", "requeued")
+    __slots__ = ("agent_id", "environment", "job", "need", "requeued", "share", "time_limit_s")
 
     def __init__(
-        self, job: JobKey, agent_id: str, environment: ResourceKey, need: Resources, queue: ResourceKey | None
+        self,
+        job: JobKey,
+        agent_id: str,
+        environment: ResourceKey,
+        need: Resources,
+        share: Share | None,
+        time_limit_s: int | None,
     ) -> None:
         self.job = job
         self.agent_id = agent_id
         self.environment = environment
         self.need = need
-        self.queue = queue
-        """None for a run that is not of this planner's making."""
+        self.share = share
+        """None if it is not known."""
+        self.time_limit_s = time_limit_s
         self.requeued: QueuedJob | None = None
         """The job as it became while the proposal was under way."""
+
+    def line(self, share: Share) -> LineKey:
+        """Return the line in which it stood."""
+        return LineKey(share.queue.key, share.identifier, self.need, self.time_limit_s)
 
 
 class Planner:
@@ -69,6 +87,7 @@ class Planner:
             starvation_bound_s=starvation_bound_s,
             reason_delay_s=reason_delay_s,
         )
+        self._usage = Usage()
         self._durations = Durations()
         self._ahead: Ahead[_Placement] = Ahead()
         self._hungry: dict[str, None] = {}
@@ -77,10 +96,8 @@ class Planner:
         self._runs: dict[Fence, _Placement] = {}
         self._ended_early: set[Fence] = set()
         """Runs of which the end was told before their beginning."""
-        self._open: list[Line | None] = [None]
-        """While planning: for whom hosts may be held and still be offered to the line that is looked at."""
-        self._closed: set[Line] = set()
-        """While planning: holders that have had their chance; what they hold is closed to all that comes after."""
+        self._now = 0.0
+        """Of the latest plan."""
         self.looks = 0
         """How often a job was held against the hosts: what planning has cost so far."""
 
@@ -100,12 +117,25 @@ class Planner:
 
     def put_queue(self, spec: JobQueue) -> None:
         """Take in a job queue, or what has changed of it."""
-        self._waiting.put_queue(spec)
-        self._structure_changed()
+        queue = self._waiting.put_queue(spec)
+        self._policy_changed([queue])
 
     def drop_queue(self, key: ResourceKey) -> None:
         """Forget a job queue; jobs that name it wait."""
         self._waiting.drop_queue(key)
+        self._structure_changed()
+
+    def put_policy(self, policy: SchedulingPolicy) -> None:
+        """Take in a scheduling policy, or what has changed of it; what shares have used is kept."""
+        self._policy_changed(self._waiting.put_policy(policy))
+
+    def drop_policy(self, key: ResourceKey) -> None:
+        """Forget a scheduling policy; queues that name it go on with equal shares."""
+        self._policy_changed(self._waiting.drop_policy(key))
+
+    def _policy_changed(self, queues: list[Queue]) -> None:
+        for queue in queues:
+            self._usage.policies_changed(queue.shares.values())
         self._structure_changed()
 
     # Jobs
@@ -141,6 +171,7 @@ class Planner:
         self._holds.relieve_all()
         self._refresh_holds()
         self._waiting.forget_jobs()
+        self._usage.forget()
         self._alarms.forget()
         self._proposed.clear()
         self._runs.clear()
@@ -149,6 +180,16 @@ class Planner:
         self._ended_early.clear()
         self._hosts.discharge_all()
         self._environments.discharge_all()
+
+    def share_used(self, use: ShareUse) -> None:
+        """Take in what a share has used before any of its runs that are known here."""
+        self._usage.remember(self._waiting.share(use.queue, use.share), use.used, use.ago_s)
+
+    def front(self, queue: ResourceKey, now: float, limit: int) -> list[JobId]:
+        """Return the first jobs that wait in a queue, in the order in which they will be placed."""
+        known = self._waiting.queue(queue)
+        self._usage.settle(max(now, self._now))
+        return [] if known is None else known.front(max(now, self._now), limit)
 
     # Agents
 
@@ -222,8 +263,8 @@ class Planner:
         """
         placement = self._proposed.pop(job, None)
         if placement is not None:
-            if not_there and placement.queue is not None:
-                self._environments.pause(placement.environment, placement.queue, not_there)
+            if not_there and placement.share is not None:
+                self._environments.pause(placement.environment, placement.share.queue.key, not_there)
             self._discharge(placement)
             if placement.requeued is not None:
                 self._waiting.add(placement.requeued)
@@ -232,7 +273,10 @@ class Planner:
         """Take in a run that is not of this planner's making."""
         if run.fence not in self._runs:
             environment = ResourceKey(run.job.namespace, run.environment)
-            self._runs[run.fence] = placement = _Placement(run.job, run.agent_id, environment, run.need, None)
+            queue = ResourceKey(run.job.namespace, run.job_queue)
+            share = self._waiting.share(queue, run.share) if run.job_queue else None
+            placement = _Placement(run.job, run.agent_id, environment, run.need, share, run.time_limit_s)
+            self._runs[run.fence] = placement
             host = self._hosts.get(run.agent_id)
             is_ahead = (
                 not run.claimed and host is not None and host.capacity is not None and not run.need.fits_in(host.room)
@@ -246,35 +290,48 @@ class Planner:
             self._ended_early.add(fence)
             return
         self._discharge(placement)
-        if ran_for_ms is not None and placement.queue is not None:
-            self._learn(placement.agent_id, (placement.queue, placement.need), ran_for_ms)
+        if ran_for_ms is not None and placement.share is not None:
+            self._learn(placement.agent_id, placement.line(placement.share), ran_for_ms)
 
     def _charge(self, placement: _Placement, *, ahead: bool) -> None:
         """Take room; what is fed ahead takes it only below the ceiling, until its agent claims it."""
-        self._environments.charge(placement.environment, placement.need.vcpus_milli)
+        vcpus_milli = placement.need.vcpus_milli
+        self._environments.charge(placement.environment, vcpus_milli)
+        if placement.share is not None:
+            placement.share.queue.charge(placement.environment.name, vcpus_milli)
+            self._usage.charge(placement.share, vcpus_milli, ahead=ahead)
         if ahead:
             self._ahead.add(placement)
         else:
             self._hosts.charge(placement.agent_id, placement.need)
 
     def _discharge(self, placement: _Placement) -> None:
-        environment = self._environments.discharge(placement.environment, placement.need.vcpus_milli)
-        if not self._ahead.remove(placement):
+        vcpus_milli, share = placement.need.vcpus_milli, placement.share
+        environment = self._environments.discharge(placement.environment, vcpus_milli)
+        was_ahead = self._ahead.remove(placement)
+        if share is not None:
+            share.queue.charge(placement.environment.name, -vcpus_milli)
+            self._usage.charge(share, -vcpus_milli, ahead=was_ahead)
+            self._waiting.tidy(share)
+        if not was_ahead:
             host = self._hosts.discharge(placement.agent_id, placement.need)
             while (claimed := self._ahead.next_fitting(host)) is not None:
                 host = self._hosts.charge(claimed.agent_id, claimed.need)
+                if claimed.share is not None:
+                    self._usage.charge(claimed.share, -claimed.need.vcpus_milli, ahead=True)
+                    self._usage.charge(claimed.share, claimed.need.vcpus_milli, ahead=False)
             self._waiting.wake_for_host(host)
         self._waiting.wake_for_ceiling(environment)
 
-    def _learn(self, agent_id: str, shape: Shape, ran_for_ms: int) -> None:
+    def _learn(self, agent_id: str, line: LineKey, ran_for_ms: int) -> None:
         """Take in how long a job took; if such jobs are swift and their agent has few ahead, have more looked at."""
-        self._durations.learn(shape, ran_for_ms)
+        self._durations.learn(line, ran_for_ms)
         host = self._hosts.get(agent_id)
         if host is None or host.capacity is None:
             return
-        if 2 * self._ahead.count(agent_id) < self._durations.ahead_of(shape, host.capacity):
+        if 2 * self._ahead.count(agent_id) < self._durations.ahead_of(line, host.capacity):
             self._hungry[agent_id] = None
-            self._waiting.wake_shape(shape)
+            self._waiting.wake_line(line)
 
     # Decisions
 
@@ -284,13 +341,14 @@ class Planner:
         `now` is in seconds and never goes back. The plan says when to plan again if nothing happens until then: at
         once, if it stopped short at `offers_max` offers.
         """
+        self._now = now
+        self._usage.settle(now)
         self._alarms.ring(now)
         for environment in self._environments.resume(now):
             self._waiting.wake_for_ceiling(environment)
         offers: list[Offer] = []
-        self._closed.clear()
         self._refresh_holds()
-        self._open_holds()
+        self._put_holders_on_agenda()
         limit = inf if offers_max is None else offers_max
         for item in self._waiting.agenda():
             if isinstance(item, Line):
@@ -299,24 +357,25 @@ class Planner:
                 self._serve_queue(item, now, offers)
             if len(offers) >= limit:
                 return Plan(tuple(offers), (), now)
+        uses, forgotten = self._usage.due(now)
+        for share in forgotten:
+            self._waiting.tidy(share)
         reasons = [*self._waiting.take_withdrawn_reasons(), *self._alarms.report(now, self._waiting.parked())]
-        deadlines = (self._alarms.next_deadline(), self._environments.next_deadline())
+        deadlines = (self._alarms.next_deadline(), self._environments.next_deadline(), self._usage.next_deadline())
         next_deadline = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        return Plan(tuple(offers), tuple(reasons), next_deadline)
+        return Plan(tuple(offers), tuple(reasons), next_deadline, tuple(uses))
 
     def _serve_holder(self, holder: Line, now: float, offers: list[Offer], limit: float) -> None:
-        """Try what stands ahead of a holder in its queue, then its own head; then close what it holds."""
-        while holder in self._open and len(offers) < limit:
-            head, ready = holder.head(), holder.queue.next_ready()
+        """Try what stands ahead of a holder in its share, then its own head."""
+        while holder.starving and len(offers) < limit:
+            head, ready = holder.head(), holder.share.next_ready()
             if head is None or ready is None or ready[1][0] > head[0]:
-                self._closed.add(holder)
-                self._open.remove(holder)
-            else:
-                self._try(*ready, now, offers)
+                break
+            self._try(*ready, now, offers)
 
     def _serve_queue(self, queue: Queue, now: float, offers: list[Offer]) -> None:
         """Place one job of a queue, the first that fits."""
-        while (ready := queue.next_ready()) is not None:
+        while (ready := queue.next_ready(now)) is not None:
             if self._try(*ready, now, offers):
                 break
         self._waiting.put_back(queue)
@@ -327,14 +386,15 @@ class Planner:
         short_of_hosts: list[str] = []
         short_of_ceiling: list[Environment] = []
         namespace = line.queue.key.namespace
+        holders = [None, *(holder for holder in self._holds.holders if not is_behind(line, holder))]
         for name in line.queue.environments:
             environment = self._environments.get(ResourceKey(namespace, name))
             if environment is None or environment.spec is None or not environment.spec.usable:
                 continue
-            if line.queue.key in environment.paused or not self._is_below_ceiling(environment, line.need):
+            if line.queue.key in environment.paused or not lets_in(environment, line):
                 short_of_ceiling.append(environment)
                 continue
-            host = self._hosts.tightest(name, line.need, self._open)
+            host = self._hosts.tightest(name, line.need, holders)
             if host is None:
                 short_of_hosts.append(name)
                 continue
@@ -349,18 +409,10 @@ class Planner:
         self._park(line, now, tuple(short_of_hosts), short_of_ceiling)
         return False
 
-    def _is_below_ceiling(self, environment: Environment, need: Resources) -> bool:
-        room = environment.room_milli
-        if room is None:
-            return True
-        holder = environment.holder
-        held = holder.need.vcpus_milli if holder is not None and holder in self._closed else 0
-        return need.vcpus_milli <= room - held
-
     def _hungry_host(self, line: Line, environment: str) -> Host | None:
         """Return a host without room that is to be fed ahead from this line, or None."""
-        shape = (line.queue.key, line.need)
-        if not self._durations.is_swift(shape):
+        key = line.key
+        if not self._durations.is_swift(key):
             return None
         while (agent_id := next(iter(self._hungry), None)) is not None:
             host = self._hosts.get(agent_id)
@@ -371,7 +423,7 @@ class Planner:
                 and host.holder is None
                 and host.serves(environment)
                 and line.need.fits_in(host.capacity)
-                and self._ahead.count(agent_id) < self._durations.ahead_of(shape, host.capacity)
+                and self._ahead.count(agent_id) < self._durations.ahead_of(key, host.capacity)
                 and not self._waiting.is_contested(host, line)
             ):
                 return host
@@ -381,9 +433,10 @@ class Planner:
 
     def _place(self, line: Line, head: Entry, host: Host, environment: Environment, *, ahead: bool) -> Offer:
         job = JobKey(line.queue.key.namespace, head[1])
-        placement = _Placement(job, host.agent_id, environment.key, line.need, line.queue.key)
+        placement = _Placement(job, host.agent_id, environment.key, line.need, line.share, line.time_limit_s)
         self._proposed[job] = placement
         self._charge(placement, ahead=ahead)
+        self._usage.settle(self._now)
         self._waiting.take(line)
         self._refresh_holds()
         return Offer(job, head[2], host.agent_id, host.incarnation, environment.key.name)
@@ -429,12 +482,8 @@ class Planner:
                 self._waiting.wake_for_host(host)
             for environment in released.environments:
                 self._waiting.wake_for_ceiling(environment)
-            self._open_holds()
+            self._put_holders_on_agenda()
 
-    def _open_holds(self) -> None:
-        """Begin to plan with the holders that have not had their chance."""
-        self._open = [None]
+    def _put_holders_on_agenda(self) -> None:
         for holder in self._holds.holders:
-            if holder not in self._closed:
-                self._open.append(holder)
-                self._waiting.put_holder_on_agenda(holder)
+            self._waiting.put_holder_on_agenda(holder)

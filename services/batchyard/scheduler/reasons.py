@@ -7,6 +7,7 @@ numbers that change from one moment to the next.
 from collections.abc import Sequence
 from typing import Final
 
+from batchyard.scheduler.ceilings import is_kept_for_others
 from batchyard.scheduler.environments import Environments
 from batchyard.scheduler.hosts import Hosts
 from batchyard.scheduler.lines import Line
@@ -49,7 +50,7 @@ def why_waiting(line: Line, environments: Environments, hosts: Hosts) -> str:
         ceiling = max(environment.max_vcpus_milli or 0 for environment in usable)
         return f"{MAX_RESOURCE} It asks for {_vcpus(need)}; the highest maxvCpus is {ceiling // 1000}."
     names = [environment.key.name for environment in large_enough]
-    return _refused(line, names, environments) or _short_of_hosts(line, names, hosts)
+    return _refused(line, names, environments) or _short_of_room(line, names, environments, hosts)
 
 
 def _refused(line: Line, names: Sequence[str], environments: Environments) -> str | None:
@@ -62,7 +63,7 @@ def _refused(line: Line, names: Sequence[str], environments: Environments) -> st
     return f"Waiting: {'; '.join(reasons)}." if len(reasons) == len(names) else None
 
 
-def _short_of_hosts(line: Line, names: Sequence[str], hosts: Hosts) -> str:
+def _short_of_room(line: Line, names: Sequence[str], environments: Environments, hosts: Hosts) -> str:
     need = line.need
     drained = [host for name in names for host in hosts.drained_serving(name)]
     if not any(hosts.is_served(name) for name in names):
@@ -80,6 +81,12 @@ def _short_of_hosts(line: Line, names: Sequence[str], hosts: Hosts) -> str:
     if line.starving:
         return f"Waiting for room: needs {_amount(need)}, and room is being held."
     if not line.short_of_hosts:
+        keys = [ResourceKey(line.queue.key.namespace, name) for name in names]
+        known = [environment for key in keys if (environment := environments.get(key)) is not None]
+        if any(is_kept_for_others(environment, line) for environment in known):
+            return (
+                f"Waiting for room: needs {_amount(need)}, and the rest of {_listed(names)} is kept for other shares."
+            )
         return f"Waiting for room: needs {_amount(need)}, and {_listed(names)} is at its maxvCpus."
     return f"Waiting for room: needs {_amount(need)}."
 

@@ -11,27 +11,32 @@ from typing import Final, TypeAlias
 from batchyard.domain.arrays import only
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import JobKey, array_and_index
+from batchyard.scheduler.ceilings import lets_in
 from batchyard.scheduler.environments import Environment, Environments
-from batchyard.scheduler.feeding import Shape
+from batchyard.scheduler.fairshare import FairShare
 from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host
-from batchyard.scheduler.lines import Arrays, Entry, Index, Line, ParkedLines, Queue
+from batchyard.scheduler.lines import Arrays, Entry, Index, Line
 from batchyard.scheduler.model import (
     NOTHING,
     JobQueue,
+    LineKey,
     QueuedChildren,
     QueuedJob,
     ResourceKey,
     Resources,
+    SchedulingPolicy,
     WaitReason,
 )
+from batchyard.scheduler.parked import ParkedLines
+from batchyard.scheduler.queues import Queue, Share
 from batchyard.scheduler.reasons import is_ordinary
 
 _FOR_HOLDER: Final = 0
 _FOR_QUEUE: Final = 1
 
 _AgendaItem: TypeAlias = tuple[int, int, int, int, Queue | Line]
-"""Rank; holders before queues; a holder's sequence or a queue's turn; the order of pushing; whom to serve."""
+"""Rank; holders before queues; a holder's place or a queue's turn; the order of pushing; whom to serve."""
 
 
 class Waiting:
@@ -43,6 +48,7 @@ class Waiting:
         self._compat = compat
         self._queues: dict[ResourceKey, Queue] = {}
         self._queues_using: dict[ResourceKey, dict[ResourceKey, Queue]] = {}
+        self._policies: dict[ResourceKey, FairShare] = {}
         self._jobs: dict[str, Index] = {}
         self._arrays: dict[str, Arrays] = {}
         self._parked = ParkedLines()
@@ -50,14 +56,15 @@ class Waiting:
         self._pushes = 0
         self._serial = 0
         self._turn = 0
-        self._withdrawn: dict[tuple[ResourceKey, Resources], WaitReason] = {}
+        self._withdrawn: dict[tuple[ResourceKey, str, Resources], WaitReason] = {}
 
     # Queues
 
-    def put_queue(self, spec: JobQueue) -> None:
+    def put_queue(self, spec: JobQueue) -> Queue:
         """Take in a job queue, or what has changed of it, and have all of its lines looked at."""
         queue = self._queue(spec.key)
         self._change_spec(queue, spec)
+        return queue
 
     def drop_queue(self, key: ResourceKey) -> None:
         """Forget a job queue; jobs that name it wait."""
@@ -69,11 +76,49 @@ class Waiting:
     def environment_changed(self, key: ResourceKey) -> None:
         """Have all lines looked at whose jobs may run in an environment."""
         for queue in self._queues_using.get(key, {}).values():
-            for line in queue.lines.values():
+            for line in queue.lines():
                 self._wake(line)
 
+    def put_policy(self, policy: SchedulingPolicy) -> list[Queue]:
+        """Take in a scheduling policy, or what has changed of it; return the queues that have it."""
+        self._policies[policy.key] = FairShare(policy)
+        return self._policy_changed(policy.key)
+
+    def drop_policy(self, key: ResourceKey) -> list[Queue]:
+        """Forget a scheduling policy; return the queues that have it."""
+        self._policies.pop(key, None)
+        return self._policy_changed(key)
+
+    def _policy_changed(self, key: ResourceKey) -> list[Queue]:
+        queues = [queue for queue in self._queues.values() if queue.spec is not None and queue.spec.policy == key]
+        for queue in queues:
+            queue.set_fair_share(self._fair_share_of(queue))
+            for line in queue.lines():
+                self._wake(line)
+        return queues
+
+    def _fair_share_of(self, queue: Queue) -> FairShare | None:
+        if queue.spec is None or queue.spec.policy is None:
+            return None
+        return self._policies.get(queue.spec.policy) or FairShare()
+
+    def queue(self, key: ResourceKey) -> Queue | None:
+        """Return a queue, or None if nothing is known of it."""
+        return self._queues.get(key)
+
+    def share(self, queue: ResourceKey, identifier: str) -> Share:
+        """Return a share, which is made if it is not known."""
+        return self._queue(queue).share(identifier)
+
+    def tidy(self, share: Share) -> None:
+        """Forget a share of which nothing waits and that uses nothing, and its queue if that was the last."""
+        queue = share.queue
+        if not share.lines and share.use.is_nothing and queue.shares.get(share.identifier) is share:
+            del queue.shares[share.identifier]
+            self._tidy(queue)
+
     def _change_spec(self, queue: Queue, spec: JobQueue | None) -> None:
-        for line in queue.lines.values():
+        for line in queue.lines():
             self._unpark(line)
         for name in queue.environments:
             self._queues_using[ResourceKey(queue.key.namespace, name)].pop(queue.key, None)
@@ -82,8 +127,9 @@ class Waiting:
             self._queues_using.setdefault(ResourceKey(queue.key.namespace, name), {})[queue.key] = queue
         if spec is not None:
             queue.rank = spec.priority if self._compat is Compat.SEED else -spec.priority
+        queue.set_fair_share(self._fair_share_of(queue))
         queue.on_agenda = False
-        for line in queue.lines.values():
+        for line in queue.lines():
             self._make_ready(line)
 
     def _queue(self, key: ResourceKey) -> Queue:
@@ -93,7 +139,7 @@ class Waiting:
         return queue
 
     def _tidy(self, queue: Queue) -> None:
-        if queue.spec is None and not queue.lines:
+        if queue.spec is None and not queue.shares:
             self._queues.pop(queue.key, None)
 
     # Jobs
@@ -101,21 +147,21 @@ class Waiting:
     def add(self, job: QueuedJob) -> None:
         """Take in a job, or its newer version."""
         index = self._jobs.setdefault(job.key.namespace, {})
-        queue_key = ResourceKey(job.key.namespace, job.job_queue)
+        key, order = job.line, job.order
         known = index.get(job.key.job_id)
         if known is not None:
             line = known[3]
-            if known[0] == job.sequence and line.queue.key == queue_key and line.need == job.need:
-                line.replace(job.key.job_id, job.sequence, job.version)
+            if known[0] == order and line.key == key:
+                line.replace(job.key.job_id, order, job.version)
                 return
             self._remove(known)
-        line = self._line(self._queue(queue_key), job.need)
-        line.add(job.key.job_id, job.sequence, job.version)
+        line = self._line(key)
+        line.add(job.key.job_id, order, job.version)
         self._has_grown(line)
 
     def add_children(self, children: QueuedChildren) -> None:
         """Take in children of an array, in addition to those that wait already."""
-        line = self._line(self._queue(ResourceKey(children.array.namespace, children.job_queue)), children.need)
+        line = self._line(children.line)
         line.add_children(children)
         self._has_grown(line)
 
@@ -143,7 +189,7 @@ class Waiting:
     def take(self, line: Line) -> None:
         """Take out the head of the line that `Queue.next_ready` returned: it is being placed."""
         queue = line.queue
-        queue.unready(line)
+        line.share.unready(line)
         line.take()
         self._head_changed(line)
         if not is_ordinary(line.told):
@@ -160,7 +206,7 @@ class Waiting:
     def forget_jobs(self) -> None:
         """Forget all jobs."""
         for queue in list(self._queues.values()):
-            queue.forget_lines()
+            queue.forget_jobs()
             self._tidy(queue)
         for environment in self._environments:
             environment.waiters.clear()
@@ -180,7 +226,7 @@ class Waiting:
 
     def sanity_check(self) -> None:
         """Assert that each waiting job stands in one line, and that each line is parked or wants to be looked at."""
-        lines = [line for queue in self._queues.values() for line in queue.lines.values()]
+        lines = [line for queue in self._queues.values() for line in queue.lines()]
         arrays = [array for arrays in self._arrays.values() for array, _ in arrays.values()]
         behind = sum(array.behind.bit_count() for array in arrays)
         assert sum(map(len, lines)) == sum(map(len, self._jobs.values())) + behind, "miscounted jobs"
@@ -191,14 +237,25 @@ class Waiting:
             assert not line.parked or line.blocked_since is not None, "a parked line that was never looked at"
             assert line.parked or not self._parked.contains(line), "a line that is indexed as parked, and is not"
 
-    def _line(self, queue: Queue, need: Resources) -> Line:
-        line = queue.lines.get(need)
+    def _line(self, key: LineKey) -> Line:
+        queue = self._queue(key.queue)
+        share = queue.share(key.share)
+        line = share.lines.get(key[2:])
         if line is None:
+            namespace = queue.key.namespace
+            index, arrays = self._jobs.setdefault(namespace, {}), self._arrays.setdefault(namespace, {})
             self._serial += 1
-            index = self._jobs.setdefault(queue.key.namespace, {})
-            arrays = self._arrays.setdefault(queue.key.namespace, {})
-            line = queue.lines[need] = Line(self._serial, queue, need, index, arrays)
+            was_active = share.is_active
+            line = Line(self._serial, share, key.need, key.time_limit_s, index, arrays)
+            share.lines[key[2:]] = line
+            if not was_active and queue.fair is not None and queue.fair.reserves:
+                self._wake_all(queue)  # less is kept back for shares that are not active
         return line
+
+    def _wake_all(self, queue: Queue) -> None:
+        for line in list(queue.lines()):
+            if line.parked:
+                self._wake(line)
 
     def _remove(self, entry: Entry) -> None:
         line = entry[3]
@@ -212,8 +269,8 @@ class Waiting:
 
     def _drop_line(self, line: Line) -> None:
         self._take_back_reason(line)
-        del line.queue.lines[line.need]
-        self._tidy(line.queue)
+        del line.share.lines[line.need, line.time_limit_s]
+        self.tidy(line.share)
 
     def take_withdrawn_reasons(self) -> list[WaitReason]:
         """Return, once, the lines of which a reason was told that does not hold any more."""
@@ -221,9 +278,13 @@ class Waiting:
         return list(withdrawn.values())
 
     def _take_back_reason(self, line: Line) -> None:
-        if line.told:
-            line.told = ""
-            self._withdrawn[line.queue.key, line.need] = WaitReason(line.queue.key, line.need, "")
+        if not line.told:
+            return
+        line.told = ""
+        share = line.share
+        if not any(other.told and other.need == line.need for other in share.lines.values()):
+            reason = WaitReason(line.queue.key, line.need, "", share.identifier)
+            self._withdrawn[line.queue.key, share.identifier, line.need] = reason
 
     def _head_changed(self, line: Line) -> None:
         line.blocked_since = None
@@ -251,7 +312,7 @@ class Waiting:
 
     def put_back(self, queue: Queue) -> None:
         """Put a queue on the agenda if it is not there and any of its lines is to be looked at."""
-        if not queue.on_agenda and queue.next_ready() is not None:
+        if not queue.on_agenda and queue.has_ready:
             queue.on_agenda = True
             self._push(queue.rank, _FOR_QUEUE, queue.turn, queue)
 
@@ -263,11 +324,11 @@ class Waiting:
 
     def parked(self) -> Iterator[Line]:
         """Yield the lines whose heads found no room."""
-        return (line for queue in self._queues.values() for line in queue.lines.values() if line.parked)
+        return (line for queue in self._queues.values() for line in queue.lines() if line.parked)
 
     def park(self, line: Line, short_of_hosts: tuple[str, ...], short_of_ceiling: list[Environment]) -> None:
         """Look no more at the line that `Queue.next_ready` returned, until there is room of which it was short."""
-        line.queue.unready(line)
+        line.share.unready(line)
         line.parked = True
         line.short_of_hosts = short_of_hosts
         if short_of_hosts:
@@ -284,10 +345,11 @@ class Waiting:
             if not kept_out and any(host.serves(name) for name in line.short_of_hosts):
                 self._wake(line)
 
-    def wake_shape(self, shape: Shape) -> None:
+    def wake_line(self, key: LineKey) -> None:
         """Have a line looked at, if it waits for a host."""
-        queue = self._queues.get(shape[0])
-        line = queue.lines.get(shape[1]) if queue is not None else None
+        queue = self._queues.get(key.queue)
+        share = queue.shares.get(key.share) if queue is not None else None
+        line = share.lines.get(key[2:]) if share is not None else None
         if line is not None and line.parked and line.short_of_hosts:
             self._wake(line)
 
@@ -300,10 +362,8 @@ class Waiting:
 
     def wake_for_ceiling(self, environment: Environment) -> None:
         """Have those lines looked at that an environment's ceiling would let through now."""
-        holder, room = environment.holder, environment.room_milli
         for line in list(environment.waiters):
-            held = holder.need.vcpus_milli if holder is not None and is_behind(line, holder) else 0
-            if room is None or line.need.vcpus_milli <= room - held:
+            if lets_in(environment, line):
                 self._wake(line)
 
     def _wake(self, line: Line) -> None:
