@@ -150,6 +150,12 @@ class Queue:
             share = self.shares[identifier] = Share(self, identifier)
         return share
 
+    def drop(self, share: Share) -> None:
+        """Forget a share, of which nothing waits and nothing is held."""
+        if self.shares.get(share.identifier) is share:
+            del self.shares[share.identifier]
+            self._ready.pop(share.identifier, None)
+
     def forget_jobs(self) -> None:
         """Forget all shares, with their lines and what they use."""
         self.shares.clear()

@@ -112,10 +112,9 @@ class Waiting:
 
     def tidy(self, share: Share) -> None:
         """Forget a share of which nothing waits and that uses nothing, and its queue if that was the last."""
-        queue = share.queue
-        if not share.lines and share.use.is_nothing and queue.shares.get(share.identifier) is share:
-            del queue.shares[share.identifier]
-            self._tidy(queue)
+        if not share.lines and share.use.is_nothing:
+            share.queue.drop(share)
+            self._tidy(share.queue)
 
     def _change_spec(self, queue: Queue, spec: JobQueue | None) -> None:
         for line in queue.lines():
