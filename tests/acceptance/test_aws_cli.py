@@ -39,7 +39,7 @@ def aws(installation: Installation, account: Account, tmp_path: Path) -> Aws:
     return call
 
 
-def test_a_full_round(aws: Aws) -> None:
+def test_a_full_round(aws: Aws, account: Account) -> None:
     aws("batch", "create-compute-environment", "--compute-environment-name", "ce", "--type", "UNMANAGED")
     order = "order=1,computeEnvironment=ce"
     aws("batch", "create-job-queue", "--job-queue-name", "q", "--priority", "1", "--compute-environment-order", order)
@@ -61,6 +61,10 @@ def test_a_full_round(aws: Aws) -> None:
     stream = ("--log-group-name", "/aws/batch/job", "--log-stream-name", job["container"]["logStreamName"])
     events = eventually(lambda: aws("logs", "get-log-events", *stream)["events"], "the log of the job")
     assert [event["message"] for event in events] == ["hello"]
+    search = ("--log-group-name", "/aws/batch/job", "--filter-pattern", "?hello ?other")
+    found = aws("logs", "filter-log-events", *search)["events"]
+    assert [(event["message"], event["logStreamName"]) for event in found] == [("hello", stream[-1])]
+    assert aws("sts", "get-caller-identity")["Account"] == account.access_key
 
     aws("batch", "update-job-queue", "--job-queue", "q", "--state", "DISABLED")
     aws("batch", "delete-job-queue", "--job-queue", "q")

@@ -201,5 +201,19 @@ async def test_catches_a_missing_log_stream_by_its_type(logs: "CloudWatchLogsCli
 
 
 async def test_is_told_that_a_log_operation_is_not_supported(logs: "CloudWatchLogsClient") -> None:
-    with pytest.raises(ClientError, match="not supported by this server"):
-        await in_thread(logs.describe_log_groups)
+    with pytest.raises(ClientError, match="not supported by this server") as caught:
+        await in_thread(logs.delete_log_group, logGroupName="g")
+    assert caught.value.response["Error"]["Code"] == "UnknownOperationException"
+
+
+async def test_is_told_for_which_account_it_acts(gateway: GatewayAddresses, session: boto3.Session) -> None:
+    sts: Any = await to_thread.run_sync(lambda: session.client("sts", endpoint_url=gateway.http))
+    answer = await in_thread(sts.get_caller_identity)
+    assert (answer["Account"], answer["Arn"]) == (ACCOUNT, f"arn:aws:iam::{ACCOUNT}:root")
+    assert answer["UserId"] == ACCOUNT
+    assert answer["ResponseMetadata"]["RequestId"]
+    with pytest.raises(ClientError, match="GetCallerIdentity alone") as caught:
+        await in_thread(sts.get_session_token)
+    assert caught.value.response["Error"]["Code"] == "InvalidAction"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    sts.close()

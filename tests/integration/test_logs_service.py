@@ -26,7 +26,7 @@ from batchyard.storage.log_files import LogFolder
 from support.contexts import held_open, stopped
 from support.rpc import failure_of
 
-STREAM = "definition/default/0123456789abcdef"
+STREAM = "definition/default/0123456789abcdef0123456789abcdef"
 NAME = (DEFAULT_NAMESPACE, STREAM)
 NOW_MS = 1_800_000_000_000
 GRPC_DEFAULT_BYTES_MAX = 4 * 1024 * 1024

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
+from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceServicer
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
 from support.contexts import stopped
 
@@ -97,3 +98,16 @@ async def failure_of(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     except grpc.aio.AioRpcError as error:
         return error
     raise AssertionError("the call succeeded")
+
+
+class UncalledLogs(LogsServiceServicer):
+    """A logs service of which tests write the methods that they call."""
+
+    async def DescribeLogGroups(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
+
+    async def DescribeLogStreams(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
+
+    async def FilterLogEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError

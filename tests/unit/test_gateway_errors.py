@@ -75,4 +75,4 @@ def test_a_call_without_a_text_gives_an_empty_message() -> None:
     [(REST_JSON, b'{"message":"no"}'), (AWS_JSON, b'{"__type":"SomeException","message":"no"}')],
 )
 def test_bodies_are_in_the_form_of_the_protocol(protocol: Protocol, body: bytes) -> None:
-    assert protocol.body_of(AwsError(400, "SomeException", "no")) == body
+    assert protocol.body_of(AwsError(400, "SomeException", "no"), "request-id") == body

@@ -294,6 +294,22 @@ async def test_log_requests_of_a_wrong_shape_are_refused_in_their_protocol(app: 
     assert (response.status, response.members["__type"]) == (400, "SerializationException")
 
 
+async def test_questions_for_the_caller_follow_the_rules_of_all_requests(app: HttpApp) -> None:
+    form: dict[str, str | None] = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
+    body = b"Action=GetCallerIdentity&Version=2011-06-15"
+    answer = await ask(app, "POST", "/", body, form)
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/xml")
+    assert f"<Account>{ACCOUNT}</Account>".encode() in answer.body
+    for headers, code in (
+        ({"authorization": None}, b"<Code>MissingAuthenticationTokenException</Code>"),
+        ({"host": "evil.example"}, b"<Code>AccessDeniedException</Code>"),
+    ):
+        refused = await ask(app, "POST", "/", body, form | headers)
+        assert (refused.status, code in refused.body) == (403, True), refused
+    unread = await ask(app, "POST", "/", b"Action=%ff", form)
+    assert (unread.status, b"<Code>MalformedQueryString</Code>" in unread.body) == (400, True)
+
+
 async def test_a_target_means_nothing_on_a_path_of_its_own(app: HttpApp) -> None:
     response = await ask(app, "POST", "/v1/describejobs", b"{}", LOGS)
     assert (response.status, response.headers["content-type"]) == (200, "application/json")

@@ -81,7 +81,7 @@ class Protocol:
             case _:
                 return 500, self.server_error
 
-    def body_of(self, error: AwsError) -> bytes:
+    def body_of(self, error: AwsError, _request_id: str) -> bytes:
         """Return the body of an error's answer."""
         body = {"message": error.message}
         return msgspec.json.encode({"__type": error.error_type} | body if self.type_in_body else body)

@@ -18,12 +18,14 @@ from batchyard.gateway.metrics import metrics_answer, record_request
 from batchyard.gateway.operations import Operation
 from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.sigv4 import SignatureVerifier
+from batchyard.gateway.sts import FORM, STS, GetCallerIdentity
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
 from batchyard.rpc.identity import INVOCATION_KEY
 
 logger = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 1024 * 1024
+_TARGET_HEADER: Final = "x-amz-target"
 
 
 class HttpApp:
@@ -44,6 +46,7 @@ class HttpApp:
             )
             for route in self._table.routes
         }
+        self._caller_identity = GetCallerIdentity()
         self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/healthz": _at_once(alive_answer),
             "/readyz": lambda: readiness_answer(upstreams),
@@ -56,18 +59,18 @@ class HttpApp:
         request_id = str(uuid.uuid4())
         try:
             page = self._pages.get(request.path)
-            answer = await (self._answer(request, receive, request_id) if page is None else _show(page, request))
+            answering = self._answer(request, receive, request_id) if page is None else _show(page, request, request_id)
+            answer = await answering
         except DisconnectedError:
             return
         await send_answer(send, answer, request_id)
 
     async def _answer(self, request: Request, receive: Receive, request_id: str) -> Answer:
         begin = time.perf_counter()
-        target = request.headers.get("x-amz-target") if request.path == AWS_JSON_PATH else None
-        protocol = REST_JSON if target is None else AWS_JSON
+        protocol = _protocol_of(request)
         name = "unknown"
         try:
-            operation = self._find(request, target)
+            operation = self._find(request, protocol)
             name = operation.name
             authorization = parse_authorization(request.headers.get("authorization"))
             if self._verifier is not None:
@@ -78,7 +81,7 @@ class HttpApp:
             text = await operation.call(request, body, caller, request_id, invocation)
             answer = Answer(200, text, protocol.content_type)
         except AwsError as error:
-            answer = _error_answer(error, protocol)
+            answer = _error_answer(error, protocol, request_id)
             if error.status >= 500:
                 logger.warning("request %s (%s) failed: %s", request_id, name, error.__cause__ or error)
         except DisconnectedError:
@@ -86,7 +89,7 @@ class HttpApp:
         except Exception:
             logger.exception("request %s (%s) failed", request_id, name)
             failure = AwsError(500, protocol.server_error, "The server failed to handle the request.")
-            answer = _error_answer(failure, protocol)
+            answer = _error_answer(failure, protocol, request_id)
         record_request(name, answer.status, time.perf_counter() - begin)
         return answer
 
@@ -97,20 +100,33 @@ class HttpApp:
         key = self._verifier.verify(request, authorization, body)
         return replace(caller, namespace=key.namespace or self._config.account)
 
-    def _find(self, request: Request, target: str | None) -> Operation:
+    def _find(self, request: Request, protocol: Protocol) -> Operation | GetCallerIdentity:
         self._browser_rules.check(request.headers.get("host"), request.headers.get("origin"))
+        if protocol is STS:
+            return self._caller_identity
+        target = request.headers.get(_TARGET_HEADER) if protocol is AWS_JSON else None
         return self._operations[self._table.find(request.verb, request.path, target).method.full_name]
 
 
-def _error_answer(error: AwsError, protocol: Protocol) -> Answer:
+def _protocol_of(request: Request) -> Protocol:
+    """Return in which protocol a request is, whatever is wrong with it."""
+    if request.path == AWS_JSON_PATH and _TARGET_HEADER in request.headers:
+        return AWS_JSON
+    if request.path == AWS_JSON_PATH and request.headers.get("content-type", "").startswith(FORM):
+        return STS
+    return REST_JSON
+
+
+def _error_answer(error: AwsError, protocol: Protocol, request_id: str) -> Answer:
     headers = {"x-amzn-errortype": error.error_type, **error.headers}
-    return Answer(error.status, protocol.body_of(error), protocol.content_type, headers)
+    return Answer(error.status, protocol.body_of(error, request_id), protocol.content_type, headers)
 
 
-async def _show(page: Callable[[], Awaitable[Answer]], request: Request) -> Answer:
+async def _show(page: Callable[[], Awaitable[Answer]], request: Request, request_id: str) -> Answer:
     if request.verb not in ("GET", "HEAD"):
         message = f"{request.path} takes GET, not {request.verb}."
-        return _error_answer(AwsError(405, "MethodNotAllowedException", message, {"allow": "GET, HEAD"}), REST_JSON)
+        error = AwsError(405, "MethodNotAllowedException", message, {"allow": "GET, HEAD"})
+        return _error_answer(error, REST_JSON, request_id)
     return await page()
 
 

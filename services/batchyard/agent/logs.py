@@ -10,7 +10,9 @@ from anyio import to_thread
 
 from batchyard.agent.launcher.ledger import Fence, RunState
 from batchyard.agent.state import RunRecord
+from batchyard.api.agent.v1 import run_pb2
 from batchyard.domain.clock import Clock
+from batchyard.domain.names import LOG_GROUP
 from batchyard.storage.log_files import LogFolder
 
 MARK_INTERVAL_S: Final = 0.25
@@ -19,6 +21,13 @@ _log = logging.getLogger(__name__)
 
 LogName = tuple[str, str]
 """Namespace and log stream name."""
+
+
+def log_group_of(spec: run_pb2.JobSpec) -> str:
+    """Return the log group in which a job's output shows."""
+    configuration = spec.container.log_configuration
+    named = configuration.options.get("awslogs-group", "") if configuration.log_driver == "awslogs" else ""
+    return named or LOG_GROUP
 
 
 class LogTracker:

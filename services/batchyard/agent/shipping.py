@@ -12,6 +12,7 @@ from batchyard.agent.logs import MARK_INTERVAL_S, LogName
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
+from batchyard.domain.names import LOG_GROUP
 from batchyard.rpc.reconnect import reconnecting
 from batchyard.storage.log_expiry import Orphans, expire_logs
 from batchyard.storage.log_files import LogFolder
@@ -105,6 +106,7 @@ class LogReel:
         # An empty log is shipped too: a job that runs has a log that can be read.
         is_new = name not in self._held
         offset = self._held.get(name, 0)
+        group = self._folder.group(*name)
         with suppress(FileNotFoundError), self._folder.open(*name) as log:
             while room > 0 and (offset < log.end or log.is_finished or is_new):
                 is_new = False
@@ -117,6 +119,7 @@ class LogReel:
                     data=data,
                     read_at_ms=log.time_of(offset + len(data)),
                     final=is_final,
+                    log_group_name="" if group == LOG_GROUP else group,
                 )
                 offset += len(data)
                 room -= len(data) + 256

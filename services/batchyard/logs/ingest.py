@@ -72,6 +72,8 @@ class LogIngestServicer(LogIngestServiceServicer):
         """Append a segment; return how much is then held, also of a log of which something before it is missing."""
         # An agent's clock may be ahead of ours, but nothing was printed after now.
         time_ms = min(segment.read_at_ms, self._clock.now_ms())
+        if segment.log_group_name:
+            self._folder.set_group(*name, segment.log_group_name)
         try:
             held = self._folder.append(*name, segment.offset, segment.data, time_ms)
         except LogGapError as gap:

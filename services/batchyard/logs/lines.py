@@ -43,14 +43,16 @@ class Line:
     """Without the newline."""
 
 
-def lines_from(log: LogBytes, start: int) -> Iterator[Line]:
-    """Yield the events from a boundary on, first to last."""
+def lines_from(log: LogBytes, start: int, window_bytes: int = _WINDOW_BYTES) -> Iterator[Line]:
+    """Yield the events from a boundary on, first to last; they are read by so many bytes at a time, or more."""
     window_start, window = start, b""
     position = start
     while position < log.end:
-        window_end = window_start + len(window)
-        if window_end < min(position + LINE_BYTES_MAX + 1, log.end):
-            window_start, window = position, log.read(position, position + _WINDOW_BYTES)
+        needed = min(position + LINE_BYTES_MAX + 1, log.end)
+        for size in (window_bytes, LINE_BYTES_MAX + 1):
+            is_enough = window.find(b"\n", position - window_start) >= 0 or window_start + len(window) >= needed
+            if not is_enough:
+                window_start, window = position, log.read(position, position + size)
         line = _line_at(log, position, window, position - window_start)
         if line is None:
             return

@@ -14,7 +14,7 @@ EVENTS_MAX: Final = 10_000
 """The most events of a page."""
 PAGE_BYTES_MAX: Final = 1024 * 1024
 """The most bytes of a page, as CloudWatch counts them; a page holds one event at least."""
-_EVENT_OVERHEAD_BYTES: Final = 26
+EVENT_OVERHEAD_BYTES: Final = 26
 
 _TOKEN: Final = re.compile(r"([fb])/([0-9]{20})")
 
@@ -119,7 +119,7 @@ def read_page(log: TimedLog, request: PageRequest) -> Page:
 def _bounded(lines: Iterable[Line], limit: int) -> Iterator[Line]:
     size = 0
     for count, line in enumerate(lines, start=1):
-        size += len(line.text) + _EVENT_OVERHEAD_BYTES
+        size += len(line.text) + EVENT_OVERHEAD_BYTES
         if count > 1 and size > PAGE_BYTES_MAX:
             return
         yield line

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import anyio
@@ -11,9 +11,12 @@ from anyio import to_thread
 
 from batchyard.api.operations.v1 import logs_service_pb2 as pb
 from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceServicer
-from batchyard.domain.errors import InvalidRequestError, NotFoundError
-from batchyard.domain.names import LOG_GROUP
+from batchyard.domain.names import job_of_log
 from batchyard.logs.arrivals import Arrivals, LogName
+from batchyard.logs.bounds import checked_limit
+from batchyard.logs.describing import describe_groups, describe_streams
+from batchyard.logs.filtering import filter_events
+from batchyard.logs.groups import requested_group, require_group, stream_not_found
 from batchyard.logs.pages import EVENTS_MAX, Direction, Event, Page, PageRequest, Token, parse_token, read_page
 from batchyard.rpc.identity import caller_of
 from batchyard.storage.log_files import LogFolder, LogNameError
@@ -34,15 +37,36 @@ class LogsServicer(LogsServiceServicer):
         self._arrivals = arrivals
         self._poll_interval_s = poll_interval_s
 
+    async def DescribeLogGroups(  # noqa: N802 - the name of the RPC
+        self, request: pb.DescribeLogGroupsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DescribeLogGroupsResponse:
+        """List log groups."""
+        return await to_thread.run_sync(describe_groups, self._folder, request, caller_of(context))
+
+    async def DescribeLogStreams(  # noqa: N802 - the name of the RPC
+        self, request: pb.DescribeLogStreamsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DescribeLogStreamsResponse:
+        """List the log streams of a group."""
+        return await to_thread.run_sync(describe_streams, self._folder, request, caller_of(context))
+
+    async def FilterLogEvents(  # noqa: N802 - the name of the RPC
+        self, request: pb.FilterLogEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.FilterLogEventsResponse:
+        """Read a page of many log streams."""
+        return await to_thread.run_sync(filter_events, self._folder, request, caller_of(context))
+
     async def GetLogEvents(  # noqa: N802 - the name of the RPC
         self, request: pb.GetLogEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetLogEventsResponse:
         """Read a page of a log stream."""
-        if request.HasField("log_group_name") and request.log_group_name != LOG_GROUP:
-            raise NotFoundError("The specified log group does not exist.")
-        name = (caller_of(context).namespace, request.log_stream_name)
+        caller = caller_of(context)
+        name = (caller.namespace, request.log_stream_name)
+        wanted = _page_request(request)
         await self._await_first(name)
-        page, _ = await to_thread.run_sync(self._read, name, _page_request(request))
+        if request.log_group_name or request.log_group_identifier:
+            group = requested_group(request.log_group_name, request.log_group_identifier, caller)
+            await to_thread.run_sync(self._check_group, name, group)
+        page, _ = await to_thread.run_sync(self._read, name, wanted)
         return pb.GetLogEventsResponse(
             events=[_message(event) for event in page.events],
             next_forward_token=str(page.forward_token),
@@ -71,7 +95,7 @@ class LogsServicer(LogsServiceServicer):
 
     async def _await_first(self, name: LogName) -> None:
         """Give a log that is not here the time to arrive, if it may be on its way."""
-        if not self._arrivals.expected:
+        if not self._arrivals.expected or job_of_log(name[1]) is None:
             return
         with anyio.move_on_after(ARRIVAL_PATIENCE_S):
             while True:
@@ -92,6 +116,13 @@ class LogsServicer(LogsServiceServicer):
             # Reading it says so; there is nothing to wait for.
             return True
 
+    def _check_group(self, name: LogName, group: str) -> None:
+        with suppress(FileNotFoundError, LogNameError):
+            if self._folder.entry(*name).group == group:
+                return
+        require_group(self._folder, name[0], group)
+        raise stream_not_found()
+
     def _state(self, name: LogName) -> tuple[int, int]:
         with _stream_is_known():
             return self._folder.state(*name)
@@ -108,24 +139,16 @@ def _stream_is_known() -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, LogNameError):
-        raise NotFoundError("The specified log stream does not exist.") from None
+        raise stream_not_found() from None
 
 
 def _page_request(request: pb.GetLogEventsRequest) -> PageRequest:
-    limit = request.limit if request.HasField("limit") else EVENTS_MAX
-    if not 1 <= limit <= EVENTS_MAX:
-        bound = "greater than or equal to 1" if limit < 1 else f"less than or equal to {EVENTS_MAX}"
-        raise InvalidRequestError(
-            f"1 validation error detected: Value '{limit}' at 'limit' failed to satisfy constraint: "
-            f"Member must have value {bound}",
-            field="limit",
-        )
     return PageRequest(
         token=parse_token(request.next_token) if request.next_token else None,
         from_head=request.start_from_head,
         start_ms=request.start_time if request.HasField("start_time") else None,
         end_ms=request.end_time if request.HasField("end_time") else None,
-        limit=limit,
+        limit=checked_limit(request.limit if request.HasField("limit") else None, EVENTS_MAX),
     )
 
 

@@ -3,7 +3,8 @@
 `<root>/<namespace>/<log stream name>.log` holds the raw bytes. Beside it, `.marks` says when they came: a list of
 (end offset, milliseconds since the epoch), two little-endian 64-bit integers each. A log that its owner may not write
 any more is finished: nothing will be added, and its modification time stamps what lies after the last mark. Of a log
-that is not finished, the bytes after the last mark do not show yet.
+that is not finished, the bytes after the last mark do not show yet. `.group` names its log group, where that is not
+the usual one.
 """
 
 import os
@@ -18,12 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from batchyard.domain.names import LOG_GROUP
+from batchyard.storage.log_catalog import OWNER_WRITE, LogEntry, entry_of, log_entries, read_group
+
 _MARK: Final = struct.Struct("<qq")
 _NAMESPACE: Final = re.compile(r"[0-9]{12}")
 _STREAM: Final = re.compile(r"[A-Za-z0-9_-]{1,255}(/[A-Za-z0-9_-]{1,255})*")
+_BESIDE: Final = (".marks", ".group")
+"""What may stand beside a log."""
 _OPEN_MODE: Final = 0o640
 _FINISHED_MODE: Final = 0o440
-_OWNER_WRITE: Final = 0o200
 
 
 class LogNameError(ValueError):
@@ -79,11 +84,16 @@ class LogReader:
     def __init__(self, fd: int, status: os.stat_result, marks: Marks) -> None:
         self._fd = fd
         self._marks = marks
-        self.is_finished = not status.st_mode & _OWNER_WRITE
+        self.is_finished = not status.st_mode & OWNER_WRITE
         """Whether nothing will be added to what is there now."""
         self.end = status.st_size if self.is_finished else min(marks.end, status.st_size)
         """The offset up to which bytes show."""
         self._finished_ms = max(status.st_mtime_ns // 1_000_000, *marks.times_ms[-1:], 0)
+
+    @property
+    def first_ms(self) -> int:
+        """When its first bytes were there, in milliseconds since the epoch."""
+        return self._marks.times_ms[0] if self._marks else self._finished_ms
 
     def read(self, offset: int, end: int) -> bytes:
         """Return the bytes from `offset` up to `end`, or up to the end of what shows."""
@@ -155,13 +165,35 @@ class LogFolder:
         except FileNotFoundError:
             return Marks.parse(b"")
 
+    def set_group(self, namespace: str, stream: str, group: str) -> None:
+        """Say which group a log belongs to, before it is made. Its folder is made if need be."""
+        path = self._file(namespace, stream, ".group")
+        if group != LOG_GROUP and not path.exists():
+            _make_folder(path.parent, durable=False)
+            path.write_text(group, "utf-8")
+
+    def group(self, namespace: str, stream: str) -> str:
+        """Return the group of a log, be there one or not."""
+        return read_group(self._file(namespace, stream, ".group"))
+
+    def entry(self, namespace: str, stream: str) -> LogEntry:
+        """Return what the folder says of a log. Raises FileNotFoundError for an unknown one."""
+        status = self.path(namespace, stream).stat()
+        return entry_of(stream, self.group(namespace, stream), status)
+
+    def entries(self, namespace: str, prefix: str = "") -> Iterator[LogEntry]:
+        """Yield the logs of a namespace whose names begin with a prefix, in no order."""
+        if not _NAMESPACE.fullmatch(namespace):
+            raise LogNameError(f"not a namespace: {namespace!r}")
+        return log_entries(self._root / namespace, prefix)
+
     def finish(self, namespace: str, stream: str) -> None:
         """Declare that nothing will be added. Raises FileNotFoundError for an unknown log."""
         self.path(namespace, stream).chmod(_FINISHED_MODE)
 
     def is_finished(self, namespace: str, stream: str) -> bool:
         """Return whether a log is complete. Raises FileNotFoundError for an unknown one."""
-        return not self.path(namespace, stream).stat().st_mode & _OWNER_WRITE
+        return not self.path(namespace, stream).stat().st_mode & OWNER_WRITE
 
     def state(self, namespace: str, stream: str) -> tuple[int, int]:
         """Return what changes whenever more of a log shows. Raises FileNotFoundError for an unknown one."""
@@ -182,7 +214,7 @@ class LogFolder:
         held = status.st_size
         if offset > held:
             raise LogGapError(held)
-        if not status.st_mode & _OWNER_WRITE:
+        if not status.st_mode & OWNER_WRITE:
             return held
         fresh = data[held - offset :]
         if fresh:
@@ -197,8 +229,9 @@ class LogFolder:
     def sync(self, namespace: str, stream: str) -> None:
         """Bring a log to the disk: its bytes, marks and state. Raises FileNotFoundError for an unknown one."""
         _fsync(self.path(namespace, stream))
-        with suppress(FileNotFoundError):
-            _fsync(self._file(namespace, stream, ".marks"))
+        for suffix in _BESIDE:
+            with suppress(FileNotFoundError):
+                _fsync(self._file(namespace, stream, suffix))
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield the namespace and stream name of every log, in the order of their names."""
@@ -230,8 +263,8 @@ class LogFolder:
         if since_ms <= written_ms <= now_ms:
             return None
         path = Path(entry.path)
-        # Marks without a log are left when a log goes that is just being written to.
-        if path.suffix == ".log" or (path.suffix == ".marks" and not path.with_suffix(".log").exists()):
+        # What stands beside a log is left alone when a log goes that is just being written to.
+        if path.suffix == ".log" or (path.suffix in _BESIDE and not path.with_suffix(".log").exists()):
             namespace, *parts = path.relative_to(self._root).with_suffix("").parts
             if _NAMESPACE.fullmatch(namespace) and _STREAM.fullmatch("/".join(parts)):
                 return namespace, "/".join(parts)
@@ -239,7 +272,8 @@ class LogFolder:
 
     def remove(self, namespace: str, stream: str) -> None:
         """Delete a log, if there is one."""
-        self._file(namespace, stream, ".marks").unlink(missing_ok=True)
+        for suffix in _BESIDE:
+            self._file(namespace, stream, suffix).unlink(missing_ok=True)
         self.path(namespace, stream).unlink(missing_ok=True)
 
     @contextmanager

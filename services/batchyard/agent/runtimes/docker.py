@@ -27,6 +27,7 @@ from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.journal import Journal, JournalError
 from batchyard.agent.launcher.ledger import Fence, Ledger, Need, Run, RunEnd, RunState
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY
+from batchyard.agent.logs import log_group_of
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import engine
 from batchyard.agent.runtimes.attendance import Attendance
@@ -238,7 +239,7 @@ class DockerRuntime:
         run, container = attendance.run, None
         assert isinstance(run.order, Offer)
         try:
-            self._check_log_name(run.order)
+            await self._prepare_log(run.order)
             await self._check_policy(run.order)
             async with self._starting:
                 container = await engine.create(
@@ -294,10 +295,11 @@ class DockerRuntime:
     def _is_lease_over(self) -> bool:
         return wire.now() >= self._ledger.lease_deadline
 
-    def _check_log_name(self, offer: Offer) -> None:
+    async def _prepare_log(self, offer: Offer) -> None:
+        name = (offer.spec.namespace, offer.log_stream_name)
         try:
-            self._logs.path(offer.spec.namespace, offer.log_stream_name)
-        except ValueError as error:
+            await to_thread.run_sync(self._logs.set_group, *name, log_group_of(offer.spec))
+        except (ValueError, OSError) as error:
             raise engine.RefusedError(f"CannotCreateContainerError: {error}") from error
 
     async def _check_policy(self, offer: Offer) -> None:

@@ -24,10 +24,12 @@ from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import JournalError, read_journal
 from batchyard.agent.launcher.ledger import Fence, Need
 from batchyard.agent.launcher.processes import MARKS
+from batchyard.agent.logs import log_group_of
 from batchyard.agent.runtimes import RuntimeLostError
 from batchyard.agent.runtimes.detached import start_detached
 from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S, start_order
 from batchyard.agent.state import Offer, Orders, RunRecord, record_from_launcher
+from batchyard.domain.names import LOG_GROUP
 from batchyard.storage.log_files import LogFolder
 
 LAUNCHER_PATIENCE_S: Final = 15.0
@@ -181,8 +183,10 @@ class ProcessRuntime:
             path = self._logs.path(offer.spec.namespace, offer.log_stream_name)
         except ValueError:
             return None
-        if path.parent not in self._log_folders:
+        group = log_group_of(offer.spec)
+        if path.parent not in self._log_folders or group != LOG_GROUP:
             try:
+                await to_thread.run_sync(self._logs.set_group, offer.spec.namespace, offer.log_stream_name, group)
                 await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
             except OSError as error:
                 # The offer goes on: the launcher cannot open the log, and says so of this job alone.

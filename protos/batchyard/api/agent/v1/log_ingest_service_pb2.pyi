@@ -30,6 +30,7 @@ class LogSegment(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     READ_AT_MS_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_NAME_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     log_stream_name: _builtins.str
     offset: _builtins.int
@@ -39,6 +40,8 @@ class LogSegment(_message.Message):
     """When the agent saw these bytes; milliseconds since the epoch."""
     final: _builtins.bool
     """The attempt has ended and this is all."""
+    log_group_name: _builtins.str
+    """The log group, where it is not `/aws/batch/job`."""
     def __init__(
         self,
         *,
@@ -48,10 +51,11 @@ class LogSegment(_message.Message):
         data: _builtins.bytes = ...,
         read_at_ms: _builtins.int = ...,
         final: _builtins.bool = ...,
+        log_group_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "final", b"final", "log_stream_name", b"log_stream_name", "namespace", b"namespace", "offset", b"offset", "read_at_ms", b"read_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "final", b"final", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "namespace", b"namespace", "offset", b"offset", "read_at_ms", b"read_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

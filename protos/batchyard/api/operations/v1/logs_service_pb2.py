@@ -25,31 +25,65 @@ _sym_db = _symbol_database.Default()
 from batchyard.api.common.v1 import annotations_pb2 as batchyard_dot_api_dot_common_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.batchyard/api/operations/v1/logs_service.proto\x12\x1b\x62\x61tchyard.api.operations.v1\x1a)batchyard/api/common/v1/annotations.proto\"\x82\x01\n\x08LogEvent\x12\x16\n\ttimestamp\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07message\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x1b\n\x0eingestion_time\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x0c\n\n_timestampB\n\n\x08_messageB\x11\n\x0f_ingestion_time\"\xc3\x02\n\x13GetLogEventsRequest\x12\x1b\n\x0elog_group_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12$\n\x0flog_stream_name\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x17\n\nstart_time\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\x08\x65nd_time\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\nnext_token\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x12\n\x05limit\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x1c\n\x0fstart_from_head\x18\x07 \x01(\x08H\x06\x88\x01\x01\x42\x11\n\x0f_log_group_nameB\x12\n\x10_log_stream_nameB\r\n\x0b_start_timeB\x0b\n\t_end_timeB\r\n\x0b_next_tokenB\x08\n\x06_limitB\x12\n\x10_start_from_head\"\xc7\x01\n\x14GetLogEventsResponse\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32%.batchyard.api.operations.v1.LogEventB\x06\xea\xc7\x18\x02\x10\x01\x12\x1f\n\x12next_forward_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x12 \n\x13next_backward_token\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x15\n\x13_next_forward_tokenB\x16\n\x14_next_backward_token\"R\n\x16\x46ollowLogEventsRequest\x12$\n\x0flog_stream_name\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\x12\n\x10_log_stream_name\"P\n\x17\x46ollowLogEventsResponse\x12\x35\n\x06\x65vents\x18\x01 \x03(\x0b\x32%.batchyard.api.operations.v1.LogEvent2\xa3\x02\n\x0bLogsService\x12\x93\x01\n\x0cGetLogEvents\x12\x30.batchyard.api.operations.v1.GetLogEventsRequest\x1a\x31.batchyard.api.operations.v1.GetLogEventsResponse\"\x1e\xfa\xc7\x18\x1aLogs_20140328.GetLogEvents\x12~\n\x0f\x46ollowLogEvents\x12\x33.batchyard.api.operations.v1.FollowLogEventsRequest\x1a\x34.batchyard.api.operations.v1.FollowLogEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.batchyard/api/operations/v1/logs_service.proto\x12\x1b\x62\x61tchyard.api.operations.v1\x1a)batchyard/api/common/v1/annotations.proto\"\xaf\x02\n\x18\x44\x65scribeLogGroupsRequest\x12\"\n\x15log_group_name_prefix\x18\x01 \x01(\tH\x00\x88\x01\x01\x12#\n\x16log_group_name_pattern\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nnext_token\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05limit\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x1c\n\x0flog_group_class\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1d\n\x15log_group_identifiers\x18\x06 \x03(\tB\x18\n\x16_log_group_name_prefixB\x19\n\x17_log_group_name_patternB\r\n\x0b_next_tokenB\x08\n\x06_limitB\x12\n\x10_log_group_class\"\x86\x01\n\x19\x44\x65scribeLogGroupsResponse\x12\x41\n\nlog_groups\x18\x01 \x03(\x0b\x32%.batchyard.api.operations.v1.LogGroupB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\nnext_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_next_token\"\xc8\x02\n\x08LogGroup\x12\x1b\n\x0elog_group_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rcreation_time\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13metric_filter_count\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x03\x61rn\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x19\n\x0cstored_bytes\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1c\n\x0flog_group_class\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x1a\n\rlog_group_arn\x18\x07 \x01(\tH\x06\x88\x01\x01\x42\x11\n\x0f_log_group_nameB\x10\n\x0e_creation_timeB\x16\n\x14_metric_filter_countB\x06\n\x04_arnB\x0f\n\r_stored_bytesB\x12\n\x10_log_group_classB\x10\n\x0e_log_group_arn\"\xd9\x02\n\x19\x44\x65scribeLogStreamsRequest\x12\x1b\n\x0elog_group_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12!\n\x14log_group_identifier\x18\x02 \x01(\tH\x01\x88\x01\x01\x12#\n\x16log_stream_name_prefix\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08order_by\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x17\n\ndescending\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x17\n\nnext_token\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x12\n\x05limit\x18\x07 \x01(\x05H\x06\x88\x01\x01\x42\x11\n\x0f_log_group_nameB\x17\n\x15_log_group_identifierB\x19\n\x17_log_stream_name_prefixB\x0b\n\t_order_byB\r\n\x0b_descendingB\r\n\x0b_next_tokenB\x08\n\x06_limit\"\x89\x01\n\x1a\x44\x65scribeLogStreamsResponse\x12\x43\n\x0blog_streams\x18\x01 \x03(\x0b\x32&.batchyard.api.operations.v1.LogStreamB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\nnext_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_next_token\"\xe5\x02\n\tLogStream\x12\x1c\n\x0flog_stream_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rcreation_time\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\"\n\x15\x66irst_event_timestamp\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12!\n\x14last_event_timestamp\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12 \n\x13last_ingestion_time\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x10\n\x03\x61rn\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x19\n\x0cstored_bytes\x18\x07 \x01(\x03H\x06\x88\x01\x01\x42\x12\n\x10_log_stream_nameB\x10\n\x0e_creation_timeB\x18\n\x16_first_event_timestampB\x17\n\x15_last_event_timestampB\x16\n\x14_last_ingestion_timeB\x06\n\x04_arnB\x0f\n\r_stored_bytes\"\x82\x01\n\x08LogEvent\x12\x16\n\ttimestamp\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07message\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x1b\n\x0eingestion_time\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x0c\n\n_timestampB\n\n\x08_messageB\x11\n\x0f_ingestion_time\"\xff\x02\n\x13GetLogEventsRequest\x12\x1b\n\x0elog_group_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12$\n\x0flog_stream_name\x18\x02 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x01\x88\x01\x01\x12\x17\n\nstart_time\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\x08\x65nd_time\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\nnext_token\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x12\n\x05limit\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x1c\n\x0fstart_from_head\x18\x07 \x01(\x08H\x06\x88\x01\x01\x12!\n\x14log_group_identifier\x18\x08 \x01(\tH\x07\x88\x01\x01\x42\x11\n\x0f_log_group_nameB\x12\n\x10_log_stream_nameB\r\n\x0b_start_timeB\x0b\n\t_end_timeB\r\n\x0b_next_tokenB\x08\n\x06_limitB\x12\n\x10_start_from_headB\x17\n\x15_log_group_identifier\"\xc7\x01\n\x14GetLogEventsResponse\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32%.batchyard.api.operations.v1.LogEventB\x06\xea\xc7\x18\x02\x10\x01\x12\x1f\n\x12next_forward_token\x18\x02 \x01(\tH\x00\x88\x01\x01\x12 \n\x13next_backward_token\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x15\n\x13_next_forward_tokenB\x16\n\x14_next_backward_token\"\xfc\x03\n\x16\x46ilterLogEventsRequest\x12\x1b\n\x0elog_group_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12!\n\x14log_group_identifier\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x10log_stream_names\x18\x03 \x03(\t\x12#\n\x16log_stream_name_prefix\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nstart_time\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x15\n\x08\x65nd_time\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x1b\n\x0e\x66ilter_pattern\x18\x07 \x01(\tH\x05\x88\x01\x01\x12\x17\n\nnext_token\x18\x08 \x01(\tH\x06\x88\x01\x01\x12\x12\n\x05limit\x18\t \x01(\x05H\x07\x88\x01\x01\x12\x18\n\x0binterleaved\x18\n \x01(\x08H\x08\x88\x01\x01\x12\x1c\n\x0fstart_from_head\x18\x0b \x01(\x08H\t\x88\x01\x01\x42\x11\n\x0f_log_group_nameB\x17\n\x15_log_group_identifierB\x19\n\x17_log_stream_name_prefixB\r\n\x0b_start_timeB\x0b\n\t_end_timeB\x11\n\x0f_filter_patternB\r\n\x0b_next_tokenB\x08\n\x06_limitB\x0e\n\x0c_interleavedB\x12\n\x10_start_from_head\"\xde\x01\n\x17\x46ilterLogEventsResponse\x12\x45\n\x06\x65vents\x18\x01 \x03(\x0b\x32-.batchyard.api.operations.v1.FilteredLogEventB\x06\xea\xc7\x18\x02\x10\x01\x12T\n\x14searched_log_streams\x18\x02 \x03(\x0b\x32..batchyard.api.operations.v1.SearchedLogStreamB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\nnext_token\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_next_token\"\xe0\x01\n\x10\x46ilteredLogEvent\x12\x1c\n\x0flog_stream_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttimestamp\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x14\n\x07message\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1b\n\x0eingestion_time\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x15\n\x08\x65vent_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\x12\n\x10_log_stream_nameB\x0c\n\n_timestampB\n\n\x08_messageB\x11\n\x0f_ingestion_timeB\x0b\n\t_event_id\"\x7f\n\x11SearchedLogStream\x12\x1c\n\x0flog_stream_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12 \n\x13searched_completely\x18\x02 \x01(\x08H\x01\x88\x01\x01\x42\x12\n\x10_log_stream_nameB\x16\n\x14_searched_completely\"R\n\x16\x46ollowLogEventsRequest\x12$\n\x0flog_stream_name\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\x12\n\x10_log_stream_name\"P\n\x17\x46ollowLogEventsResponse\x12\x35\n\x06\x65vents\x18\x01 \x03(\x0b\x32%.batchyard.api.operations.v1.LogEvent2\x9d\x06\n\x0bLogsService\x12\xa7\x01\n\x11\x44\x65scribeLogGroups\x12\x35.batchyard.api.operations.v1.DescribeLogGroupsRequest\x1a\x36.batchyard.api.operations.v1.DescribeLogGroupsResponse\"#\xfa\xc7\x18\x1fLogs_20140328.DescribeLogGroups\x12\xab\x01\n\x12\x44\x65scribeLogStreams\x12\x36.batchyard.api.operations.v1.DescribeLogStreamsRequest\x1a\x37.batchyard.api.operations.v1.DescribeLogStreamsResponse\"$\xfa\xc7\x18 Logs_20140328.DescribeLogStreams\x12\x93\x01\n\x0cGetLogEvents\x12\x30.batchyard.api.operations.v1.GetLogEventsRequest\x1a\x31.batchyard.api.operations.v1.GetLogEventsResponse\"\x1e\xfa\xc7\x18\x1aLogs_20140328.GetLogEvents\x12\x9f\x01\n\x0f\x46ilterLogEvents\x12\x33.batchyard.api.operations.v1.FilterLogEventsRequest\x1a\x34.batchyard.api.operations.v1.FilterLogEventsResponse\"!\xfa\xc7\x18\x1dLogs_20140328.FilterLogEvents\x12~\n\x0f\x46ollowLogEvents\x12\x33.batchyard.api.operations.v1.FollowLogEventsRequest\x1a\x34.batchyard.api.operations.v1.FollowLogEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.operations.v1.logs_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DESCRIBELOGGROUPSRESPONSE'].fields_by_name['log_groups']._loaded_options = None
+  _globals['_DESCRIBELOGGROUPSRESPONSE'].fields_by_name['log_groups']._serialized_options = b'\352\307\030\002\020\001'
+  _globals['_DESCRIBELOGSTREAMSRESPONSE'].fields_by_name['log_streams']._loaded_options = None
+  _globals['_DESCRIBELOGSTREAMSRESPONSE'].fields_by_name['log_streams']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_GETLOGEVENTSREQUEST'].fields_by_name['log_stream_name']._loaded_options = None
   _globals['_GETLOGEVENTSREQUEST'].fields_by_name['log_stream_name']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_GETLOGEVENTSRESPONSE'].fields_by_name['events']._loaded_options = None
   _globals['_GETLOGEVENTSRESPONSE'].fields_by_name['events']._serialized_options = b'\352\307\030\002\020\001'
+  _globals['_FILTERLOGEVENTSRESPONSE'].fields_by_name['events']._loaded_options = None
+  _globals['_FILTERLOGEVENTSRESPONSE'].fields_by_name['events']._serialized_options = b'\352\307\030\002\020\001'
+  _globals['_FILTERLOGEVENTSRESPONSE'].fields_by_name['searched_log_streams']._loaded_options = None
+  _globals['_FILTERLOGEVENTSRESPONSE'].fields_by_name['searched_log_streams']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_FOLLOWLOGEVENTSREQUEST'].fields_by_name['log_stream_name']._loaded_options = None
   _globals['_FOLLOWLOGEVENTSREQUEST'].fields_by_name['log_stream_name']._serialized_options = b'\352\307\030\002\010\001'
+  _globals['_LOGSSERVICE'].methods_by_name['DescribeLogGroups']._loaded_options = None
+  _globals['_LOGSSERVICE'].methods_by_name['DescribeLogGroups']._serialized_options = b'\372\307\030\037Logs_20140328.DescribeLogGroups'
+  _globals['_LOGSSERVICE'].methods_by_name['DescribeLogStreams']._loaded_options = None
+  _globals['_LOGSSERVICE'].methods_by_name['DescribeLogStreams']._serialized_options = b'\372\307\030 Logs_20140328.DescribeLogStreams'
   _globals['_LOGSSERVICE'].methods_by_name['GetLogEvents']._loaded_options = None
   _globals['_LOGSSERVICE'].methods_by_name['GetLogEvents']._serialized_options = b'\372\307\030\032Logs_20140328.GetLogEvents'
-  _globals['_LOGEVENT']._serialized_start=123
-  _globals['_LOGEVENT']._serialized_end=253
-  _globals['_GETLOGEVENTSREQUEST']._serialized_start=256
-  _globals['_GETLOGEVENTSREQUEST']._serialized_end=579
-  _globals['_GETLOGEVENTSRESPONSE']._serialized_start=582
-  _globals['_GETLOGEVENTSRESPONSE']._serialized_end=781
-  _globals['_FOLLOWLOGEVENTSREQUEST']._serialized_start=783
-  _globals['_FOLLOWLOGEVENTSREQUEST']._serialized_end=865
-  _globals['_FOLLOWLOGEVENTSRESPONSE']._serialized_start=867
-  _globals['_FOLLOWLOGEVENTSRESPONSE']._serialized_end=947
-  _globals['_LOGSSERVICE']._serialized_start=950
-  _globals['_LOGSSERVICE']._serialized_end=1241
+  _globals['_LOGSSERVICE'].methods_by_name['FilterLogEvents']._loaded_options = None
+  _globals['_LOGSSERVICE'].methods_by_name['FilterLogEvents']._serialized_options = b'\372\307\030\035Logs_20140328.FilterLogEvents'
+  _globals['_DESCRIBELOGGROUPSREQUEST']._serialized_start=123
+  _globals['_DESCRIBELOGGROUPSREQUEST']._serialized_end=426
+  _globals['_DESCRIBELOGGROUPSRESPONSE']._serialized_start=429
+  _globals['_DESCRIBELOGGROUPSRESPONSE']._serialized_end=563
+  _globals['_LOGGROUP']._serialized_start=566
+  _globals['_LOGGROUP']._serialized_end=894
+  _globals['_DESCRIBELOGSTREAMSREQUEST']._serialized_start=897
+  _globals['_DESCRIBELOGSTREAMSREQUEST']._serialized_end=1242
+  _globals['_DESCRIBELOGSTREAMSRESPONSE']._serialized_start=1245
+  _globals['_DESCRIBELOGSTREAMSRESPONSE']._serialized_end=1382
+  _globals['_LOGSTREAM']._serialized_start=1385
+  _globals['_LOGSTREAM']._serialized_end=1742
+  _globals['_LOGEVENT']._serialized_start=1745
+  _globals['_LOGEVENT']._serialized_end=1875
+  _globals['_GETLOGEVENTSREQUEST']._serialized_start=1878
+  _globals['_GETLOGEVENTSREQUEST']._serialized_end=2261
+  _globals['_GETLOGEVENTSRESPONSE']._serialized_start=2264
+  _globals['_GETLOGEVENTSRESPONSE']._serialized_end=2463
+  _globals['_FILTERLOGEVENTSREQUEST']._serialized_start=2466
+  _globals['_FILTERLOGEVENTSREQUEST']._serialized_end=2974
+  _globals['_FILTERLOGEVENTSRESPONSE']._serialized_start=2977
+  _globals['_FILTERLOGEVENTSRESPONSE']._serialized_end=3199
+  _globals['_FILTEREDLOGEVENT']._serialized_start=3202
+  _globals['_FILTEREDLOGEVENT']._serialized_end=3426
+  _globals['_SEARCHEDLOGSTREAM']._serialized_start=3428
+  _globals['_SEARCHEDLOGSTREAM']._serialized_end=3555
+  _globals['_FOLLOWLOGEVENTSREQUEST']._serialized_start=3557
+  _globals['_FOLLOWLOGEVENTSREQUEST']._serialized_end=3639
+  _globals['_FOLLOWLOGEVENTSRESPONSE']._serialized_start=3641
+  _globals['_FOLLOWLOGEVENTSRESPONSE']._serialized_end=3721
+  _globals['_LOGSSERVICE']._serialized_start=3724
+  _globals['_LOGSSERVICE']._serialized_end=4521
 # @@protoc_insertion_point(module_scope)

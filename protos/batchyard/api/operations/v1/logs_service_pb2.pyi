@@ -19,6 +19,330 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class DescribeLogGroupsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_GROUP_NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_NAME_PATTERN_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_CLASS_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    log_group_name_prefix: _builtins.str
+    """Groups whose names begin like this. Not beside log_group_name_pattern."""
+    log_group_name_pattern: _builtins.str
+    """Groups whose names contain this."""
+    next_token: _builtins.str
+    """A token of an earlier answer: reading goes on from there."""
+    limit: _builtins.int
+    """1 to 50, the default."""
+    log_group_class: _builtins.str
+    """Groups of this class: all are STANDARD."""
+    @_builtins.property
+    def log_group_identifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Groups of these names or ARNs, up to 50. Not beside another choice of groups."""
+
+    def __init__(
+        self,
+        *,
+        log_group_name_prefix: _builtins.str | None = ...,
+        log_group_name_pattern: _builtins.str | None = ...,
+        next_token: _builtins.str | None = ...,
+        limit: _builtins.int | None = ...,
+        log_group_class: _builtins.str | None = ...,
+        log_group_identifiers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_log_group_class", b"_log_group_class", "_log_group_name_pattern", b"_log_group_name_pattern", "_log_group_name_prefix", b"_log_group_name_prefix", "_next_token", b"_next_token", "limit", b"limit", "log_group_class", b"log_group_class", "log_group_name_pattern", b"log_group_name_pattern", "log_group_name_prefix", b"log_group_name_prefix", "next_token", b"next_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_log_group_class", b"_log_group_class", "_log_group_name_pattern", b"_log_group_name_pattern", "_log_group_name_prefix", b"_log_group_name_prefix", "_next_token", b"_next_token", "limit", b"limit", "log_group_class", b"log_group_class", "log_group_identifiers", b"log_group_identifiers", "log_group_name_pattern", b"log_group_name_pattern", "log_group_name_prefix", b"log_group_name_prefix", "next_token", b"next_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_class: _TypeAlias = _typing.Literal["log_group_class"]  # noqa: Y015
+    _WhichOneofArgType__log_group_class: _TypeAlias = _typing.Literal["_log_group_class", b"_log_group_class"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_name_pattern: _TypeAlias = _typing.Literal["log_group_name_pattern"]  # noqa: Y015
+    _WhichOneofArgType__log_group_name_pattern: _TypeAlias = _typing.Literal["_log_group_name_pattern", b"_log_group_name_pattern"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_name_prefix: _TypeAlias = _typing.Literal["log_group_name_prefix"]  # noqa: Y015
+    _WhichOneofArgType__log_group_name_prefix: _TypeAlias = _typing.Literal["_log_group_name_prefix", b"_log_group_name_prefix"]  # noqa: Y015
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_class) -> _WhichOneofReturnType__log_group_class | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_name_pattern) -> _WhichOneofReturnType__log_group_name_pattern | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_name_prefix) -> _WhichOneofReturnType__log_group_name_prefix | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+
+Global___DescribeLogGroupsRequest: _TypeAlias = DescribeLogGroupsRequest  # noqa: Y015
+
+@_typing.final
+class DescribeLogGroupsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_GROUPS_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    next_token: _builtins.str
+    """Absent at the end."""
+    @_builtins.property
+    def log_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogGroup]: ...
+    def __init__(
+        self,
+        *,
+        log_groups: _abc.Iterable[Global___LogGroup] | None = ...,
+        next_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "next_token", b"next_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "log_groups", b"log_groups", "next_token", b"next_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+
+Global___DescribeLogGroupsResponse: _TypeAlias = DescribeLogGroupsResponse  # noqa: Y015
+
+@_typing.final
+class LogGroup(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_GROUP_NAME_FIELD_NUMBER: _builtins.int
+    CREATION_TIME_FIELD_NUMBER: _builtins.int
+    METRIC_FILTER_COUNT_FIELD_NUMBER: _builtins.int
+    ARN_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_CLASS_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_ARN_FIELD_NUMBER: _builtins.int
+    log_group_name: _builtins.str
+    creation_time: _builtins.int
+    """When the oldest stream that is kept was last written to; milliseconds since the epoch."""
+    metric_filter_count: _builtins.int
+    """Always 0."""
+    arn: _builtins.str
+    """Ends in `:*`."""
+    stored_bytes: _builtins.int
+    """Of all streams."""
+    log_group_class: _builtins.str
+    """`STANDARD`."""
+    log_group_arn: _builtins.str
+    """Without `:*`."""
+    def __init__(
+        self,
+        *,
+        log_group_name: _builtins.str | None = ...,
+        creation_time: _builtins.int | None = ...,
+        metric_filter_count: _builtins.int | None = ...,
+        arn: _builtins.str | None = ...,
+        stored_bytes: _builtins.int | None = ...,
+        log_group_class: _builtins.str | None = ...,
+        log_group_arn: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "_creation_time", b"_creation_time", "_log_group_arn", b"_log_group_arn", "_log_group_class", b"_log_group_class", "_log_group_name", b"_log_group_name", "_metric_filter_count", b"_metric_filter_count", "_stored_bytes", b"_stored_bytes", "arn", b"arn", "creation_time", b"creation_time", "log_group_arn", b"log_group_arn", "log_group_class", b"log_group_class", "log_group_name", b"log_group_name", "metric_filter_count", b"metric_filter_count", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "_creation_time", b"_creation_time", "_log_group_arn", b"_log_group_arn", "_log_group_class", b"_log_group_class", "_log_group_name", b"_log_group_name", "_metric_filter_count", b"_metric_filter_count", "_stored_bytes", b"_stored_bytes", "arn", b"arn", "creation_time", b"creation_time", "log_group_arn", b"log_group_arn", "log_group_class", b"log_group_class", "log_group_name", b"log_group_name", "metric_filter_count", b"metric_filter_count", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__arn: _TypeAlias = _typing.Literal["arn"]  # noqa: Y015
+    _WhichOneofArgType__arn: _TypeAlias = _typing.Literal["_arn", b"_arn"]  # noqa: Y015
+    _WhichOneofReturnType__creation_time: _TypeAlias = _typing.Literal["creation_time"]  # noqa: Y015
+    _WhichOneofArgType__creation_time: _TypeAlias = _typing.Literal["_creation_time", b"_creation_time"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_arn: _TypeAlias = _typing.Literal["log_group_arn"]  # noqa: Y015
+    _WhichOneofArgType__log_group_arn: _TypeAlias = _typing.Literal["_log_group_arn", b"_log_group_arn"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_class: _TypeAlias = _typing.Literal["log_group_class"]  # noqa: Y015
+    _WhichOneofArgType__log_group_class: _TypeAlias = _typing.Literal["_log_group_class", b"_log_group_class"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_name: _TypeAlias = _typing.Literal["log_group_name"]  # noqa: Y015
+    _WhichOneofArgType__log_group_name: _TypeAlias = _typing.Literal["_log_group_name", b"_log_group_name"]  # noqa: Y015
+    _WhichOneofReturnType__metric_filter_count: _TypeAlias = _typing.Literal["metric_filter_count"]  # noqa: Y015
+    _WhichOneofArgType__metric_filter_count: _TypeAlias = _typing.Literal["_metric_filter_count", b"_metric_filter_count"]  # noqa: Y015
+    _WhichOneofReturnType__stored_bytes: _TypeAlias = _typing.Literal["stored_bytes"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes: _TypeAlias = _typing.Literal["_stored_bytes", b"_stored_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__arn) -> _WhichOneofReturnType__arn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__creation_time) -> _WhichOneofReturnType__creation_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_arn) -> _WhichOneofReturnType__log_group_arn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_class) -> _WhichOneofReturnType__log_group_class | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_name) -> _WhichOneofReturnType__log_group_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__metric_filter_count) -> _WhichOneofReturnType__metric_filter_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes) -> _WhichOneofReturnType__stored_bytes | None: ...
+
+Global___LogGroup: _TypeAlias = LogGroup  # noqa: Y015
+
+@_typing.final
+class DescribeLogStreamsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_GROUP_NAME_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    LOG_STREAM_NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    log_group_name: _builtins.str
+    """The group: this or log_group_identifier."""
+    log_group_identifier: _builtins.str
+    """Name or ARN."""
+    log_stream_name_prefix: _builtins.str
+    """Not beside an order by LastEventTime."""
+    order_by: _builtins.str
+    """`LogStreamName`, the default, or `LastEventTime`."""
+    descending: _builtins.bool
+    next_token: _builtins.str
+    """A token of an earlier answer: reading goes on from there."""
+    limit: _builtins.int
+    """1 to 50, the default."""
+    def __init__(
+        self,
+        *,
+        log_group_name: _builtins.str | None = ...,
+        log_group_identifier: _builtins.str | None = ...,
+        log_stream_name_prefix: _builtins.str | None = ...,
+        order_by: _builtins.str | None = ...,
+        descending: _builtins.bool | None = ...,
+        next_token: _builtins.str | None = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_descending", b"_descending", "_limit", b"_limit", "_log_group_identifier", b"_log_group_identifier", "_log_group_name", b"_log_group_name", "_log_stream_name_prefix", b"_log_stream_name_prefix", "_next_token", b"_next_token", "_order_by", b"_order_by", "descending", b"descending", "limit", b"limit", "log_group_identifier", b"log_group_identifier", "log_group_name", b"log_group_name", "log_stream_name_prefix", b"log_stream_name_prefix", "next_token", b"next_token", "order_by", b"order_by"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_descending", b"_descending", "_limit", b"_limit", "_log_group_identifier", b"_log_group_identifier", "_log_group_name", b"_log_group_name", "_log_stream_name_prefix", b"_log_stream_name_prefix", "_next_token", b"_next_token", "_order_by", b"_order_by", "descending", b"descending", "limit", b"limit", "log_group_identifier", b"log_group_identifier", "log_group_name", b"log_group_name", "log_stream_name_prefix", b"log_stream_name_prefix", "next_token", b"next_token", "order_by", b"order_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__descending: _TypeAlias = _typing.Literal["descending"]  # noqa: Y015
+    _WhichOneofArgType__descending: _TypeAlias = _typing.Literal["_descending", b"_descending"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_identifier: _TypeAlias = _typing.Literal["log_group_identifier"]  # noqa: Y015
+    _WhichOneofArgType__log_group_identifier: _TypeAlias = _typing.Literal["_log_group_identifier", b"_log_group_identifier"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_name: _TypeAlias = _typing.Literal["log_group_name"]  # noqa: Y015
+    _WhichOneofArgType__log_group_name: _TypeAlias = _typing.Literal["_log_group_name", b"_log_group_name"]  # noqa: Y015
+    _WhichOneofReturnType__log_stream_name_prefix: _TypeAlias = _typing.Literal["log_stream_name_prefix"]  # noqa: Y015
+    _WhichOneofArgType__log_stream_name_prefix: _TypeAlias = _typing.Literal["_log_stream_name_prefix", b"_log_stream_name_prefix"]  # noqa: Y015
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    _WhichOneofReturnType__order_by: _TypeAlias = _typing.Literal["order_by"]  # noqa: Y015
+    _WhichOneofArgType__order_by: _TypeAlias = _typing.Literal["_order_by", b"_order_by"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__descending) -> _WhichOneofReturnType__descending | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_identifier) -> _WhichOneofReturnType__log_group_identifier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_name) -> _WhichOneofReturnType__log_group_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_stream_name_prefix) -> _WhichOneofReturnType__log_stream_name_prefix | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__order_by) -> _WhichOneofReturnType__order_by | None: ...
+
+Global___DescribeLogStreamsRequest: _TypeAlias = DescribeLogStreamsRequest  # noqa: Y015
+
+@_typing.final
+class DescribeLogStreamsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_STREAMS_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    next_token: _builtins.str
+    """Absent at the end."""
+    @_builtins.property
+    def log_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogStream]: ...
+    def __init__(
+        self,
+        *,
+        log_streams: _abc.Iterable[Global___LogStream] | None = ...,
+        next_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "next_token", b"next_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "log_streams", b"log_streams", "next_token", b"next_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+
+Global___DescribeLogStreamsResponse: _TypeAlias = DescribeLogStreamsResponse  # noqa: Y015
+
+@_typing.final
+class LogStream(_message.Message):
+    """What one attempt printed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    CREATION_TIME_FIELD_NUMBER: _builtins.int
+    FIRST_EVENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    LAST_INGESTION_TIME_FIELD_NUMBER: _builtins.int
+    ARN_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    log_stream_name: _builtins.str
+    creation_time: _builtins.int
+    """When the first event was read or, without one, when the stream was made; milliseconds since the epoch."""
+    first_event_timestamp: _builtins.int
+    """Milliseconds since the epoch; absent if there is no event."""
+    last_event_timestamp: _builtins.int
+    """When something was last read from the job's output; milliseconds since the epoch; absent if there is no event."""
+    last_ingestion_time: _builtins.int
+    """Equal to last_event_timestamp."""
+    arn: _builtins.str
+    stored_bytes: _builtins.int
+    """Always 0, as in CloudWatch."""
+    def __init__(
+        self,
+        *,
+        log_stream_name: _builtins.str | None = ...,
+        creation_time: _builtins.int | None = ...,
+        first_event_timestamp: _builtins.int | None = ...,
+        last_event_timestamp: _builtins.int | None = ...,
+        last_ingestion_time: _builtins.int | None = ...,
+        arn: _builtins.str | None = ...,
+        stored_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "_creation_time", b"_creation_time", "_first_event_timestamp", b"_first_event_timestamp", "_last_event_timestamp", b"_last_event_timestamp", "_last_ingestion_time", b"_last_ingestion_time", "_log_stream_name", b"_log_stream_name", "_stored_bytes", b"_stored_bytes", "arn", b"arn", "creation_time", b"creation_time", "first_event_timestamp", b"first_event_timestamp", "last_event_timestamp", b"last_event_timestamp", "last_ingestion_time", b"last_ingestion_time", "log_stream_name", b"log_stream_name", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_arn", b"_arn", "_creation_time", b"_creation_time", "_first_event_timestamp", b"_first_event_timestamp", "_last_event_timestamp", b"_last_event_timestamp", "_last_ingestion_time", b"_last_ingestion_time", "_log_stream_name", b"_log_stream_name", "_stored_bytes", b"_stored_bytes", "arn", b"arn", "creation_time", b"creation_time", "first_event_timestamp", b"first_event_timestamp", "last_event_timestamp", b"last_event_timestamp", "last_ingestion_time", b"last_ingestion_time", "log_stream_name", b"log_stream_name", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__arn: _TypeAlias = _typing.Literal["arn"]  # noqa: Y015
+    _WhichOneofArgType__arn: _TypeAlias = _typing.Literal["_arn", b"_arn"]  # noqa: Y015
+    _WhichOneofReturnType__creation_time: _TypeAlias = _typing.Literal["creation_time"]  # noqa: Y015
+    _WhichOneofArgType__creation_time: _TypeAlias = _typing.Literal["_creation_time", b"_creation_time"]  # noqa: Y015
+    _WhichOneofReturnType__first_event_timestamp: _TypeAlias = _typing.Literal["first_event_timestamp"]  # noqa: Y015
+    _WhichOneofArgType__first_event_timestamp: _TypeAlias = _typing.Literal["_first_event_timestamp", b"_first_event_timestamp"]  # noqa: Y015
+    _WhichOneofReturnType__last_event_timestamp: _TypeAlias = _typing.Literal["last_event_timestamp"]  # noqa: Y015
+    _WhichOneofArgType__last_event_timestamp: _TypeAlias = _typing.Literal["_last_event_timestamp", b"_last_event_timestamp"]  # noqa: Y015
+    _WhichOneofReturnType__last_ingestion_time: _TypeAlias = _typing.Literal["last_ingestion_time"]  # noqa: Y015
+    _WhichOneofArgType__last_ingestion_time: _TypeAlias = _typing.Literal["_last_ingestion_time", b"_last_ingestion_time"]  # noqa: Y015
+    _WhichOneofReturnType__log_stream_name: _TypeAlias = _typing.Literal["log_stream_name"]  # noqa: Y015
+    _WhichOneofArgType__log_stream_name: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name"]  # noqa: Y015
+    _WhichOneofReturnType__stored_bytes: _TypeAlias = _typing.Literal["stored_bytes"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes: _TypeAlias = _typing.Literal["_stored_bytes", b"_stored_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__arn) -> _WhichOneofReturnType__arn | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__creation_time) -> _WhichOneofReturnType__creation_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_event_timestamp) -> _WhichOneofReturnType__first_event_timestamp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_event_timestamp) -> _WhichOneofReturnType__last_event_timestamp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_ingestion_time) -> _WhichOneofReturnType__last_ingestion_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_stream_name) -> _WhichOneofReturnType__log_stream_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes) -> _WhichOneofReturnType__stored_bytes | None: ...
+
+Global___LogStream: _TypeAlias = LogStream  # noqa: Y015
+
+@_typing.final
 class LogEvent(_message.Message):
     """One line that a job printed."""
 
@@ -70,8 +394,9 @@ class GetLogEventsRequest(_message.Message):
     NEXT_TOKEN_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     START_FROM_HEAD_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_IDENTIFIER_FIELD_NUMBER: _builtins.int
     log_group_name: _builtins.str
-    """`/aws/batch/job`, the default."""
+    """`/aws/batch/job` is the default."""
     log_stream_name: _builtins.str
     start_time: _builtins.int
     """Events from this time on (milliseconds since the epoch)."""
@@ -83,6 +408,8 @@ class GetLogEventsRequest(_message.Message):
     """1 to 10,000, the default."""
     start_from_head: _builtins.bool
     """True: oldest first. Default false: the newest page first, as CloudWatch does."""
+    log_group_identifier: _builtins.str
+    """Name or ARN of the group, in place of log_group_name."""
     def __init__(
         self,
         *,
@@ -93,15 +420,18 @@ class GetLogEventsRequest(_message.Message):
         next_token: _builtins.str | None = ...,
         limit: _builtins.int | None = ...,
         start_from_head: _builtins.bool | None = ...,
+        log_group_identifier: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_limit", b"_limit", "_log_group_name", b"_log_group_name", "_log_stream_name", b"_log_stream_name", "_next_token", b"_next_token", "_start_from_head", b"_start_from_head", "_start_time", b"_start_time", "end_time", b"end_time", "limit", b"limit", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "next_token", b"next_token", "start_from_head", b"start_from_head", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_limit", b"_limit", "_log_group_identifier", b"_log_group_identifier", "_log_group_name", b"_log_group_name", "_log_stream_name", b"_log_stream_name", "_next_token", b"_next_token", "_start_from_head", b"_start_from_head", "_start_time", b"_start_time", "end_time", b"end_time", "limit", b"limit", "log_group_identifier", b"log_group_identifier", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "next_token", b"next_token", "start_from_head", b"start_from_head", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_limit", b"_limit", "_log_group_name", b"_log_group_name", "_log_stream_name", b"_log_stream_name", "_next_token", b"_next_token", "_start_from_head", b"_start_from_head", "_start_time", b"_start_time", "end_time", b"end_time", "limit", b"limit", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "next_token", b"next_token", "start_from_head", b"start_from_head", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_limit", b"_limit", "_log_group_identifier", b"_log_group_identifier", "_log_group_name", b"_log_group_name", "_log_stream_name", b"_log_stream_name", "_next_token", b"_next_token", "_start_from_head", b"_start_from_head", "_start_time", b"_start_time", "end_time", b"end_time", "limit", b"limit", "log_group_identifier", b"log_group_identifier", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "next_token", b"next_token", "start_from_head", b"start_from_head", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__end_time: _TypeAlias = _typing.Literal["end_time"]  # noqa: Y015
     _WhichOneofArgType__end_time: _TypeAlias = _typing.Literal["_end_time", b"_end_time"]  # noqa: Y015
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_identifier: _TypeAlias = _typing.Literal["log_group_identifier"]  # noqa: Y015
+    _WhichOneofArgType__log_group_identifier: _TypeAlias = _typing.Literal["_log_group_identifier", b"_log_group_identifier"]  # noqa: Y015
     _WhichOneofReturnType__log_group_name: _TypeAlias = _typing.Literal["log_group_name"]  # noqa: Y015
     _WhichOneofArgType__log_group_name: _TypeAlias = _typing.Literal["_log_group_name", b"_log_group_name"]  # noqa: Y015
     _WhichOneofReturnType__log_stream_name: _TypeAlias = _typing.Literal["log_stream_name"]  # noqa: Y015
@@ -116,6 +446,8 @@ class GetLogEventsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__end_time) -> _WhichOneofReturnType__end_time | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_identifier) -> _WhichOneofReturnType__log_group_identifier | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_name) -> _WhichOneofReturnType__log_group_name | None: ...
     @_typing.overload
@@ -164,6 +496,227 @@ class GetLogEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_forward_token) -> _WhichOneofReturnType__next_forward_token | None: ...
 
 Global___GetLogEventsResponse: _TypeAlias = GetLogEventsResponse  # noqa: Y015
+
+@_typing.final
+class FilterLogEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_GROUP_NAME_FIELD_NUMBER: _builtins.int
+    LOG_GROUP_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    LOG_STREAM_NAMES_FIELD_NUMBER: _builtins.int
+    LOG_STREAM_NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    FILTER_PATTERN_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    INTERLEAVED_FIELD_NUMBER: _builtins.int
+    START_FROM_HEAD_FIELD_NUMBER: _builtins.int
+    log_group_name: _builtins.str
+    """The group: this or log_group_identifier."""
+    log_group_identifier: _builtins.str
+    """Name or ARN."""
+    log_stream_name_prefix: _builtins.str
+    start_time: _builtins.int
+    """Events from this time on (milliseconds since the epoch)."""
+    end_time: _builtins.int
+    """Events up to this time, it included (milliseconds since the epoch)."""
+    filter_pattern: _builtins.str
+    """Terms that an event must contain: `term`, `"a phrase"`, `-without`, `?one ?of ?these`. Default: all events."""
+    next_token: _builtins.str
+    """A token of an earlier answer: reading goes on from there."""
+    limit: _builtins.int
+    """1 to 10,000, the default."""
+    interleaved: _builtins.bool
+    """Without effect: streams are always merged."""
+    start_from_head: _builtins.bool
+    """The oldest events come first: true, the default, alone is served."""
+    @_builtins.property
+    def log_stream_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Up to 100. Not beside a prefix."""
+
+    def __init__(
+        self,
+        *,
+        log_group_name: _builtins.str | None = ...,
+        log_group_identifier: _builtins.str | None = ...,
+        log_stream_names: _abc.Iterable[_builtins.str] | None = ...,
+        log_stream_name_prefix: _builtins.str | None = ...,
+        start_time: _builtins.int | None = ...,
+        end_time: _builtins.int | None = ...,
+        filter_pattern: _builtins.str | None = ...,
+        next_token: _builtins.str | None = ...,
+        limit: _builtins.int | None = ...,
+        interleaved: _builtins.bool | None = ...,
+        start_from_head: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_filter_pattern", b"_filter_pattern", "_interleaved", b"_interleaved", "_limit", b"_limit", "_log_group_identifier", b"_log_group_identifier", "_log_group_name", b"_log_group_name", "_log_stream_name_prefix", b"_log_stream_name_prefix", "_next_token", b"_next_token", "_start_from_head", b"_start_from_head", "_start_time", b"_start_time", "end_time", b"end_time", "filter_pattern", b"filter_pattern", "interleaved", b"interleaved", "limit", b"limit", "log_group_identifier", b"log_group_identifier", "log_group_name", b"log_group_name", "log_stream_name_prefix", b"log_stream_name_prefix", "next_token", b"next_token", "start_from_head", b"start_from_head", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_filter_pattern", b"_filter_pattern", "_interleaved", b"_interleaved", "_limit", b"_limit", "_log_group_identifier", b"_log_group_identifier", "_log_group_name", b"_log_group_name", "_log_stream_name_prefix", b"_log_stream_name_prefix", "_next_token", b"_next_token", "_start_from_head", b"_start_from_head", "_start_time", b"_start_time", "end_time", b"end_time", "filter_pattern", b"filter_pattern", "interleaved", b"interleaved", "limit", b"limit", "log_group_identifier", b"log_group_identifier", "log_group_name", b"log_group_name", "log_stream_name_prefix", b"log_stream_name_prefix", "log_stream_names", b"log_stream_names", "next_token", b"next_token", "start_from_head", b"start_from_head", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_time: _TypeAlias = _typing.Literal["end_time"]  # noqa: Y015
+    _WhichOneofArgType__end_time: _TypeAlias = _typing.Literal["_end_time", b"_end_time"]  # noqa: Y015
+    _WhichOneofReturnType__filter_pattern: _TypeAlias = _typing.Literal["filter_pattern"]  # noqa: Y015
+    _WhichOneofArgType__filter_pattern: _TypeAlias = _typing.Literal["_filter_pattern", b"_filter_pattern"]  # noqa: Y015
+    _WhichOneofReturnType__interleaved: _TypeAlias = _typing.Literal["interleaved"]  # noqa: Y015
+    _WhichOneofArgType__interleaved: _TypeAlias = _typing.Literal["_interleaved", b"_interleaved"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_identifier: _TypeAlias = _typing.Literal["log_group_identifier"]  # noqa: Y015
+    _WhichOneofArgType__log_group_identifier: _TypeAlias = _typing.Literal["_log_group_identifier", b"_log_group_identifier"]  # noqa: Y015
+    _WhichOneofReturnType__log_group_name: _TypeAlias = _typing.Literal["log_group_name"]  # noqa: Y015
+    _WhichOneofArgType__log_group_name: _TypeAlias = _typing.Literal["_log_group_name", b"_log_group_name"]  # noqa: Y015
+    _WhichOneofReturnType__log_stream_name_prefix: _TypeAlias = _typing.Literal["log_stream_name_prefix"]  # noqa: Y015
+    _WhichOneofArgType__log_stream_name_prefix: _TypeAlias = _typing.Literal["_log_stream_name_prefix", b"_log_stream_name_prefix"]  # noqa: Y015
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    _WhichOneofReturnType__start_from_head: _TypeAlias = _typing.Literal["start_from_head"]  # noqa: Y015
+    _WhichOneofArgType__start_from_head: _TypeAlias = _typing.Literal["_start_from_head", b"_start_from_head"]  # noqa: Y015
+    _WhichOneofReturnType__start_time: _TypeAlias = _typing.Literal["start_time"]  # noqa: Y015
+    _WhichOneofArgType__start_time: _TypeAlias = _typing.Literal["_start_time", b"_start_time"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_time) -> _WhichOneofReturnType__end_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__filter_pattern) -> _WhichOneofReturnType__filter_pattern | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interleaved) -> _WhichOneofReturnType__interleaved | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_identifier) -> _WhichOneofReturnType__log_group_identifier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_group_name) -> _WhichOneofReturnType__log_group_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_stream_name_prefix) -> _WhichOneofReturnType__log_stream_name_prefix | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_from_head) -> _WhichOneofReturnType__start_from_head | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_time) -> _WhichOneofReturnType__start_time | None: ...
+
+Global___FilterLogEventsRequest: _TypeAlias = FilterLogEventsRequest  # noqa: Y015
+
+@_typing.final
+class FilterLogEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    SEARCHED_LOG_STREAMS_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    next_token: _builtins.str
+    """Absent at the end."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilteredLogEvent]:
+        """By time. A page may hold few or none and yet not be the last."""
+
+    @_builtins.property
+    def searched_log_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchedLogStream]:
+        """Always empty, as in CloudWatch."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___FilteredLogEvent] | None = ...,
+        searched_log_streams: _abc.Iterable[Global___SearchedLogStream] | None = ...,
+        next_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "next_token", b"next_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_token", b"_next_token", "events", b"events", "next_token", b"next_token", "searched_log_streams", b"searched_log_streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+
+Global___FilterLogEventsResponse: _TypeAlias = FilterLogEventsResponse  # noqa: Y015
+
+@_typing.final
+class FilteredLogEvent(_message.Message):
+    """One line that a job printed, and where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    INGESTION_TIME_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    log_stream_name: _builtins.str
+    timestamp: _builtins.int
+    """When it was read from the job's output; milliseconds since the epoch."""
+    message: _builtins.str
+    """The line without its end."""
+    ingestion_time: _builtins.int
+    """Equal to timestamp."""
+    event_id: _builtins.str
+    """Names the event, and is the same whenever it is read."""
+    def __init__(
+        self,
+        *,
+        log_stream_name: _builtins.str | None = ...,
+        timestamp: _builtins.int | None = ...,
+        message: _builtins.str | None = ...,
+        ingestion_time: _builtins.int | None = ...,
+        event_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_event_id", b"_event_id", "_ingestion_time", b"_ingestion_time", "_log_stream_name", b"_log_stream_name", "_message", b"_message", "_timestamp", b"_timestamp", "event_id", b"event_id", "ingestion_time", b"ingestion_time", "log_stream_name", b"log_stream_name", "message", b"message", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_event_id", b"_event_id", "_ingestion_time", b"_ingestion_time", "_log_stream_name", b"_log_stream_name", "_message", b"_message", "_timestamp", b"_timestamp", "event_id", b"event_id", "ingestion_time", b"ingestion_time", "log_stream_name", b"log_stream_name", "message", b"message", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__event_id: _TypeAlias = _typing.Literal["event_id"]  # noqa: Y015
+    _WhichOneofArgType__event_id: _TypeAlias = _typing.Literal["_event_id", b"_event_id"]  # noqa: Y015
+    _WhichOneofReturnType__ingestion_time: _TypeAlias = _typing.Literal["ingestion_time"]  # noqa: Y015
+    _WhichOneofArgType__ingestion_time: _TypeAlias = _typing.Literal["_ingestion_time", b"_ingestion_time"]  # noqa: Y015
+    _WhichOneofReturnType__log_stream_name: _TypeAlias = _typing.Literal["log_stream_name"]  # noqa: Y015
+    _WhichOneofArgType__log_stream_name: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name"]  # noqa: Y015
+    _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
+    _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
+    _WhichOneofReturnType__timestamp: _TypeAlias = _typing.Literal["timestamp"]  # noqa: Y015
+    _WhichOneofArgType__timestamp: _TypeAlias = _typing.Literal["_timestamp", b"_timestamp"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__event_id) -> _WhichOneofReturnType__event_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ingestion_time) -> _WhichOneofReturnType__ingestion_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_stream_name) -> _WhichOneofReturnType__log_stream_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timestamp) -> _WhichOneofReturnType__timestamp | None: ...
+
+Global___FilteredLogEvent: _TypeAlias = FilteredLogEvent  # noqa: Y015
+
+@_typing.final
+class SearchedLogStream(_message.Message):
+    """CloudWatch does not tell of searched streams any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    SEARCHED_COMPLETELY_FIELD_NUMBER: _builtins.int
+    log_stream_name: _builtins.str
+    searched_completely: _builtins.bool
+    def __init__(
+        self,
+        *,
+        log_stream_name: _builtins.str | None = ...,
+        searched_completely: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name", "_searched_completely", b"_searched_completely", "log_stream_name", b"log_stream_name", "searched_completely", b"searched_completely"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name", "_searched_completely", b"_searched_completely", "log_stream_name", b"log_stream_name", "searched_completely", b"searched_completely"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_stream_name: _TypeAlias = _typing.Literal["log_stream_name"]  # noqa: Y015
+    _WhichOneofArgType__log_stream_name: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name"]  # noqa: Y015
+    _WhichOneofReturnType__searched_completely: _TypeAlias = _typing.Literal["searched_completely"]  # noqa: Y015
+    _WhichOneofArgType__searched_completely: _TypeAlias = _typing.Literal["_searched_completely", b"_searched_completely"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_stream_name) -> _WhichOneofReturnType__log_stream_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__searched_completely) -> _WhichOneofReturnType__searched_completely | None: ...
+
+Global___SearchedLogStream: _TypeAlias = SearchedLogStream  # noqa: Y015
 
 @_typing.final
 class FollowLogEventsRequest(_message.Message):

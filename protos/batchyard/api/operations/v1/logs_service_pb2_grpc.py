@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class LogsServiceStub:
-    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, one log stream an attempt.
+    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
+    logConfiguration names; one log stream an attempt.
     """
 
     def __init__(self, channel):
@@ -35,10 +36,25 @@ class LogsServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.DescribeLogGroups = channel.unary_unary(
+                '/batchyard.api.operations.v1.LogsService/DescribeLogGroups',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogGroupsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogGroupsResponse.FromString,
+                _registered_method=True)
+        self.DescribeLogStreams = channel.unary_unary(
+                '/batchyard.api.operations.v1.LogsService/DescribeLogStreams',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogStreamsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogStreamsResponse.FromString,
+                _registered_method=True)
         self.GetLogEvents = channel.unary_unary(
                 '/batchyard.api.operations.v1.LogsService/GetLogEvents',
                 request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.GetLogEventsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.GetLogEventsResponse.FromString,
+                _registered_method=True)
+        self.FilterLogEvents = channel.unary_unary(
+                '/batchyard.api.operations.v1.LogsService/FilterLogEvents',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.FilterLogEventsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.FilterLogEventsResponse.FromString,
                 _registered_method=True)
         self.FollowLogEvents = channel.unary_stream(
                 '/batchyard.api.operations.v1.LogsService/FollowLogEvents',
@@ -48,11 +64,33 @@ class LogsServiceStub:
 
 
 class LogsServiceServicer:
-    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, one log stream an attempt.
+    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
+    logConfiguration names; one log stream an attempt.
     """
+
+    def DescribeLogGroups(self, request, context):
+        """Lists log groups, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeLogStreams(self, request, context):
+        """Lists the log streams of a group, by name or by the time of their last event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetLogEvents(self, request, context):
         """Reads a page of a log stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FilterLogEvents(self, request, context):
+        """Reads a page of many log streams of a group, merged by time, and picks the events that match a pattern.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,10 +106,25 @@ class LogsServiceServicer:
 
 def add_LogsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'DescribeLogGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeLogGroups,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogGroupsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogGroupsResponse.SerializeToString,
+            ),
+            'DescribeLogStreams': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeLogStreams,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogStreamsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogStreamsResponse.SerializeToString,
+            ),
             'GetLogEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLogEvents,
                     request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.GetLogEventsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.GetLogEventsResponse.SerializeToString,
+            ),
+            'FilterLogEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.FilterLogEvents,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.FilterLogEventsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.FilterLogEventsResponse.SerializeToString,
             ),
             'FollowLogEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.FollowLogEvents,
@@ -87,8 +140,63 @@ def add_LogsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LogsService:
-    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, one log stream an attempt.
+    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
+    logConfiguration names; one log stream an attempt.
     """
+
+    @staticmethod
+    def DescribeLogGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.operations.v1.LogsService/DescribeLogGroups',
+            batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogGroupsRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeLogStreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.operations.v1.LogsService/DescribeLogStreams',
+            batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogStreamsRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.DescribeLogStreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetLogEvents(request,
@@ -107,6 +215,33 @@ class LogsService:
             '/batchyard.api.operations.v1.LogsService/GetLogEvents',
             batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.GetLogEventsRequest.SerializeToString,
             batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.GetLogEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FilterLogEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.operations.v1.LogsService/FilterLogEvents',
+            batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.FilterLogEventsRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_logs__service__pb2.FilterLogEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,29 +27,63 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LogsServiceStub:
-    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, one log stream an attempt."""
+    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
+    logConfiguration names; one log stream an attempt.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LogsServiceAsyncStub: ...
+    DescribeLogGroups: _grpc.UnaryUnaryMultiCallable[_logs_service_pb2.DescribeLogGroupsRequest, _logs_service_pb2.DescribeLogGroupsResponse]
+    """Lists log groups, by name."""
+    DescribeLogStreams: _grpc.UnaryUnaryMultiCallable[_logs_service_pb2.DescribeLogStreamsRequest, _logs_service_pb2.DescribeLogStreamsResponse]
+    """Lists the log streams of a group, by name or by the time of their last event."""
     GetLogEvents: _grpc.UnaryUnaryMultiCallable[_logs_service_pb2.GetLogEventsRequest, _logs_service_pb2.GetLogEventsResponse]
     """Reads a page of a log stream."""
+    FilterLogEvents: _grpc.UnaryUnaryMultiCallable[_logs_service_pb2.FilterLogEventsRequest, _logs_service_pb2.FilterLogEventsResponse]
+    """Reads a page of many log streams of a group, merged by time, and picks the events that match a pattern."""
     FollowLogEvents: _grpc.UnaryStreamMultiCallable[_logs_service_pb2.FollowLogEventsRequest, _logs_service_pb2.FollowLogEventsResponse]
     """Sends the lines of a log stream from its beginning, as they come, until the attempt has ended and all is sent."""
 
 @_typing.type_check_only
 class LogsServiceAsyncStub(LogsServiceStub):
-    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, one log stream an attempt."""
+    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
+    logConfiguration names; one log stream an attempt.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    DescribeLogGroups: _aio.UnaryUnaryMultiCallable[_logs_service_pb2.DescribeLogGroupsRequest, _logs_service_pb2.DescribeLogGroupsResponse]  # type: ignore[assignment]
+    """Lists log groups, by name."""
+    DescribeLogStreams: _aio.UnaryUnaryMultiCallable[_logs_service_pb2.DescribeLogStreamsRequest, _logs_service_pb2.DescribeLogStreamsResponse]  # type: ignore[assignment]
+    """Lists the log streams of a group, by name or by the time of their last event."""
     GetLogEvents: _aio.UnaryUnaryMultiCallable[_logs_service_pb2.GetLogEventsRequest, _logs_service_pb2.GetLogEventsResponse]  # type: ignore[assignment]
     """Reads a page of a log stream."""
+    FilterLogEvents: _aio.UnaryUnaryMultiCallable[_logs_service_pb2.FilterLogEventsRequest, _logs_service_pb2.FilterLogEventsResponse]  # type: ignore[assignment]
+    """Reads a page of many log streams of a group, merged by time, and picks the events that match a pattern."""
     FollowLogEvents: _aio.UnaryStreamMultiCallable[_logs_service_pb2.FollowLogEventsRequest, _logs_service_pb2.FollowLogEventsResponse]  # type: ignore[assignment]
     """Sends the lines of a log stream from its beginning, as they come, until the attempt has ended and all is sent."""
 
 class LogsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, one log stream an attempt."""
+    """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
+    logConfiguration names; one log stream an attempt.
+    """
+
+    @_abc_1.abstractmethod
+    def DescribeLogGroups(
+        self,
+        request: _logs_service_pb2.DescribeLogGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_logs_service_pb2.DescribeLogGroupsResponse, _abc.Awaitable[_logs_service_pb2.DescribeLogGroupsResponse]]:
+        """Lists log groups, by name."""
+
+    @_abc_1.abstractmethod
+    def DescribeLogStreams(
+        self,
+        request: _logs_service_pb2.DescribeLogStreamsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_logs_service_pb2.DescribeLogStreamsResponse, _abc.Awaitable[_logs_service_pb2.DescribeLogStreamsResponse]]:
+        """Lists the log streams of a group, by name or by the time of their last event."""
 
     @_abc_1.abstractmethod
     def GetLogEvents(
@@ -58,6 +92,14 @@ class LogsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_logs_service_pb2.GetLogEventsResponse, _abc.Awaitable[_logs_service_pb2.GetLogEventsResponse]]:
         """Reads a page of a log stream."""
+
+    @_abc_1.abstractmethod
+    def FilterLogEvents(
+        self,
+        request: _logs_service_pb2.FilterLogEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_logs_service_pb2.FilterLogEventsResponse, _abc.Awaitable[_logs_service_pb2.FilterLogEventsResponse]]:
+        """Reads a page of many log streams of a group, merged by time, and picks the events that match a pattern."""
 
     @_abc_1.abstractmethod
     def FollowLogEvents(
