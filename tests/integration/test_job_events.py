@@ -11,11 +11,15 @@ from batchyard.api.agent.v1.run_pb2 import RunEnd, RunState
 from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
 from batchyard.api.jobs.v1.jobs_service_pb2 import CancelJobRequest
 from batchyard.api.operations.v1.job_operations_service_pb2 import (
+    JobChange,
     JobStateChangeEvent,
     WatchJobEventsRequest,
     WatchJobEventsResponse,
+    WatchJobsRequest,
 )
-from batchyard.jobstore import events
+from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.jobstore import blocked, events
+from support.contexts import held_open
 from support.control_plane import ControlPlane, Scheduler, control_plane
 
 NAMESPACE = "123456789012"
@@ -162,6 +166,13 @@ async def test_each_child_of_an_array_has_events_of_its_own(tmp_path: Path, monk
             + [(child, state) for child in children for state in ("RUNNABLE", "FAILED")]
         )
         assert found[-1].resources == [f"arn:aws:batch:us-east-1:{NAMESPACE}:job/{array}"]
+        # Children as they were after the commit of the event, not as they are by now.
+        summaries = [
+            {state: count for state, count in event.detail.array_properties.status_summary.items() if count}
+            for event in found
+            if event.detail.job_id == array
+        ]
+        assert summaries == [{"RUNNABLE": 3}, {"FAILED": 3}]
         of_child = await all_events(plane, jobs=[children[1]])
         assert [event.detail.array_properties.index for event in of_child] == [1, 1]
         assert [(event.detail.job_id) for event in await all_events(plane, jobs=[array])] == [
@@ -174,6 +185,60 @@ async def test_each_child_of_an_array_has_events_of_its_own(tmp_path: Path, monk
             if response.HasField("index"):
                 place["after_index"] = response.index
             assert await all_events(plane, from_oldest=False, **place) == found[seen:]
+
+
+async def test_the_first_job_of_a_queue_that_waits_for_people_is_an_event_once_for_each_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked, "CHECK_EVERY_S", 0.02)
+    async with held_open(control_plane(tmp_path)) as plane, plane.scheduler() as scheduler:
+        await plane.make_queue()
+        await plane.register()
+        large = await plane.submit("large", containerOverrides={"vcpus": 100})
+        small = await plane.submit("small")
+        queued = (await scheduler.until(lambda seen: len(seen.runnable) == 2)).runnable
+
+        async def tell(reason: str, waiting: wire.QueuedJob) -> None:
+            line = {"vcpus_milli": waiting.vcpus_milli, "memory_mib": waiting.memory_mib}
+            wait = wire.WaitReason(namespace=NAMESPACE, job_queue="queue", reason=reason, **line)
+            await scheduler.send(wait_reasons=[wait])
+
+        first = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - too much."
+        second = "ACTION_REQUIRED - CE(s) associated with the job queue are invalid."
+        with anyio.fail_after(60):
+            responses = aiter(plane.operations.WatchJobEvents(WatchJobEventsRequest()))
+            await anext(responses)
+            # What waits behind the first one, or for room alone, blocks nothing.
+            await tell(second, queued[1])
+            await tell("Waiting for room.", queued[0])
+            await tell(first, queued[0])
+            found = list((await anext(responses)).events)
+            await tell(f"{first} And more words.", queued[0])
+            await tell(second, queued[0])
+            found += (await anext(responses)).events
+            await plane.jobs.CancelJob(CancelJobRequest(job_id=large, reason="enough"))
+            while len(found) < 4:
+                found += (await anext(responses)).events
+        arns = [f"arn:aws:batch:us-east-1:{NAMESPACE}:job/{job_id}" for job_id in (large, large, large, small)]
+        queue = f"arn:aws:batch:us-east-1:{NAMESPACE}:job-queue/queue"
+        kept = await all_events(plane)
+        assert kept[2:] == found
+        assert [(event.detail_type, list(event.resources), event.detail.status_reason) for event in found] == [
+            ("Batch Job Queue Blocked", [arns[0], queue], first),
+            ("Batch Job Queue Blocked", [arns[1], queue], second),
+            ("Batch Job State Change", [arns[2]], "enough"),
+            ("Batch Job Queue Blocked", [arns[3], queue], second),
+        ]
+        assert states(found) == ["RUNNABLE", "RUNNABLE", "FAILED", "RUNNABLE"]
+        assert len({event.id for event in kept}) == len(kept)
+        # It is no change of state: what asks for those does not see it.
+        assert states(await all_events(plane, statuses=[JobStatus.JOB_STATUS_RUNNABLE])) == ["RUNNABLE", "RUNNABLE"]
+        watch_jobs = aiter(plane.operations.WatchJobs(WatchJobsRequest(after_revision=0)))
+        changes: list[JobChange] = []
+        with anyio.fail_after(60):
+            while len(changes) < 3:
+                changes += (await anext(watch_jobs)).changes
+        assert [change.job_id for change in changes] == [large, small, large]
 
 
 async def test_a_reader_that_wants_nothing_of_what_comes_is_told_where_it_stands(

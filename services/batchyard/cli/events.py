@@ -1,4 +1,4 @@
-"""`batchyard events`: AWS's events of jobs, one JSON object a line."""
+"""`batchyard events`: AWS's events of jobs and blocked queues, one JSON object a line."""
 
 import logging
 import sys
@@ -102,7 +102,7 @@ def events(
     log_format: str,
     log_level: str,
 ) -> None:
-    """Print the events of jobs, one JSON object a line: AWS's "Batch Job State Change".
+    """Print the events of jobs, one JSON object a line: AWS's "Batch Job State Change" and "Batch Job Queue Blocked".
 
     Without --follow: those that are kept, oldest first.
     """

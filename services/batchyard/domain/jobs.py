@@ -174,6 +174,10 @@ class JobChange:
     terminated: bool = False
     children: bytes | None = None
     """Not the job itself but these children of it, which have no rows; see `arrays.to_bytes`."""
+    summary: tuple[int, ...] | None = None
+    """Of an array: how many of its children were in each state after the commit, in the order of the states."""
+    blocked: bool = False
+    """It has not come into a state: as the first of its queue it blocks it, for the reason."""
 
     @property
     def count(self) -> int:

@@ -26,6 +26,7 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import add_ResourceSe
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import job_ids
+from batchyard.jobstore.blocked import BlockedQueues
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
@@ -122,6 +123,8 @@ async def open_job_store(
                 writer=writer, reading=reading, reasons=reasons, limits_of=copies.time_limits, clock=clock
             )
             tasks.start_soon(time_limits.run)
+            blocked = BlockedQueues(writer=writer, reading=reading, reasons=reasons)
+            tasks.start_soon(blocked.run)
             retention = Retention(writer, clock, retention_s)
             tasks.start_soon(retention.run)
             log_retention = LogRetentionServicer(retention, reading)

@@ -1,4 +1,4 @@
-"""Changes of jobs as the events that AWS sends of them.
+"""Changes of jobs, and jobs that block their queues, as the events that AWS sends of them.
 
 An event is made when it is read, from the change that was recorded and from what does not change about a job any more.
 What waits for a slow reader is on the disk: a watch holds no more than the commits of one read and one message.
@@ -18,6 +18,7 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
 )
 from batchyard.domain.errors import HistoryGoneError, InvalidRequestError
 from batchyard.domain.jobs import JobChange
+from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.jobstore.history import History
 from batchyard.jobstore.service import Reading
@@ -30,6 +31,9 @@ MESSAGE_BYTES: Final = 1024 * 1024
 """A message is sent once it has as many; one event may be larger."""
 SILENT_REVISIONS_MAX: Final = 1000
 """After so many commits of which it wants nothing a reader is told where it stands, so that it can go on from there."""
+
+STATE_CHANGE: Final = "Batch Job State Change"
+QUEUE_BLOCKED: Final = "Batch Job Queue Blocked"
 
 _EVENT_IDS: Final = uuid.UUID("5a9bb8f6-6d0f-4a52-9d4b-0d5d9a6e1c57")
 
@@ -70,7 +74,7 @@ class _Selection:
             change.key.namespace == self._namespace
             and (self._arrays is None or change.key.job_id.partition(":")[0] in self._arrays)
             and (self._queues is None or change.job_queue in self._queues)
-            and (not self._states or change.state in self._states)
+            and (not self._states or (change.state in self._states and not change.blocked))
         )
 
 
@@ -173,17 +177,21 @@ class EventWatch:
 def event_of(revision: int, index: int, change: JobChange, record: JobRecord) -> JobStateChangeEvent:
     """Return the event of a change, with the job as it was then."""
     detail = job_detail(as_of(change, record))
+    if change.summary is not None:
+        counts = dict(zip((state.name for state in JobState), change.summary, strict=True))
+        detail.array_properties.status_summary.update(counts)
+        detail.array_properties.status_summary_last_updated_at = change.at
     _, _, _, region, account, _ = detail.job_arn.split(":", 5)
     name = f"{detail.job_arn} {revision} {index} {change.state} {change.at}"
     return JobStateChangeEvent(
         version="0",
         id=str(uuid.uuid5(_EVENT_IDS, name)),
-        detail_type="Batch Job State Change",
+        detail_type=QUEUE_BLOCKED if change.blocked else STATE_CHANGE,
         source="aws.batch",
         account=account,
         time=datetime.fromtimestamp(change.at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         region=region,
-        resources=[detail.job_arn],
+        resources=[detail.job_arn, detail.job_queue] if change.blocked else [detail.job_arn],
         detail=detail,
     )
 

@@ -209,6 +209,12 @@ class Group(Moves):
         if job is not None and job.state is JobState.RUNNABLE and job.run is None:
             self._cancel_now(job, reason)
 
+    def note_blocked(self, key: JobKey, reason: str) -> None:
+        """Record that a job blocks its queue, unless it is being placed by now."""
+        job = self._job(key)
+        if job is not None and job.state is JobState.RUNNABLE and job.run is None:
+            self._record_blocked(job, reason)
+
     # What a scheduler asks
 
     def under(self, leader_epoch: int, act: "Callable[[Group], object]") -> object:
@@ -399,6 +405,7 @@ class Group(Moves):
         changes.new_jobs = list(self._new.values())
         changes.jobs = [job for key, job in self._touched.items() if key not in self._new]
         changes.arrays = list(self._arrays.changed.values())
+        self._summarize_arrays()
         if changes:
             self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
         for key, added in self._reserved.items():

@@ -238,6 +238,17 @@ class Moves:
         if job.children is not None:
             self._arrays.array_moved(job, event)
 
+    def _record_blocked(self, job: Job, reason: str) -> None:
+        self._changes.events.append(replace(_change(job, self._now), status_reason=reason, blocked=True))
+
+    def _summarize_arrays(self) -> None:
+        """Have what is told of arrays tell of their children as they are after this commit."""
+        events = self._changes.events
+        for place, change in enumerate(events):
+            array = self._jobs.get(change.key) if change.children is None else None
+            if array is not None and array.children is not None:
+                events[place] = replace(change, summary=tuple(array.children.summary().values()))
+
     def _settle_dependents(self) -> None:
         """Release or fail what waited for the jobs that finished, and what waited for those, until nothing is left."""
         while self._finished or self._arrays.have_news:

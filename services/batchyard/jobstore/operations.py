@@ -102,14 +102,14 @@ class JobOperationsServicer(JobOperationsServiceServicer):
 
 
 def _watched(changes: Sequence[JobChange], wanted: Collection[JobKey], namespace: str) -> list[JobChange]:
-    """Return the changes that a watch shows: of all jobs of a namespace, or of those wanted alone."""
+    """Return the changes of state that a watch shows: of all jobs of a namespace, or of those wanted alone."""
     if not wanted:
-        return [change for change in changes if change.key.namespace == namespace]
+        return [change for change in changes if change.key.namespace == namespace and not change.blocked]
     children = [(key, *child) for key in wanted if (child := array_and_index(key)) is not None]
     mine = []
     for change in changes:
         if change.children is None:
-            mine += [change] if change.key in wanted else []
+            mine += [change] if change.key in wanted and not change.blocked else []
             continue
         indices = from_bytes(change.children)
         mine += [

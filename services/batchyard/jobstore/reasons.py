@@ -25,7 +25,7 @@ class Wait:
     @property
     def code(self) -> str:
         """The word that the reason begins with: AWS's code, if it has one."""
-        return _code(self.reason)
+        return code_of(self.reason)
 
 
 NO_SCHEDULER: Final = "Waiting for a scheduler: none is connected to the job store."
@@ -68,7 +68,7 @@ class WaitReasons:
             self._lines.pop(line, None)
             return
         known = self._lines.get(line) or self._before.pop(line, None)
-        since = known.since_s if known is not None and known.code == _code(reason) else now_s
+        since = known.since_s if known is not None and known.code == code_of(reason) else now_s
         self._lines[line] = Wait(reason, since)
 
     def explain(self, job: Job) -> None:
@@ -103,5 +103,11 @@ def overdue(lines: Mapping[LineKey, Wait], limits_of: LimitsOf, now_s: float) ->
                 break
 
 
-def _code(reason: str) -> str:
+def code_of(reason: str) -> str:
+    """Return the word that a reason begins with: AWS's code, if it has one."""
     return reason.partition(" ")[0]
+
+
+def is_blocking(code: str) -> bool:
+    """Tell whether a code is one of AWS's: the job waits for what only people can change."""
+    return code.startswith(("CAPACITY:", "MISCONFIGURATION:")) or code == "ACTION_REQUIRED"

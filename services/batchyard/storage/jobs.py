@@ -209,6 +209,7 @@ class Changes:
             or self.agents
             or self.tags
             or self.leader is not None
+            or self.events
             or self.answers
             or self.removal
         )

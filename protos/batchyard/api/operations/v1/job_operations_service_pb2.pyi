@@ -191,7 +191,7 @@ class WatchJobEventsRequest(_message.Message):
 
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_jobs_pb2.JobStatus.ValueType]:
-        """The state that a job has come into."""
+        """The state that a job has come into; with any, no event of a blocked queue is sent."""
 
     def __init__(
         self,
@@ -285,7 +285,9 @@ class JobStateChangeEvent(_message.Message):
     id: _builtins.str
     """A UUID; that of the same event is the same in every stream."""
     detail_type: _builtins.str
-    """"Batch Job State Change"."""
+    """"Batch Job State Change", or "Batch Job Queue Blocked" when the first job of a queue comes to wait for what only
+    people can change: its statusReason begins with AWS's code. That may be told twice if the job store begins anew.
+    """
     source: _builtins.str
     """"aws.batch"."""
     account: _builtins.str
@@ -294,11 +296,11 @@ class JobStateChangeEvent(_message.Message):
     region: _builtins.str
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The job's ARN."""
+        """The job's ARN; of a blocked queue, that of the queue too."""
 
     @_builtins.property
     def detail(self) -> _jobs_pb2.JobDetail:
-        """The job as DescribeJobs showed it then; tags and the statusSummary of an array are those of the time of reading."""
+        """The job as DescribeJobs showed it then; its tags are those of the time of reading."""
 
     def __init__(
         self,

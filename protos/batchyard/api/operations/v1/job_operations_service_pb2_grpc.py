@@ -75,7 +75,8 @@ class JobOperationsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchJobEvents(self, request, context):
-        """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+        """Sends AWS's "Batch Job State Change" and "Batch Job Queue Blocked" events of the caller's jobs, in order, without gap
+        or repetition.
 
         Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
         no longer kept.

@@ -44,7 +44,8 @@ class JobOperationsServiceStub:
     from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
     """
     WatchJobEvents: _grpc.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobEventsRequest, _job_operations_service_pb2.WatchJobEventsResponse]
-    """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+    """Sends AWS's "Batch Job State Change" and "Batch Job Queue Blocked" events of the caller's jobs, in order, without gap
+    or repetition.
 
     Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
     no longer kept.
@@ -66,7 +67,8 @@ class JobOperationsServiceAsyncStub(JobOperationsServiceStub):
     from a backup has not reached it: describe or list the jobs, and watch again from the revision that the failure names.
     """
     WatchJobEvents: _aio.UnaryStreamMultiCallable[_job_operations_service_pb2.WatchJobEventsRequest, _job_operations_service_pb2.WatchJobEventsResponse]  # type: ignore[assignment]
-    """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+    """Sends AWS's "Batch Job State Change" and "Batch Job Queue Blocked" events of the caller's jobs, in order, without gap
+    or repetition.
 
     Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
     no longer kept.
@@ -103,7 +105,8 @@ class JobOperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_operations_service_pb2.WatchJobEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_operations_service_pb2.WatchJobEventsResponse], _abc.AsyncIterator[_job_operations_service_pb2.WatchJobEventsResponse]]:
-        """Sends AWS's "Batch Job State Change" events of the caller's jobs, in order, without gap or repetition.
+        """Sends AWS's "Batch Job State Change" and "Batch Job Queue Blocked" events of the caller's jobs, in order, without gap
+        or repetition.
 
         Fails with OUT_OF_RANGE like WatchJobs; also when a reader is so slow that the events which it has yet to read are
         no longer kept.
