@@ -2,50 +2,27 @@
 
 import asyncio
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
-from batchyard.domain.lifecycle import JobState
-from support.control_plane import ControlPlane, control_plane
-from support.crash_scenario import child, driving, run_to_end, take_up
-from support.crashes import CHILD_DEADLINE_S, NEEDS_STRACE, SYNCS, forked, stop, sweep, traced, was_killed
+from support import failing_store
+from support.control_plane import control_plane
+from support.crash_checks import Acknowledged, check_and_finish, check_tables
+from support.crash_scenario import child
+from support.crashes import CHILD_DEADLINE_S, NEEDS_STRACE, SYNCS, WORKERS, forked, stop, sweep, traced, was_killed
+from support.failing_writes import NEEDS_SQLITE_LIBRARY
 
 WRITES: Final = "pwrite64"
-ORDER: Final = [state.name for state in JobState]
-PARENTS: Final = {"child": "parent", "orphan": "cancelled"}
-"""Jobs that fail with another one."""
+IO_ERROR: Final = "disk I/O error"
+SHARED_MEMORY: Final = Path("/dev/shm")
+FULL: Final = "database or disk is full"
 
-
-pytestmark = [pytest.mark.timeout(600), NEEDS_STRACE]
-
-
-@dataclass
-class Acknowledged:
-    """What the child was told."""
-
-    submitted: dict[str, str] = field(default_factory=dict)
-    """Job ids by name."""
-    states: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By job id: attempts that had ended, and the state."""
-    fences: set[tuple[int, int]] = field(default_factory=set)
-
-    def note(self, message: tuple[Any, ...]) -> None:
-        match message:
-            case ("submitted", name, job_id):
-                self.submitted[name] = job_id
-            case ("state", job_id, status, attempts):
-                self.states[job_id] = (attempts, status)
-            case ("fence", epoch, number):
-                self.fences.add((epoch, number))
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +45,13 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copies(fresh: Path) -> Iterator[Path]:
     """Where copies of the folder go, on a real disk."""
     with tempfile.TemporaryDirectory(dir=fresh.parent) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """Where copies go that no disk needs to hold."""
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
         yield Path(folder)
 
 
@@ -104,94 +88,9 @@ def messages(pipe: Connection) -> Iterator[tuple[Any, ...]]:
     raise AssertionError(f"nothing was heard for {CHILD_DEADLINE_S} s")
 
 
-def check_tables(path: Path) -> int:
-    """Check that a store which nobody has open is of one piece; return its epoch, 0 if it was never begun."""
-    if not path.exists():
-        return 0
-    database = sqlite3.connect(path)
-    try:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        if not database.execute("PRAGMA user_version").fetchone()[0]:
-            return 0
-        sequences = rows(database, "SELECT sequence FROM jobs ORDER BY sequence")
-        assert sequences == rows(database, "SELECT sequence FROM specs ORDER BY sequence")
-        assert rows(database, "SELECT * FROM dependencies WHERE dependent NOT IN (SELECT sequence FROM jobs)") == []
-        assert rows(database, "SELECT * FROM dependencies WHERE depends_on NOT IN (SELECT sequence FROM jobs)") == []
-        waiting = rows(
-            database,
-            "SELECT dependent, count(*) FROM dependencies JOIN jobs ON sequence = depends_on"
-            f" WHERE state < {int(JobState.SUCCEEDED)} GROUP BY dependent ORDER BY dependent",
-        )
-        assert waiting == rows(
-            database, "SELECT sequence, dependencies_left FROM jobs WHERE state = 2 ORDER BY sequence"
-        )
-        counted = "SELECT sequence, attempts_made FROM jobs WHERE attempts_made > 0 ORDER BY sequence"
-        assert rows(database, counted) == rows(
-            database, "SELECT sequence, count(*) FROM attempts GROUP BY sequence ORDER BY sequence"
-        )
-        ((epoch,),) = rows(database, "SELECT epoch FROM store")
-        return int(epoch)
-    finally:
-        database.close()
-
-
-def rows(database: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
-    return database.execute(query).fetchall()
-
-
-async def check_and_finish(folder: Path, acknowledged: Acknowledged, epoch: int) -> None:
-    """Open the store again: everything acknowledged is there, nothing else, and all of it can be brought to its end."""
-    async with control_plane(folder) as plane:
-        await check_jobs(plane, acknowledged)
-        async with driving(plane, incarnation=2) as driver:
-            assert driver.seen.welcome.store_epoch > epoch
-            fences = await finish(plane, driver, set(acknowledged.submitted.values()))
-        assert min(fences, default=(1 << 40, 0)) > max(acknowledged.fences, default=(0, 0))
-        ended = {name: await plane.job(job_id) for name, job_id in acknowledged.submitted.items()}
-        for name, job in ended.items():
-            if job.status != JobStatus.JOB_STATUS_SUCCEEDED:
-                # A run that was claimed when the agent's first life ended is lost.
-                is_excused = name == "cancelled" or job.status_reason.startswith("Host EC2")
-                assert is_excused or ended[PARENTS[name]].status == JobStatus.JOB_STATUS_FAILED, (name, job)
-    check_tables(folder / "jobs.db")
-
-
-async def check_jobs(plane: ControlPlane, acknowledged: Acknowledged) -> None:
-    for name, job_id in acknowledged.submitted.items():
-        job = await plane.job(job_id)
-        assert job.job_name == name
-        status = JobStatus.Name(job.status).removeprefix("JOB_STATUS_")
-        attempts, acknowledged_status = acknowledged.states.get(job_id, (0, "SUBMITTED"))
-        assert (len(job.attempts), ORDER.index(status)) >= (attempts, ORDER.index(acknowledged_status)), (name, job)
-
-
-async def finish(plane: ControlPlane, driver: Any, job_ids: set[str]) -> set[tuple[int, int]]:
-    """Run every job that can run, known or not, until none is left; return the fences of the new runs."""
-    fences: set[tuple[int, int]] = set()
-    done: dict[str, int] = {}
-
-    def note(message: tuple[Any, ...]) -> None:
-        if message[0] == "fence":
-            fences.add(message[1:])
-
-    async def unfinished() -> bool:
-        statuses = [(await plane.job(job_id)).status for job_id in job_ids]
-        return any(status < JobStatus.JOB_STATUS_SUCCEEDED for status in statuses)
-
-    for held in list(driver.seen.held):
-        if held.HasField("offer"):  # the agent never saw it: it is sent again, whatever the incarnation
-            await take_up(driver, held.offer, held.job.job_id, note)
-    while await unfinished():
-        await driver.until(lambda seen: len(seen.runnable) > sum(done.values()))
-        for queued in list(driver.seen.runnable)[sum(done.values()) :]:
-            job_id = queued.job.job_id
-            done[job_id] = done.get(job_id, 0) + 1
-            await run_to_end(driver, job_id, note, nth=done[job_id])
-    return fences
-
-
 # At every sync. Of the writes, some ten to a sync, a number that comes to all places in a commit in turn.
 @pytest.mark.parametrize(("calls", "step"), [(SYNCS, 1), (WRITES, 23)])
+@NEEDS_STRACE
 def test_nothing_acknowledged_is_lost_wherever_the_store_dies(fresh: Path, copies: Path, calls: str, step: int) -> None:
     def run(point: int) -> bool:
         folder = Path(shutil.copytree(fresh, copies / str(point)))
@@ -207,28 +106,46 @@ def test_nothing_acknowledged_is_lost_wherever_the_store_dies(fresh: Path, copie
 
 @pytest.mark.parametrize(
     ("calls", "step", "error", "text"),
-    [
-        (SYNCS, 1, "EIO", "disk I/O error"),
-        (WRITES, 5, "ENOSPC", "database or disk is full"),
-        (WRITES, 83, "EROFS", "disk I/O error"),
-    ],
+    [(SYNCS, 1, "EIO", IO_ERROR), (SYNCS, 1, "ENOSPC", IO_ERROR), (WRITES, 83, "EROFS", IO_ERROR)],
 )
+@NEEDS_STRACE
 def test_a_disk_that_fails_is_told_and_the_store_comes_back_with_it(
     fresh: Path, copies: Path, calls: str, step: int, error: str, text: str
 ) -> None:
-    told = count()
+    told: list[tuple[str, str]] = []
 
     def run(point: int) -> bool:
         folder = Path(shutil.copytree(fresh, copies / str(point)))
         acknowledged, failures, is_over = play(folder, calls, f"error={error}:when={point}+")
         assert is_over
-        for status, said in failures:
-            assert status in ("UNAVAILABLE", "OPENING")
-            if f"cannot write: {text}" in said:
-                next(told)
+        told.extend(failures)
         asyncio.run(check_and_finish(folder, acknowledged, check_tables(folder / "jobs.db")))
         return not failures
 
     points = sweep(run, step=step)
     print(f"{error} at {points} points of {calls}")
-    assert next(told)
+    check_told(told, text)
+
+
+@NEEDS_SQLITE_LIBRARY
+def test_a_disk_that_is_full_at_any_write_is_told_and_the_store_comes_back_with_it(fresh: Path, memory: Path) -> None:
+    workers = [forked(failing_store.child, fresh, memory, "ENOSPC", 1 + worker, WORKERS) for worker in range(WORKERS)]
+    for _, pipe in workers:
+        pipe.send("go")
+    points, told = 0, []
+    for process, pipe in workers:
+        with pipe:
+            for kind, point, said in messages(pipe):
+                assert kind == "played", f"write {point}: {said}"
+                points += 1
+                told.extend(said)
+        assert not was_killed(process)
+    print(f"ENOSPC at {points} writes")
+    assert points > 200, "the scenario was not under the fault"
+    check_told(told, FULL)
+
+
+def check_told(failures: list[tuple[str, str]], text: str) -> None:
+    for status, _ in failures:
+        assert status in ("UNAVAILABLE", "OPENING")
+    assert any(f"cannot write: {text}" in said for _, said in failures)

@@ -81,7 +81,9 @@ def test_nothing_starts_twice_and_no_claim_is_forgotten_wherever_the_launcher_di
     assert sweep(run, step=step) >= points_min
 
 
-@pytest.mark.parametrize(("calls", "step", "error", "points_min"), [(SYNCS, 1, "EIO", 8), (WRITES, 2, "ENOSPC", 8)])
+@pytest.mark.parametrize(
+    ("calls", "step", "error", "points_min"), [(SYNCS, 1, "EIO", 8), (SYNCS, 1, "ENOSPC", 8), (WRITES, 1, "ENOSPC", 16)]
+)
 def test_a_journal_that_cannot_be_written_for_a_while_lets_nothing_start_twice(
     tmp_path: Path, calls: str, step: int, error: str, points_min: int
 ) -> None:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -28,6 +28,18 @@ CLAIMED, STARTED, DONE = RunState.RUN_STATE_CLAIMED, RunState.RUN_STATE_STARTED,
 Tell = Callable[[tuple[Any, ...]], None]
 """Passes on what was acknowledged: ("submitted", name, job id), ("state", job id, status, attempts that ended),
 ("fence", store epoch, number)."""
+
+
+class Parent(Protocol):
+    """Whom the scenario tells, and who makes the disk well again."""
+
+    def send(self, message: tuple[Any, ...], /) -> None:
+        """Take a message."""
+        ...
+
+    def recv(self) -> Any:
+        """Answer when the disk is well again."""
+        ...
 
 
 class StreamEndedError(Exception):
@@ -163,10 +175,11 @@ def child(folder: Path, parent: Connection) -> None:
     os.setpgid(0, 0)
     parent.send(("ready",))
     parent.recv()
-    asyncio.run(_child(folder, parent))
+    asyncio.run(play_through_failures(folder, parent))
 
 
-async def _child(folder: Path, parent: Connection) -> None:
+async def play_through_failures(folder: Path, parent: Parent) -> None:
+    """Do what `child` does, whoever the parent is."""
     is_over = False
     while not is_over:
         try:
@@ -177,7 +190,7 @@ async def _child(folder: Path, parent: Connection) -> None:
             _await_healing(parent, "OPENING", repr(errors))
 
 
-async def _play_through_a_failure(plane: ControlPlane, parent: Connection) -> None:
+async def _play_through_a_failure(plane: ControlPlane, parent: Parent) -> None:
     try:
         await play(plane, parent.send)
     except grpc.aio.AioRpcError as error:
@@ -189,7 +202,7 @@ async def _play_through_a_failure(plane: ControlPlane, parent: Connection) -> No
     parent.send(("over",))
 
 
-def _await_healing(parent: Connection, status: str, text: str) -> None:
+def _await_healing(parent: Parent, status: str, text: str) -> None:
     parent.send(("failed", status, text))
     parent.recv()
 
