@@ -176,11 +176,12 @@ def batchyard(arguments: Sequence[str], *, log: Path) -> Iterator[BatchyardProce
         process.close()
 
 
-def start_up(folder: Path, *arguments: str) -> Installation:
+def start_up(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Installation:
     """Start `batchyard up` on a folder and wait until it can run jobs."""
     process = BatchyardProcess(
         ["up", "--data-dir", str(folder), *ANY_PORTS, *HOST_OPTIONS, *arguments],
         log=folder.with_name(folder.name + ".log"),
+        environment=environment,
     )
     try:
         match = READY_UP.fullmatch(process.ready_line())
