@@ -57,6 +57,7 @@ class Statements:
     tables: dict[tuple[str, ...], dict[str, str]]
     tests: dict[str, str]
     profiles: list[dict[str, str]]
+    mistakes: list[dict[str, str]]
     used: set[tuple[tuple[str, ...], str]] = field(default_factory=set)
 
     @classmethod
@@ -69,7 +70,7 @@ class Statements:
         for operation, sides in data["operations"].items():
             for side, table in sides.items():
                 tables[operation, side] = table
-        return cls(tables, data["tests"], data["profiles"])
+        return cls(tables, data["tests"], data["profiles"], data["mistakes"])
 
     def entry(self, place: tuple[str, ...], member: str) -> Entry:
         """Return what is said of a member; exit if nothing is, or if it names a test that does not exist."""
@@ -140,6 +141,9 @@ class Page:
         return _FRAME.format(
             version=botocore.__version__,
             counts=counts,
+            mistakes="\n".join(
+                f"| {row['what']} | {self._statements.checked(row['test'])} |" for row in self._statements.mistakes
+            ),
             profiles="\n".join(
                 f"| {row['what']} | {row['seed']} | {row['aws']} | {self._statements.checked(row['test'])} |"
                 for row in self._statements.profiles
@@ -255,6 +259,14 @@ today's service accepts beyond that document is accepted in both.
 | | `--compat seed` | `--compat aws` | shown by |
 | --- | --- | --- | --- |
 {profiles}
+
+## Where clients and servers go wrong
+
+What is easily made otherwise, and is noticed late:
+
+| | shown by |
+| --- | --- |
+{mistakes}
 
 ## Operations
 
