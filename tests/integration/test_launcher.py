@@ -4,8 +4,10 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -216,6 +218,29 @@ def test_a_process_that_is_gone_when_it_would_get_sigterm_is_passed_over() -> No
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as first:
         Process(FIRST, first.pid, order, "/", CgroupOfTheGone()).stop(RunEnd.STOPPED, now=0.0, grace_s=30.0)
         assert first.wait() == -signal.SIGTERM
+
+
+def test_what_a_job_leaves_is_seen_in_a_folder_that_was_long_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = WorkFolders(str(tmp_path / "work"))
+    folder = folders.take(None)
+    # Nobody can set this time of a folder back: the launcher's clock is an hour ahead in place of that.
+    hour_ahead = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: hour_ahead)
+    folders.give_back(folder)
+    monkeypatch.undo()
+    with patch.object(os, "listdir", side_effect=AssertionError("it is known to be empty")):
+        assert folders.take(None) == folder
+        folders.give_back(folder)
+    assert folders.take(None) == folder
+    time.sleep(0.05)  # two changes within one tick of the kernel's clock have one time
+    Path(folder, "left").touch()
+    folders.give_back(folder)
+    for pid in folders.removers:
+        os.waitpid(pid, 0)
+    assert not Path(folder).exists()
+    assert folders.take(None) != folder
 
 
 def test_a_folder_that_cannot_be_removed_now_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,11 +72,11 @@ class Cgroup:
         self._events = os.open(f"{folder}/{events_file}", os.O_RDONLY | os.O_CLOEXEC)
         self._swap_value = "0" if version == 2 else None
         self._limit = 0
-        self._oom_kills_before = 0
+        self._events_before = b""
 
     def limit_memory(self, memory_mib: int) -> None:
         """Set a hard limit, swap included, for the processes to come."""
-        self._oom_kills_before = self._count_oom_kills()
+        self._events_before = _read(self._events)
         if memory_mib == self._limit:
             return
         memory_file, swap_file = self._limit_files
@@ -107,19 +107,13 @@ class Cgroup:
         # Opened anew: version 1 goes on telling what it told at first.
         fd = os.open(f"{self.folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return set(map(int, _read(fd).split()))
+            return set(map(int, _read_all(fd).split()))
         finally:
             os.close(fd)
 
     def was_out_of_memory(self) -> bool:
         """Tell whether the kernel killed a process in it for memory since the limit was set."""
-        return self._count_oom_kills() > self._oom_kills_before
-
-    def _count_oom_kills(self) -> int:
-        for line in _read(self._events).splitlines():
-            if line.startswith(b"oom_kill "):
-                return int(line.split()[1])
-        return 0
+        return _oom_kills(_read(self._events)) > _oom_kills(self._events_before)
 
     def remove(self) -> None:
         """Remove it, if it is empty."""
@@ -186,13 +180,22 @@ def _own_path(version: int) -> str:
     return ""
 
 
+def _oom_kills(events: bytes) -> int:
+    for line in events.splitlines():
+        if line.startswith(b"oom_kill "):
+            return int(line.split()[1])
+    return 0
+
+
 def _read(fd: int) -> bytes:
-    """Return the content of an open control file, from its beginning."""
+    """Return the content of an open control file that is small, from its beginning."""
+    return os.pread(fd, _READ_BYTES, 0)
+
+
+def _read_all(fd: int) -> bytes:
     parts = []
-    offset = 0
-    while part := os.pread(fd, _READ_BYTES, offset):
+    while part := os.read(fd, _READ_BYTES):
         parts.append(part)
-        offset += len(part)
     return b"".join(parts)
 
 

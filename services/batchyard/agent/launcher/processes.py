@@ -41,7 +41,7 @@ class Process:
         self.deadline = float("inf")
         """When it is to be looked at again."""
         self.timeout_grace_s = order.timeout_grace_s
-        self._marks = [os.fsencode(f"{name}={order.env[name]}") for name in MARKS if name in order.env]
+        self._marks = [f"{name}={order.env[name]}" for name in MARKS if name in order.env]
         self._recheck_s = _FIRST_RECHECK_S
 
     def stop(self, end: RunEnd, now: float, grace_s: float) -> None:
@@ -54,14 +54,17 @@ class Process:
         else:
             self.deadline = min(self.deadline, now + grace_s)
 
-    def has_survivors(self, *, strangers: bool) -> bool:
+    def has_survivors(self, *, strangers: bool | None) -> bool:
         """Tell whether something of it may live after its first process has ended.
 
-        `strangers` says whether the launcher has children that it does not know, one of which may be this run's.
+        `strangers` says whether the launcher has children that it does not know: whoever outlives the first process
+        either is one by now or descends from one. None where the kernel can't say.
         """
+        if strangers is False:
+            return False
         if self.cgroup is not None:
             return bool(self.cgroup.members())
-        return strangers or tree.send_group(self.pid, 0)
+        return bool(strangers) or tree.send_group(self.pid, 0)
 
     def kill(self, now: float, others: Collection[int]) -> bool:
         """Kill all of it; return whether something was alive, and then must be looked at again at `deadline`."""
@@ -85,7 +88,7 @@ class Process:
     def _members(self, others: Collection[int]) -> set[int]:
         if self.cgroup is not None:
             return self.cgroup.members()
-        return tree.members(self.pid, self._marks, others)
+        return tree.members(self.pid, [os.fsencode(mark) for mark in self._marks], others)
 
 
 MARKS = ("BATCHYARD_AGENT_ID", "BATCHYARD_FENCE")
@@ -95,39 +98,48 @@ MARKS = ("BATCHYARD_AGENT_ID", "BATCHYARD_FENCE")
 def spawn(fence: Fence, order: StartOrder, folder: str, cgroup: Cgroup | None) -> Process:
     """Start a run's process in the folder; raise StartError if it can't be."""
     try:
+        # Not by the child, whose cgroup would be charged for what the kernel keeps of the file.
         log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise StartError(str(error)) from error
     try:
         # posix_spawn has no working folder of its own; this process has no other thread to disturb.
         os.chdir(folder)
-        return Process(fence, _spawn(order, log, cgroup), order, folder, cgroup)
+        return Process(fence, _start(order, log, cgroup), order, folder, cgroup)
     finally:
         os.chdir("/")
         os.close(log)
 
 
-def _spawn(order: StartOrder, log: int, cgroup: Cgroup | None) -> int:
-    program = _find_program(order.argv, order.env.get("PATH", _TOOLS_PATH))
+def _start(order: StartOrder, log: int, cgroup: Cgroup | None) -> int:
     wrapper = _wrapper(order)
-    path, argv = (wrapper[0], [*wrapper, program, *order.argv[1:]]) if wrapper else (program, order.argv)
+    name = order.argv[0] if order.argv else ""
+    # A path is looked at only if it can't be started: to find out why.
+    is_sought = bool(wrapper) or "/" not in name
+    program = _find_program(order.argv, order.env.get("PATH", _TOOLS_PATH)) if is_sought else name
+    argv = [*wrapper, program, *order.argv[1:]] if wrapper else order.argv
+    try:
+        return _spawn(argv[0] if wrapper else program, argv, order.env, log, cgroup)
+    except (OSError, ValueError) as error:
+        _find_program([program], "")
+        raise StartError(_say(name, error)) from error
+
+
+def _spawn(path: str, argv: list[str], env: dict[str, str], log: int, cgroup: Cgroup | None) -> int:
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
     ]
+    if cgroup is not None:
+        cgroup.enter()
     try:
+        return os.posix_spawn(
+            path, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+        )
+    finally:
         if cgroup is not None:
-            cgroup.enter()
-        try:
-            return os.posix_spawn(
-                path, argv, order.env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
-            )
-        finally:
-            if cgroup is not None:
-                cgroup.leave()
-    except (OSError, ValueError) as error:
-        raise StartError(_say(order.argv[0], error)) from error
+            cgroup.leave()
 
 
 def _find_program(argv: list[str], path: str) -> str:

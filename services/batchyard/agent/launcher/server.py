@@ -307,7 +307,8 @@ class Launcher:
         if not ended:
             return
         now = wire.now()
-        strangers = bool(tree.children() - self._unreaped.keys() - self._folders.removers)
+        children = tree.children()
+        strangers = None if children is None else bool(children - self._unreaped.keys() - self._folders.removers)
         self._finish(
             process
             for process in ended
@@ -315,7 +316,7 @@ class Launcher:
         )
         if strangers and not self._processes:
             # They hid so well that no run could be named theirs, and now there is none left that they could belong to.
-            for pid in tree.children() - self._folders.removers:
+            for pid in (tree.children() or set()) - self._folders.removers:
                 tree.send(pid, signal.SIGKILL)
 
     def _collect_exits(self) -> list[Process]:

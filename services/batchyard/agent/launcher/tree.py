@@ -112,10 +112,10 @@ def send_group(group: int, number: int) -> bool:
     return True
 
 
-def children() -> set[int]:
-    """Return this process's direct children, orphans that it adopted included; empty where the kernel can't say."""
+def children() -> set[int] | None:
+    """Return this process's direct children, orphans that it adopted included; None where the kernel can't say."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb", buffering=0) as file:
             return set(map(int, file.read().split()))
     except OSError:
-        return set()
+        return None

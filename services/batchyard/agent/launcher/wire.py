@@ -64,6 +64,9 @@ class StartOrder:
         """Why the runtime can't start it at all; empty: it can."""
 
 
+_MEMBERS = frozenset(StartOrder.__slots__)
+
+
 def now() -> float:
     """Return seconds since boot, time asleep included: the clock of leases."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -87,7 +90,7 @@ def encode_run(run: Run) -> list[object]:
 
 def decode_offer(offer: dict[str, Any]) -> Run:
     """Return the run that an entry of "offers" asks for. A newer agent may say more: that is passed over."""
-    members = {name: value for name, value in offer.items() if name in StartOrder.__slots__}
+    members = {name: value for name, value in offer.items() if name in _MEMBERS}
     return Run(decode_fence(offer["fence"]), decode_need(offer["need"]), offer["about"], StartOrder(**members))
 
 

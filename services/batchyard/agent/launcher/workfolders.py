@@ -6,9 +6,12 @@ a process.
 
 import os
 import stat
+import time
 from contextlib import suppress
 
 _MODE = 0o700
+_SETTLED_NS = 3_000_000_000
+"""After so long any change of a folder gives it another time, however coarse the file system's times are."""
 
 
 class WorkFolders:
@@ -18,6 +21,8 @@ class WorkFolders:
         self._parent = parent
         self._made = 0
         self._free: list[str] = []
+        self._empty_since: dict[str, int] = {}
+        """Times of the last change, of folders that were found empty long enough after it."""
         self.removers: set[int] = set()
         """Process ids of `rm`s that are at work."""
         os.makedirs(parent, _MODE, exist_ok=True)
@@ -37,9 +42,10 @@ class WorkFolders:
     def give_back(self, folder: str) -> None:
         """Take back a folder in which no process works any more."""
         try:
-            if _is_untouched(folder):
+            if self._is_untouched(folder):
                 self._free.append(folder)
                 return
+            self._empty_since.pop(folder, None)
             os.rmdir(folder)
         except FileNotFoundError:
             pass
@@ -51,6 +57,17 @@ class WorkFolders:
         """Note that a child has ended, whoever it was."""
         self.removers.discard(pid)
 
+    def _is_untouched(self, folder: str) -> bool:
+        seen = os.lstat(folder)
+        if seen.st_ctime_ns == self._empty_since.get(folder):
+            return True
+        is_ours = stat.S_ISDIR(seen.st_mode) and stat.S_IMODE(seen.st_mode) == _MODE and seen.st_uid == os.geteuid()
+        if not is_ours or os.listdir(folder):
+            return False
+        if time.time_ns() - seen.st_ctime_ns > _SETTLED_NS:
+            self._empty_since[folder] = seen.st_ctime_ns
+        return True
+
     def _remove_old(self) -> int:
         names = os.listdir(self._parent)
         if names:
@@ -61,13 +78,3 @@ class WorkFolders:
         # A host that has no room for one more process may have some later: the next launcher removes what is left.
         with suppress(OSError):
             self.removers.add(os.posix_spawnp("rm", ["rm", "-rf", "--", *folders], os.environ))
-
-
-def _is_untouched(folder: str) -> bool:
-    seen = os.lstat(folder)
-    return (
-        stat.S_ISDIR(seen.st_mode)
-        and stat.S_IMODE(seen.st_mode) == _MODE
-        and seen.st_uid == os.geteuid()
-        and not os.listdir(folder)
-    )
