@@ -1,5 +1,6 @@
 """Logs of running and ended jobs: marked, completed, shipped, and deleted only when they are held elsewhere."""
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,10 @@ from batchyard.agent.shipping import REQUEST_BYTES_MAX, SEGMENT_BYTES_MAX, LogRe
 from batchyard.agent.state import RunRecord
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
 from batchyard.api.agent.v1 import log_ingest_service_pb2_grpc as ingest_grpc
+from batchyard.logs.lines import lines_from
 from batchyard.rpc.clock import SystemClock
+from batchyard.storage import log_files
+from batchyard.storage.log_cuts import Cut, NoHolesError
 from batchyard.storage.log_files import LogFolder
 from support.agent import NAMESPACE, eventually
 from support.contexts import stopped
@@ -46,7 +50,7 @@ def shown(folder: LogFolder) -> bytes:
 
 async def test_what_a_running_job_prints_shows_soon(folder: LogFolder) -> None:
     path = folder.create(NAMESPACE, STREAM)
-    tracker = LogTracker(folder, SystemClock(), interval_s=0.01)
+    tracker = LogTracker(folder, SystemClock())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tracker.run)
         await tracker.observe([a_record(RunState.STARTED)])
@@ -65,7 +69,7 @@ async def test_marks_are_made_up_for_when_the_disk_can_be_written_again(
     path.write_bytes(b"one\n")
     marks = path.with_suffix(".marks")
     marks.symlink_to("/dev/full")
-    tracker = LogTracker(folder, SystemClock(), interval_s=0.01)
+    tracker = LogTracker(folder, SystemClock())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tracker.run)
         await tracker.observe([a_record(RunState.STARTED)])
@@ -99,7 +103,7 @@ def held(offset: int, *, final: bool = False) -> ingest_pb2.ShipLogsResponse:
 
 def test_only_what_shows_and_is_not_held_is_shipped(folder: LogFolder) -> None:
     folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
-    folder.mark(NAMESPACE, STREAM, 6, 1000)
+    folder.mark(NAMESPACE, STREAM, (6, 1000))
     reel = LogReel(folder)
     assert segments_of(reel) == [(0, b"012345", False)]
     reel.acknowledge(held(4))
@@ -110,7 +114,7 @@ def test_only_what_shows_and_is_not_held_is_shipped(folder: LogFolder) -> None:
 
 def test_a_complete_log_ends_with_a_final_segment_and_is_deleted_once_that_is_held(folder: LogFolder) -> None:
     folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
-    folder.mark(NAMESPACE, STREAM, 10, 1000)
+    folder.mark(NAMESPACE, STREAM, (10, 1000))
     folder.finish(NAMESPACE, STREAM)
     reel = LogReel(folder)
     reel.acknowledge(held(10))
@@ -190,7 +194,7 @@ async def test_a_log_is_shipped_whole_and_then_deleted_here(folder: LogFolder) -
     content = b"line\n" * 300_000
     folder.create(NAMESPACE, STREAM).write_bytes(content)
     async with shipping(folder, logs):
-        folder.mark(NAMESPACE, STREAM, 5, 1000)
+        folder.mark(NAMESPACE, STREAM, (5, 1000))
         await eventually(lambda: logs.content.get(STREAM) == b"line\n")
         folder.finish(NAMESPACE, STREAM)
         await eventually(lambda: not list(folder.names()))
@@ -207,3 +211,124 @@ async def test_a_log_that_is_never_finished_is_deleted_here_once_no_job_names_it
     async with shipping(folder, FakeLogs(forgotten=(orphan, fresh))):
         await eventually(lambda: (NAMESPACE, orphan) not in set(folder.names()))
         assert list(folder.names()) == [(NAMESPACE, fresh), (NAMESPACE, known)]
+
+
+async def test_lines_that_come_apart_have_times_of_their_own(folder: LogFolder) -> None:
+    path = folder.create(NAMESPACE, STREAM)
+    tracker = LogTracker(folder, SystemClock())
+    written: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tracker.run)
+        await tracker.observe([a_record(RunState.STARTED)])
+        for number in range(4):
+            with path.open("ab") as file:
+                file.write(b"line\n")
+            written.append(path.stat().st_mtime_ns // 1_000_000)
+            await eventually(partial(shows, folder, b"line\n" * (number + 1)))
+        tasks.cancel_scope.cancel()
+    with folder.open(NAMESPACE, STREAM) as log:
+        assert [log.time_of(5 * (number + 1)) for number in range(4)] == written
+
+
+def lines_of(folder: LogFolder) -> list[bytes]:
+    with folder.open(NAMESPACE, STREAM) as log:
+        return [line.text for line in lines_from(log, 0)]
+
+
+async def test_a_log_that_becomes_too_long_keeps_its_ends_and_gives_back_the_rest(folder: LogFolder) -> None:
+    limit = 1 << 20
+    path = folder.create(NAMESPACE, STREAM)
+    tracker = LogTracker(folder, SystemClock(), bytes_max=limit)
+    written = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tracker.run)
+        await tracker.observe([a_record(RunState.STARTED)])
+        with path.open("ab") as file:
+            for _ in range(8):
+                file.write(b"".join(b"line %06d\n" % number for number in range(written, written + 50_000)))
+                file.flush()
+                written += 50_000
+                await eventually(lambda: folder.marks(NAMESPACE, STREAM).end == path.stat().st_size)
+        tasks.cancel_scope.cancel()
+    await tracker.observe([a_record(RunState.DONE)])
+    assert path.stat().st_blocks * 512 <= limit + 16 * 4096
+    found = lines_of(folder)
+    (note,) = [number for number, line in enumerate(found) if line.startswith(b"[batchyard] ")]
+    assert found[:note] == [b"line %06d" % number for number in range(note)]
+    tail = len(found) - note - 1
+    assert found[note + 1 :] == [b"line %06d" % number for number in range(written - tail, written)]
+    assert note * 12 >= limit // 2 - 12
+    assert tail * 12 >= limit // 4 - 12
+
+
+async def test_a_short_and_loud_job_is_cut_at_its_end(folder: LogFolder) -> None:
+    path = folder.create(NAMESPACE, STREAM)
+    path.write_bytes(b"0123456789\n" * 100_000)
+    await LogTracker(folder, SystemClock(), bytes_max=64 * 1024).observe([a_record(RunState.DONE)])
+    assert path.stat().st_blocks * 512 <= 64 * 1024 + 4 * 4096
+    assert set(lines_of(folder)) == {
+        b"0123456789",
+        next(line for line in lines_of(folder) if line.startswith(b"[batchyard] ")),
+    }
+
+
+async def test_a_log_is_left_whole_where_the_file_system_cannot_cut(
+    folder: LogFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cannot(path: Path, start: int, end: int) -> None:
+        raise NoHolesError(errno.EOPNOTSUPP, "Operation not supported", str(path))
+
+    monkeypatch.setattr(log_files, "punch", cannot)
+    folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789\n" * 100_000)
+    await LogTracker(folder, SystemClock(), bytes_max=64 * 1024).observe([a_record(RunState.DONE)])
+    assert lines_of(folder) == [b"0123456789"] * 100_000
+    assert "logs can grow without bound" in caplog.text
+
+
+def test_what_was_cut_is_not_shipped_and_the_service_cuts_it_too(folder: LogFolder, tmp_path: Path) -> None:
+    held_there = LogFolder(tmp_path / "service")
+    path = folder.create(NAMESPACE, STREAM)
+    reel = LogReel(folder)
+
+    def ship() -> None:
+        for segment in reel.next_segments():
+            cut = Cut(segment.cut_start, segment.cut_end) if segment.cut_end else None
+            marks = zip(segment.mark_offsets, segment.mark_times_ms, strict=True)
+            offset = held_there.append(
+                NAMESPACE, STREAM, segment.offset, segment.data, segment.read_at_ms, marks=marks, cut=cut
+            )
+            if segment.final:
+                held_there.finish(NAMESPACE, STREAM)
+            reel.acknowledge(held(offset, final=segment.final))
+
+    path.write_bytes(b"one\ntwo\n")
+    folder.mark(NAMESPACE, STREAM, (4, 1000), (8, 2000))
+    ship()
+    with path.open("ab") as file:
+        file.write(b"three\nfour\nfive\n")
+    folder.mark(NAMESPACE, STREAM, (24, 3000))
+    folder.cut(NAMESPACE, STREAM, Cut(4, 14))
+    ship()
+    with path.open("ab") as file:
+        file.write(b"six\n")
+    folder.cut(NAMESPACE, STREAM, Cut(4, 19))
+    folder.finish(NAMESPACE, STREAM)
+    while list(folder.names()):
+        ship()
+    with held_there.open(NAMESPACE, STREAM) as log:
+        shown_there = [(log.time_of(line.next), line.text) for line in lines_from(log, 0)]
+    assert shown_there[0] == (1000, b"one")
+    assert shown_there[1][1].startswith(b"[batchyard] 15 bytes")
+    assert [text for _, text in shown_there[2:]] == [b"five", b"six"]
+    assert shown_there[2][0] == 3000
+
+
+def test_a_long_log_does_not_keep_back_the_others(folder: LogFolder) -> None:
+    for stream, size in (("a/loud", 5 * REQUEST_BYTES_MAX), ("b/quiet", 10), ("c/quiet", 10)):
+        path = folder.create(NAMESPACE, stream)
+        path.write_bytes(bytes(size))
+        folder.finish(NAMESPACE, stream)
+    reel = LogReel(folder)
+    first, second = ({segment.log_stream_name for segment in reel.next_segments()} for _ in range(2))
+    assert first == {"a/loud"}
+    assert second == {"a/loud", "b/quiet", "c/quiet"}

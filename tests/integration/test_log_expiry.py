@@ -56,7 +56,7 @@ def write_old(folder: LogFolder, stream: str) -> None:
     """Make a log to which nothing was written for years."""
     path = folder.create(NAMESPACE, stream)
     path.write_bytes(b"line\n")
-    folder.mark(NAMESPACE, stream, 5, 1000)
+    folder.mark(NAMESPACE, stream, (5, 1000))
     os.utime(path, (1, 1))
 
 

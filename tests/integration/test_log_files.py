@@ -61,15 +61,15 @@ def test_no_name_leads_out_of_the_folder(logs: LogFolder, namespace: str, stream
 
 def test_marks_are_pairs_of_little_endian_integers(logs: LogFolder) -> None:
     path = logs.create(NAMESPACE, STREAM)
-    logs.mark(NAMESPACE, STREAM, 3, 1000)
-    logs.mark(NAMESPACE, STREAM, 300, 2000)
+    logs.mark(NAMESPACE, STREAM, (3, 1000))
+    logs.mark(NAMESPACE, STREAM, (300, 2000))
     assert path.with_suffix(".marks").read_bytes() == struct.pack("<qqqq", 3, 1000, 300, 2000)
 
 
 def test_marks_never_go_back_in_place_or_time(logs: LogFolder) -> None:
     logs.create(NAMESPACE, STREAM)
     for offset, time_ms in ((10, 1000), (10, 1500), (4, 1600), (20, 900)):
-        logs.mark(NAMESPACE, STREAM, offset, time_ms)
+        logs.mark(NAMESPACE, STREAM, (offset, time_ms))
     marks = logs.marks(NAMESPACE, STREAM)
     assert list(zip(marks.offsets, marks.times_ms, strict=True)) == [(10, 1000), (20, 1000)]
 
@@ -78,14 +78,14 @@ def test_half_a_mark_left_by_a_crash_is_overwritten(logs: LogFolder) -> None:
     marks_file = logs.create(NAMESPACE, STREAM).with_suffix(".marks")
     marks_file.write_bytes(struct.pack("<qq", 3, 1000) + b"\x07\x07\x07")
     assert list(logs.marks(NAMESPACE, STREAM).offsets) == [3]
-    logs.mark(NAMESPACE, STREAM, 5, 2000)
+    logs.mark(NAMESPACE, STREAM, (5, 2000))
     assert marks_file.read_bytes() == struct.pack("<qqqq", 3, 1000, 5, 2000)
 
 
 def test_an_unfinished_log_shows_what_is_marked(logs: LogFolder) -> None:
     logs.create(NAMESPACE, STREAM)
     write(logs, b"shown hidden")
-    logs.mark(NAMESPACE, STREAM, 5, 1000)
+    logs.mark(NAMESPACE, STREAM, (5, 1000))
     with logs.open(NAMESPACE, STREAM) as log:
         assert not log.is_finished
         assert log.read(0, 100) == b"shown"
@@ -96,7 +96,7 @@ def test_an_unfinished_log_shows_what_is_marked(logs: LogFolder) -> None:
 def test_marks_ahead_of_the_bytes_show_nothing_that_is_not_there(logs: LogFolder) -> None:
     logs.create(NAMESPACE, STREAM)
     write(logs, b"12345")
-    logs.mark(NAMESPACE, STREAM, 50, 1000)
+    logs.mark(NAMESPACE, STREAM, (50, 1000))
     with logs.open(NAMESPACE, STREAM) as log:
         assert log.end == 5
 
@@ -104,7 +104,7 @@ def test_marks_ahead_of_the_bytes_show_nothing_that_is_not_there(logs: LogFolder
 def test_a_finished_log_shows_whole_and_its_end_is_stamped_by_the_file(logs: LogFolder) -> None:
     logs.create(NAMESPACE, STREAM)
     write(logs, b"one\ntwo\n")
-    logs.mark(NAMESPACE, STREAM, 4, 1000)
+    logs.mark(NAMESPACE, STREAM, (4, 1000))
     finish_at(logs, 5000)
     assert logs.is_finished(NAMESPACE, STREAM)
     with logs.open(NAMESPACE, STREAM) as log:
@@ -116,8 +116,8 @@ def test_a_finished_log_shows_whole_and_its_end_is_stamped_by_the_file(logs: Log
 def test_offsets_are_found_by_time(logs: LogFolder) -> None:
     logs.create(NAMESPACE, STREAM)
     write(logs, b"x" * 30)
-    logs.mark(NAMESPACE, STREAM, 10, 1000)
-    logs.mark(NAMESPACE, STREAM, 20, 2000)
+    logs.mark(NAMESPACE, STREAM, (10, 1000))
+    logs.mark(NAMESPACE, STREAM, (20, 2000))
     with logs.open(NAMESPACE, STREAM) as log:
         assert [log.offset_before(time_ms) for time_ms in (0, 1000, 1001, 2000, 2001)] == [0, 0, 10, 10, 20]
     finish_at(logs, 3000)
@@ -128,7 +128,7 @@ def test_offsets_are_found_by_time(logs: LogFolder) -> None:
 def test_a_log_is_not_older_than_its_last_mark(logs: LogFolder) -> None:
     logs.create(NAMESPACE, STREAM)
     write(logs, b"one\ntwo\n")
-    logs.mark(NAMESPACE, STREAM, 4, 1000)
+    logs.mark(NAMESPACE, STREAM, (4, 1000))
     finish_at(logs, 400)
     with logs.open(NAMESPACE, STREAM) as log:
         assert log.time_of(8) == 1000
@@ -180,7 +180,7 @@ def test_the_state_changes_when_more_shows(logs: LogFolder) -> None:
     states = [logs.state(NAMESPACE, STREAM)]
     write(logs, b"abc")
     assert logs.state(NAMESPACE, STREAM) == states[-1]
-    logs.mark(NAMESPACE, STREAM, 3, 1000)
+    logs.mark(NAMESPACE, STREAM, (3, 1000))
     states.append(logs.state(NAMESPACE, STREAM))
     logs.finish(NAMESPACE, STREAM)
     states.append(logs.state(NAMESPACE, STREAM))
@@ -191,10 +191,10 @@ def test_idle_logs_are_those_that_nothing_was_written_to_for_long(logs: LogFolde
     times_ms = {"a/default/old": 1000, "b/default/fresh": 2000, "b/default/ahead": 9000, "c/default/older": 10}
     for stream, time_ms in times_ms.items():
         path = logs.create(NAMESPACE, stream)
-        logs.mark(NAMESPACE, stream, 1, time_ms)
+        logs.mark(NAMESPACE, stream, (1, time_ms))
         os.utime(path, ns=(time_ms * 1_000_000, time_ms * 1_000_000))
     logs.create(NAMESPACE, "d/default/marks").unlink()
-    logs.mark(NAMESPACE, "d/default/marks", 1, 1000)
+    logs.mark(NAMESPACE, "d/default/marks", (1, 1000))
     os.utime(tmp_path / NAMESPACE / "d/default/marks.marks", (1, 1))
     (tmp_path / "stray.log").touch()
     (tmp_path / NAMESPACE / "not a name.log").touch()

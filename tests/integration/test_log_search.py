@@ -44,7 +44,7 @@ class Service:
         for time_ms, text in events:
             with path.open("a") as file:
                 file.write(f"{text}\n")
-            self.files.mark(DEFAULT_NAMESPACE, stream, path.stat().st_size, time_ms)
+            self.files.mark(DEFAULT_NAMESPACE, stream, (path.stat().st_size, time_ms))
         if finished:
             self.files.finish(DEFAULT_NAMESPACE, stream)
 
@@ -295,7 +295,7 @@ def test_pages_hold_every_event_once_and_in_order(
             for at, text in expected[stream]:
                 with path.open("a") as file:
                     file.write(f"{text}\n")
-                folder.mark(DEFAULT_NAMESPACE, stream, path.stat().st_size, at)
+                folder.mark(DEFAULT_NAMESPACE, stream, (path.stat().st_size, at))
         found: list[pb.FilteredLogEvent] = []
         request = pb.FilterLogEventsRequest(log_group_name=LOG_GROUP, limit=limit)
         while True:

@@ -54,7 +54,7 @@ class Service:
         path = self.files.create(*NAME)
         with open(path, "ab") as file:
             file.write(data)
-        self.files.mark(*NAME, path.stat().st_size, at_ms)
+        self.files.mark(*NAME, (path.stat().st_size, at_ms))
 
     async def page(self, **members: Any) -> pb.GetLogEventsResponse:
         answer = await self.logs.GetLogEvents(pb.GetLogEventsRequest(log_stream_name=STREAM, **members))
@@ -277,7 +277,7 @@ async def test_a_name_that_leads_elsewhere_is_refused(service: Service) -> None:
 
 
 async def test_a_full_disk_makes_the_service_unavailable(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(*_: object) -> int:
+    def no_space(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(LogFolder, "append", no_space)

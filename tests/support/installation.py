@@ -192,8 +192,10 @@ def start_up(folder: Path, *arguments: str, environment: Mapping[str, str] | Non
     return Installation(folder, match[1], match[2], {"up": process})
 
 
-def start_six(folder: Path, *, jobstore: Sequence[str] = (), jobs_outlive_agent: bool = False) -> Installation:
-    """Start the six services as processes of their own, each told where the others are; one with further flags."""
+def start_six(
+    folder: Path, *, jobstore: Sequence[str] = (), agent: Sequence[str] = (), jobs_outlive_agent: bool = False
+) -> Installation:
+    """Start the six services as processes of their own, each told where the others are; two with further flags."""
     folder.mkdir()
     host_options = [word for word in HOST_OPTIONS if not (jobs_outlive_agent and word == "--stop-jobs")]
     names = ("registry", "jobstore", "scheduler", "logs")
@@ -205,7 +207,7 @@ def start_six(folder: Path, *, jobstore: Sequence[str] = (), jobs_outlive_agent:
         "jobstore": [*where["registry"], "--data-dir", str(folder), *jobstore],
         "scheduler": [*where["jobstore"], *where["registry"]],
         "logs": [*where["jobstore"], "--data-dir", str(folder)],
-        "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *host_options],
+        "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *host_options, *agent],
         "gateway": [
             *(word for option in where.values() for word in option),
             *("--port", str(http_port), "--grpc-port", str(grpc_port), "--reuse-port"),

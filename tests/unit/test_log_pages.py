@@ -33,6 +33,12 @@ class FakeLog:
     is_finished: bool = True
     marks: list[tuple[int, int]] = field(default_factory=list)
     finished_ms: int = 1_000_000
+    cut: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.cut is not None:
+            start, end = self.cut
+            self.data = self.data[:start] + bytes(end - start) + self.data[end:]
 
     @property
     def end(self) -> int:
@@ -134,6 +140,42 @@ def test_the_boundary_before_any_offset_is_found(data: bytes, is_finished: bool)
     known = boundaries(log)
     for offset in range(len(data) + 2):
         assert boundary_before(log, offset) == max(boundary for boundary in known if boundary <= offset)
+
+
+@given(LOGS, st.data())
+def test_a_cut_is_one_event_and_the_others_are_the_same_either_way(data: bytes, draw: Any) -> None:
+    start = draw.draw(st.integers(0, len(data)))
+    end = draw.draw(st.integers(start, len(data)))
+    log = FakeLog(data, cut=(start, end))
+    found = list(lines_from(log, 0))
+    before = list(lines_from(FakeLog(data[:start]), 0))
+    assert found[: len(before)] == before
+    if end > start:
+        note = found[len(before)]
+        assert (note.start, note.next) == (start, end)
+        assert note.text == b"[batchyard] %d bytes of this log were cut out here: it grew too long" % (end - start)
+    kept = b"".join(data[line.start : line.next] for line in found if line.start >= end)
+    assert kept == data[end:]
+    known = [0, *(line.next for line in found)]
+    for count, boundary in enumerate(known):
+        assert list(lines_before(log, boundary)) == found[:count][::-1]
+        assert list(lines_from(log, boundary)) == found[count:]
+    for offset in range(len(data) + 1):
+        assert boundary_before(log, offset) == max(boundary for boundary in known if boundary <= offset)
+
+
+def test_a_token_into_what_was_cut_since_leads_to_the_note_and_on() -> None:
+    log = FakeLog(b"1\n2\n3\n4\n5\n", cut=(2, 8))
+    forward = messages(read_page(log, PageRequest(Token(Direction.FORWARD, 6))))
+    assert forward == ["[batchyard] 6 bytes of this log were cut out here: it grew too long", "5"]
+    backward = messages(read_page(log, PageRequest(Token(Direction.BACKWARD, 6))))
+    assert backward == ["1", forward[0]]
+
+
+def test_a_cut_whose_end_does_not_show_yet_is_no_event() -> None:
+    log = FakeLog(b"1\n2\n3\n", is_finished=False)
+    log.cut = (2, 9)
+    assert texts(log) == [b"1"]
 
 
 # Pages

@@ -20,7 +20,7 @@ from batchyard.agent.host import (
     locked_folder,
 )
 from batchyard.agent.launcher.ledger import Need
-from batchyard.agent.logs import LogTracker
+from batchyard.agent.logs import LOG_BYTES_MAX, LOG_BYTES_MIN, LogTracker
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
@@ -52,6 +52,8 @@ class AgentConfig:
     """Address of the logs service to ship logs to. None: it reads the log folder in place."""
     log_folder: Path | None = None
     """Where jobs' output goes; default `logs` in the folder."""
+    log_bytes_max: int = LOG_BYTES_MAX
+    """How long the log of an attempt may become; of a longer one the middle is cut out."""
     runtime: Literal["auto", "docker", "process"] = "auto"
     capacity: str | None = None
     """What to offer in place of what the host has, as in `vcpus=64,memory=256GiB,gpus=1`."""
@@ -90,6 +92,8 @@ class AgentConfig:
             check_capacity(self.capacity or "")
         except ValueError as error:
             found.append(str(error))
+        if self.log_bytes_max < LOG_BYTES_MIN:
+            found.append(f"log_bytes_max: must be {LOG_BYTES_MIN} bytes (1 MiB) at least")
         if len(set(self.compute_environments)) != len(self.compute_environments) or "" in self.compute_environments:
             found.append("compute_environments: names must be different and not empty")
         return found
@@ -160,7 +164,7 @@ class _Agent:
                         AgentSessionServiceStub(channel),
                         HostFacts(name, self._capacity, config.compute_environments),
                         identity=self._keeper,
-                        tracker=LogTracker(self._logs, self._clock),
+                        tracker=LogTracker(self._logs, self._clock, bytes_max=config.log_bytes_max),
                         clock=self._clock,
                         welcomed=self._ready,
                     )

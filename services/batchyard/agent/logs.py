@@ -1,9 +1,12 @@
-"""The logs of this host's runs: when their bytes came, when they are complete, and their way to the logs service."""
+"""The logs of this host's runs: when their bytes came, how long they may grow, and when they are complete."""
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Final
+from dataclasses import dataclass
+from time import monotonic
+from typing import BinaryIO, Final
 
 import anyio
 from anyio import to_thread
@@ -13,9 +16,23 @@ from batchyard.agent.state import RunRecord
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.domain.clock import Clock
 from batchyard.domain.names import LOG_GROUP
+from batchyard.storage.log_cuts import Cut, NoHolesError
 from batchyard.storage.log_files import LogFolder
 
-MARK_INTERVAL_S: Final = 0.25
+LOOK_INTERVAL_S: Final = 0.025
+"""How long after it has grown a log is looked at again, at the earliest."""
+FIRST_LOOK_S: Final = 0.05
+"""How long after its start a run's log is looked at: short runs are over by then, and cost no look."""
+LOOK_INTERVAL_S_MAX: Final = 0.25
+"""How long a log that does not grow is not looked at."""
+BUSY_SHARE: Final = 0.1
+"""How much of a processor looking at logs may take."""
+STAMP_SLACK_MS: Final = 1000
+LOG_BYTES_MAX: Final = 256 * 1024 * 1024
+"""How long a log may be, unless configured otherwise."""
+LOG_BYTES_MIN: Final = 1024 * 1024
+LINE_SEARCH_BYTES: Final = 64 * 1024
+"""How far a cut is moved to meet the end of a line."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,30 +47,48 @@ def log_group_of(spec: run_pb2.JobSpec) -> str:
     return named or LOG_GROUP
 
 
-class LogTracker:
-    """Marks what running jobs have printed, so that readers see it, and completes the logs of those that ended."""
+@dataclass(slots=True)
+class _Growing:
+    """A log that a run may be writing."""
 
-    def __init__(self, folder: LogFolder, clock: Clock, *, interval_s: float = MARK_INTERVAL_S) -> None:
+    name: LogName
+    due: float
+    """When it is to be looked at; monotonic seconds."""
+    size: int = 0
+    looked_ms: int = 0
+    """When it was last looked at; milliseconds since the epoch."""
+    interval_s: float = LOOK_INTERVAL_S
+    cut: Cut | None = None
+
+
+class LogTracker:
+    """Marks what running jobs have printed, so that readers see it, and completes the logs of those that ended.
+
+    The time of a line: the file system stamps each write, and a log that grew is looked at again soon. So lines that
+    come apart have times of their own, and those that come in one go share one. A log that becomes longer than it may
+    is cut: of what fits, the first half stays, and the last quarter at least.
+    """
+
+    def __init__(self, folder: LogFolder, clock: Clock, *, bytes_max: int = LOG_BYTES_MAX) -> None:
         self._folder = folder
         self._clock = clock
-        self._interval_s = interval_s
-        self._growing: dict[Fence, LogName] = {}
-        self._sizes: dict[LogName, int] = {}
+        self._bytes_max = bytes_max
+        self._growing: dict[Fence, _Growing] = {}
         self._has_growing = anyio.Event()
         self._fails = False
+        self._can_cut = True
 
     async def observe(self, records: Sequence[RunRecord]) -> None:
         """Take news of runs. When this returns, the logs of those that are over are complete."""
-        ended: list[LogName] = []
+        ended: list[_Growing] = []
         for record in records:
             if not record.log_stream_name:
                 continue
             name = (record.namespace, record.log_stream_name)
             if record.state is RunState.STARTED:
-                self._growing[record.fence] = name
+                self._growing.setdefault(record.fence, _Growing(name, monotonic() + FIRST_LOOK_S))
             elif record.is_final:
-                self._growing.pop(record.fence, None)
-                ended.append(name)
+                ended.append(self._growing.pop(record.fence, _Growing(name, 0.0)))
         if self._growing:
             self._has_growing.set()
         if ended:
@@ -63,32 +98,89 @@ class LogTracker:
         """Look after growing logs until cancelled."""
         while True:
             await self._has_growing.wait()
-            await anyio.sleep(self._interval_s)
-            if self._growing:
-                await to_thread.run_sync(self._mark, list(self._growing.values()))
-            else:
+            if not self._growing:
                 self._has_growing = anyio.Event()
+                continue
+            begin = monotonic()
+            due = [log for log in self._growing.values() if log.due <= begin]
+            if due:
+                await to_thread.run_sync(self._look_at, due)
+            busy_s = monotonic() - begin
+            soonest = min((log.due for log in self._growing.values()), default=0.0) - monotonic()
+            await anyio.sleep(max(soonest, busy_s / BUSY_SHARE, LOOK_INTERVAL_S))
 
-    def _mark(self, names: Iterable[LogName]) -> None:
+    def _look_at(self, logs: Iterable[_Growing]) -> None:
         """Mark what has grown. Where the disk takes no marks, readers see the rest later; jobs do not suffer."""
-        now_ms = self._clock.now_ms()
         try:
-            for name in names:
-                with suppress(FileNotFoundError):
-                    size = self._folder.path(*name).stat().st_size
-                    if size > self._sizes.get(name, 0):
-                        self._folder.mark(*name, size, now_ms)
-                        self._sizes[name] = size
+            for log in logs:
+                has_grown = self._mark(log)
+                log.interval_s = LOOK_INTERVAL_S if has_grown else min(2 * log.interval_s, LOOK_INTERVAL_S_MAX)
+                log.due = monotonic() + log.interval_s
         except OSError as error:
             if not self._fails:
                 _log.warning("what jobs print does not show before the disk can be written again: %s", error)
             self._fails = True
+            for log in logs:
+                log.due = monotonic() + LOOK_INTERVAL_S_MAX
         else:
             self._fails = False
 
-    def _finish(self, names: Iterable[LogName]) -> None:
-        for name in names:
-            self._sizes.pop(name, None)
+    def _mark(self, log: _Growing) -> bool:
+        """Mark a log as it is now, and cut it if it is too long; tell whether it has grown."""
+        try:
+            status = self._folder.path(*log.name).stat()
+        except FileNotFoundError:
+            return False
+        now_ms = self._clock.now_ms()
+        has_grown = status.st_size > log.size
+        if has_grown:
+            # First of all, as it makes room on a disk that may be full.
+            self._cut(log, status.st_size)
+            written_ms = status.st_mtime_ns // 1_000_000
+            is_plausible = log.looked_ms - STAMP_SLACK_MS <= written_ms <= now_ms
+            self._folder.mark(*log.name, (status.st_size, written_ms if is_plausible else now_ms))
+            log.size = status.st_size
+        log.looked_ms = now_ms
+        return has_grown
+
+    def _cut(self, log: _Growing, size: int) -> None:
+        """Cut the middle out of a log if it is too long."""
+        if size <= self._bytes_max or not self._can_cut:
+            return
+        log.cut = log.cut or self._folder.cut_of(*log.name)
+        if log.cut is not None and log.cut.start + size - log.cut.end <= self._bytes_max:
+            return
+        start, end = self._bytes_max // 2, size - self._bytes_max // 4
+        with self._folder.path(*log.name).open("rb") as file:
+            start -= len(_after_newline(_read(file, max(start - LINE_SEARCH_BYTES, 0), start)))
+            end += len(_until_newline(_read(file, end, min(end + LINE_SEARCH_BYTES, size))))
+        cut = Cut(start if log.cut is None else log.cut.start, end)
+        try:
+            self._folder.cut(*log.name, cut)
+        except NoHolesError as error:
+            self._can_cut = False
+            _log.warning("logs can grow without bound, as nothing can be cut out of them: %s", error)
+        else:
+            log.cut = cut
+
+    def _finish(self, logs: Iterable[_Growing]) -> None:
+        for log in logs:
             # A run that never started has no log.
             with suppress(FileNotFoundError):
-                self._folder.finish(*name)
+                if self._folder.path(*log.name).stat().st_size > self._bytes_max:
+                    self._look_at([log])
+                self._folder.finish(*log.name)
+
+
+def _read(file: BinaryIO, start: int, end: int) -> bytes:
+    return os.pread(file.fileno(), end - start, start)
+
+
+def _after_newline(data: bytes) -> bytes:
+    """Return what follows the last newline; nothing without one."""
+    return data[data.rfind(b"\n") + 1 :] if b"\n" in data else b""
+
+
+def _until_newline(data: bytes) -> bytes:
+    """Return what comes up to the first newline, it included; nothing without one."""
+    return data[: data.find(b"\n") + 1]

@@ -1,5 +1,6 @@
 """Ships logs to the logs service, off the path of jobs, and deletes each file once the service holds all of it."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -8,25 +9,29 @@ import anyio
 import grpc.aio
 from anyio import to_thread
 
-from batchyard.agent.logs import MARK_INTERVAL_S, LogName
+from batchyard.agent.logs import LogName
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
 from batchyard.domain.names import LOG_GROUP
 from batchyard.rpc.reconnect import reconnecting
+from batchyard.storage.log_cuts import Cut
 from batchyard.storage.log_expiry import Orphans, expire_logs
-from batchyard.storage.log_files import LogFolder
+from batchyard.storage.log_files import LogFolder, LogMovedError
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceAsyncStub
 
+SHIP_INTERVAL_S: Final = 0.1
+"""How long after all was shipped there is another look at what has come."""
 SEGMENT_BYTES_MAX: Final = 256 * 1024
+SEGMENT_OVERHEAD_BYTES: Final = 256
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 ANSWER_PATIENCE_S: Final = 30.0
 
 
 async def ship_logs(
-    stub: "LogIngestServiceAsyncStub", folder: LogFolder, *, interval_s: float = MARK_INTERVAL_S
+    stub: "LogIngestServiceAsyncStub", folder: LogFolder, *, interval_s: float = SHIP_INTERVAL_S
 ) -> NoReturn:
     """Ship what is in the folder and what comes, until cancelled; connect again when the stream breaks."""
 
@@ -79,15 +84,22 @@ class LogReel:
     def __init__(self, folder: LogFolder) -> None:
         self._folder = folder
         self._held: dict[LogName, int] = {}
+        self._last: LogName = ("", "")
 
     def next_segments(self) -> list[ingest_pb2.LogSegment]:
-        """Return segments that the service lacks, as much as fits in a request."""
+        """Return segments that the service lacks, as much as fits in a request.
+
+        It goes on after the log with which it stopped the last time: a long log does not keep back the others.
+        """
         segments: list[ingest_pb2.LogSegment] = []
         room = REQUEST_BYTES_MAX
-        for name in self._folder.names():
+        names = sorted(self._folder.names())
+        begin = bisect_right(names, self._last)
+        for name in names[begin:] + names[:begin]:
+            self._last = name
             for segment in self._segments(name, room):
                 segments.append(segment)
-                room -= len(segment.data) + 256
+                room -= len(segment.data) + 16 * len(segment.mark_offsets) + SEGMENT_OVERHEAD_BYTES
             if room <= 0:
                 break
         return segments
@@ -107,10 +119,18 @@ class LogReel:
         is_new = name not in self._held
         offset = self._held.get(name, 0)
         group = self._folder.group(*name)
-        with suppress(FileNotFoundError), self._folder.open(*name) as log:
+        # One that is cut just now is next in a moment.
+        with suppress(FileNotFoundError, LogMovedError), self._folder.open(*name) as log:
+            cut = log.cut or Cut(0, 0)
             while room > 0 and (offset < log.end or log.is_finished or is_new):
                 is_new = False
-                data = log.read(offset, offset + SEGMENT_BYTES_MAX)
+                if cut.start <= offset < cut.end:
+                    if cut.end > log.end:
+                        return
+                    offset = cut.end
+                stop = cut.start if offset < cut.start else log.end
+                data = log.read(offset, min(offset + SEGMENT_BYTES_MAX, stop))
+                marks = log.marks_between(offset, offset + len(data))
                 is_final = log.is_finished and offset + len(data) >= log.end
                 yield ingest_pb2.LogSegment(
                     namespace=name[0],
@@ -120,8 +140,12 @@ class LogReel:
                     read_at_ms=log.time_of(offset + len(data)),
                     final=is_final,
                     log_group_name="" if group == LOG_GROUP else group,
+                    cut_start=cut.start,
+                    cut_end=cut.end,
+                    mark_offsets=marks.offsets,
+                    mark_times_ms=marks.times_ms,
                 )
                 offset += len(data)
-                room -= len(data) + 256
+                room -= len(data) + 16 * len(marks) + SEGMENT_OVERHEAD_BYTES
                 if is_final:
                     return

@@ -88,5 +88,6 @@ def agent(
         compute_environments=compute_environment,
         stop_jobs=host_options.stop_jobs,
         parent_death=with_parent,
+        log_bytes_max=host_options.log_bytes_max,
     )
     serve(partial(open_agent, config))

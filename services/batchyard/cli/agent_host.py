@@ -24,11 +24,17 @@ class HostOptions:
     allow_privileged: bool
     allow_host_path: tuple[str, ...]
     allow_device: tuple[str, ...]
+    log_limit: str
 
     @property
     def reserve_mib(self) -> int | None:
         """Memory that is not offered, in MiB; None: what is usual."""
         return None if self.reserve_memory is None else parse_size(self.reserve_memory)
+
+    @property
+    def log_bytes_max(self) -> int:
+        """How long the log of an attempt may become."""
+        return (parse_size(self.log_limit) or 0) * 1024 * 1024
 
     def policy(self, *guarded: Path) -> Policy:
         """Return what of the host jobs may have; these paths only if they are named themselves."""
@@ -99,6 +105,13 @@ def agent_host() -> Decorator:
             callback=_absolute,
             help="Let jobs have this device of the host, or those in this folder; repeatable, in the variable separated"
             " by colons.",
+        ),
+        option(
+            "--log-limit",
+            metavar="SIZE",
+            default="256MiB",
+            callback=_size,
+            help="How much is kept of what an attempt prints; of more, the middle is cut out.",
         ),
     )
 

@@ -12,6 +12,7 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.logs.arrivals import Arrivals, LogName
 from batchyard.logs.expiry import JobStoreQuestions
+from batchyard.storage.log_cuts import Cut
 from batchyard.storage.log_files import LogFolder, LogGapError, LogNameError
 
 
@@ -71,11 +72,18 @@ class LogIngestServicer(LogIngestServiceServicer):
     def _append(self, name: LogName, segment: pb.LogSegment) -> int:
         """Append a segment; return how much is then held, also of a log of which something before it is missing."""
         # An agent's clock may be ahead of ours, but nothing was printed after now.
-        time_ms = min(segment.read_at_ms, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        marks = [
+            (offset, min(time_ms, now_ms))
+            for offset, time_ms in zip(segment.mark_offsets, segment.mark_times_ms, strict=False)
+        ]
         if segment.log_group_name:
             self._folder.set_group(*name, segment.log_group_name)
         try:
-            held = self._folder.append(*name, segment.offset, segment.data, time_ms)
+            cut = Cut(segment.cut_start, segment.cut_end) if segment.cut_end else None
+            held = self._folder.append(
+                *name, segment.offset, segment.data, min(segment.read_at_ms, now_ms), marks=marks, cut=cut
+            )
         except LogGapError as gap:
             return gap.held
         if segment.final:

@@ -17,7 +17,7 @@ from batchyard.logs.lines import Line, LogBytes, boundary_before, lines_from
 from batchyard.logs.pages import EVENT_OVERHEAD_BYTES, EVENTS_MAX, PAGE_BYTES_MAX
 from batchyard.logs.patterns import EVERYTHING, FilterPattern
 from batchyard.storage.log_catalog import LogEntry
-from batchyard.storage.log_files import LogFolder
+from batchyard.storage.log_files import LogFolder, LogMovedError
 
 STREAMS_MERGED_MAX: Final = 2000
 SEARCHED_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -153,6 +153,8 @@ def _events(
                 times = [log.time_of(line.next) for line in lines]
         except FileNotFoundError:
             return
+        except LogMovedError:
+            continue
         for line, time_ms in zip(lines, times, strict=True):
             if search.end_ms is not None and time_ms >= search.end_ms:
                 return

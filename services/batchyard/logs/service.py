@@ -19,7 +19,7 @@ from batchyard.logs.filtering import filter_events
 from batchyard.logs.groups import requested_group, require_group, stream_not_found
 from batchyard.logs.pages import EVENTS_MAX, Direction, Event, Page, PageRequest, Token, parse_token, read_page
 from batchyard.rpc.identity import caller_of
-from batchyard.storage.log_files import LogFolder, LogNameError
+from batchyard.storage.log_files import LogFolder, LogMovedError, LogNameError
 
 POLL_INTERVAL_S: Final = 0.1
 """How often a followed log that other processes write is looked at."""
@@ -129,9 +129,10 @@ class LogsServicer(LogsServiceServicer):
 
     def _read(self, name: LogName, request: PageRequest) -> tuple[Page, bool]:
         """Read a page, and tell whether it is the end of a finished log."""
-        with _stream_is_known(), self._folder.open(*name) as log:
-            page = read_page(log, request)
-            return page, log.is_finished and page.end >= log.end
+        while True:
+            with suppress(LogMovedError), _stream_is_known(), self._folder.open(*name) as log:
+                page = read_page(log, request)
+                return page, log.is_finished and page.end >= log.end
 
 
 @contextmanager

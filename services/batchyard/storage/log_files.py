@@ -12,8 +12,8 @@ import re
 import struct
 import sys
 from array import array
-from bisect import bisect_left
-from collections.abc import Generator, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from typing import Final, Self
 
 from batchyard.domain.names import LOG_GROUP
 from batchyard.storage.log_catalog import OWNER_WRITE, LogEntry, entry_of, log_entries, read_group
+from batchyard.storage.log_cuts import Cut, NoHolesError, punch
 
 _MARK: Final = struct.Struct("<qq")
 _NAMESPACE: Final = re.compile(r"[0-9]{12}")
 _STREAM: Final = re.compile(r"[A-Za-z0-9_-]{1,255}(/[A-Za-z0-9_-]{1,255})*")
-_BESIDE: Final = (".marks", ".group")
+_BESIDE: Final = (".marks", ".group", ".cut")
 """What may stand beside a log."""
 _OPEN_MODE: Final = 0o640
 _FINISHED_MODE: Final = 0o440
@@ -72,23 +73,39 @@ class Marks:
         first = bisect_left(self.times_ms, time_ms)
         return self.offsets[first - 1] if first else 0
 
+    def between(self, start: int, end: int) -> Self:
+        """Return the marks behind `start` and before `end`."""
+        first, last = bisect_right(self.offsets, start), bisect_left(self.offsets, end)
+        return type(self)(self.offsets[first:last], self.times_ms[first:last])
+
     def time_of(self, end: int) -> int | None:
         """Return when the bytes up to `end` were there, or None if that is not marked."""
         first = bisect_left(self.offsets, end)
         return self.times_ms[first] if first < len(self.offsets) else None
 
 
+class LogMovedError(Exception):
+    """Bytes of a log that were cut while they were read: it must be opened again."""
+
+
 class LogReader:
     """A log as it was when it was opened. What has come since shows after opening it again."""
 
-    def __init__(self, fd: int, status: os.stat_result, marks: Marks) -> None:
+    def __init__(self, fd: int, status: os.stat_result, marks: Marks, cut_path: Path) -> None:
         self._fd = fd
         self._marks = marks
+        self._cut_path = cut_path
+        self.cut = Cut.read(cut_path)
+        """Which bytes are gone."""
         self.is_finished = not status.st_mode & OWNER_WRITE
         """Whether nothing will be added to what is there now."""
         self.end = status.st_size if self.is_finished else min(marks.end, status.st_size)
         """The offset up to which bytes show."""
         self._finished_ms = max(status.st_mtime_ns // 1_000_000, *marks.times_ms[-1:], 0)
+
+    def marks_between(self, start: int, end: int) -> Marks:
+        """Return the marks behind `start` and before `end`."""
+        return self._marks.between(start, end)
 
     @property
     def first_ms(self) -> int:
@@ -96,8 +113,16 @@ class LogReader:
         return self._marks.times_ms[0] if self._marks else self._finished_ms
 
     def read(self, offset: int, end: int) -> bytes:
-        """Return the bytes from `offset` up to `end`, or up to the end of what shows."""
-        return os.pread(self._fd, max(min(end, self.end) - offset, 0), offset)
+        """Return the bytes from `offset` up to `end`, or up to the end of what shows.
+
+        Raises LogMovedError if some of them were cut meanwhile.
+        """
+        data = os.pread(self._fd, max(min(end, self.end) - offset, 0), offset)
+        if not self.is_finished and (cut := Cut.read(self._cut_path)) != self.cut and cut is not None:
+            kept_until = self.cut.end if self.cut is not None else cut.start
+            if offset < cut.end and offset + len(data) > kept_until:
+                raise LogMovedError
+        return data
 
     def time_of(self, end: int) -> int:
         """Return when the bytes up to `end` were there, in milliseconds since the epoch."""
@@ -140,8 +165,8 @@ class LogFolder:
             _fsync(path.parent)
         return path
 
-    def mark(self, namespace: str, stream: str, offset: int, time_ms: int) -> None:
-        """Say that the bytes up to `offset` were there at this time; one that is marked already stays as it is.
+    def mark(self, namespace: str, stream: str, *marks: tuple[int, int]) -> None:
+        """Say up to which offsets bytes were there at which times; what is marked already stays as it is.
 
         A clock that was set back does not make later bytes older than earlier ones.
         """
@@ -150,13 +175,17 @@ class LogFolder:
             whole = size - size % _MARK.size
             if whole != size:
                 file.truncate(whole)
+            last_offset, last_time_ms = 0, 0
             if whole:
                 file.seek(whole - _MARK.size)
                 last_offset, last_time_ms = _MARK.unpack(file.read(_MARK.size))
-                if offset <= last_offset:
-                    return
-                time_ms = max(time_ms, last_time_ms)
-            file.write(_MARK.pack(offset, time_ms))
+            fresh = bytearray()
+            for offset, time_ms in marks:
+                if offset > last_offset:
+                    last_offset, last_time_ms = offset, max(time_ms, last_time_ms)
+                    fresh += _MARK.pack(last_offset, last_time_ms)
+            if fresh:
+                file.write(fresh)
 
     def marks(self, namespace: str, stream: str) -> Marks:
         """Return the marks of a log; none if it has none or does not exist."""
@@ -187,6 +216,30 @@ class LogFolder:
             raise LogNameError(f"not a namespace: {namespace!r}")
         return log_entries(self._root / namespace, prefix)
 
+    def cut(self, namespace: str, stream: str, cut: Cut, *, must_free: bool = True) -> None:
+        """Give up bytes of a log; what is gone already stays gone. One that ends before the cut grows up to its end.
+
+        Where the file system cannot give up a part of a file, raises NoHolesError before anything has changed; unless
+        `must_free`, the bytes count as gone and stay on the disk.
+        """
+        path, cut_path = self.path(namespace, stream), self._file(namespace, stream, ".cut")
+        before = Cut.read(cut_path)
+        if before is not None and before.end >= cut.end:
+            return
+        size = path.stat().st_size
+        if must_free:
+            # Behind the end, where nothing is lost.
+            punch(path, size, size + 1)
+        cut.write(cut_path)
+        if size < cut.end:
+            os.truncate(path, cut.end)
+        with suppress(*([] if must_free else [NoHolesError])):
+            punch(path, cut.start if before is None else before.end, cut.end)
+
+    def cut_of(self, namespace: str, stream: str) -> Cut | None:
+        """Return which bytes of a log are gone."""
+        return Cut.read(self._file(namespace, stream, ".cut"))
+
     def finish(self, namespace: str, stream: str) -> None:
         """Declare that nothing will be added. Raises FileNotFoundError for an unknown log."""
         self.path(namespace, stream).chmod(_FINISHED_MODE)
@@ -203,8 +256,21 @@ class LogFolder:
         except FileNotFoundError:
             return mode, 0
 
-    def append(self, namespace: str, stream: str, offset: int, data: bytes, time_ms: int) -> int:
+    def append(
+        self,
+        namespace: str,
+        stream: str,
+        offset: int,
+        data: bytes,
+        time_ms: int,
+        *,
+        marks: Iterable[tuple[int, int]] = (),
+        cut: Cut | None = None,
+    ) -> int:
         """Append a segment that begins at `offset` of the original, and mark it; return the length then held.
+
+        All of it was there at `time_ms`, and parts of it as the marks say, whose offsets and times only grow. `cut`
+        says what is gone of the original, and goes here too.
 
         What is held already is skipped, and a finished log takes nothing more. The log is made if need be. The segment
         is not sure to be on disk before `sync`. Raises LogGapError, a ValueError, for one that leaves a gap.
@@ -212,10 +278,13 @@ class LogFolder:
         path = self.create(namespace, stream, durable=True)
         status = path.stat()
         held = status.st_size
-        if offset > held:
-            raise LogGapError(held)
         if not status.st_mode & OWNER_WRITE:
             return held
+        if cut is not None:
+            self.cut(namespace, stream, cut, must_free=False)
+            held = max(held, cut.end)
+        if offset > held:
+            raise LogGapError(held)
         fresh = data[held - offset :]
         if fresh:
             with open(path, "ab") as file:
@@ -223,7 +292,7 @@ class LogFolder:
             held += len(fresh)
         if held:
             # Also for bytes that are held already: a crash may have come between them and their mark.
-            self.mark(namespace, stream, held, time_ms)
+            self.mark(namespace, stream, *((at, by_ms) for at, by_ms in marks if at < held), (held, time_ms))
         return held
 
     def sync(self, namespace: str, stream: str) -> None:
@@ -283,7 +352,7 @@ class LogFolder:
         try:
             # The state before the marks: those of a log that was finished by then are complete.
             status = os.fstat(fd)
-            yield LogReader(fd, status, self.marks(namespace, stream))
+            yield LogReader(fd, status, self.marks(namespace, stream), self._file(namespace, stream, ".cut"))
         finally:
             os.close(fd)
 

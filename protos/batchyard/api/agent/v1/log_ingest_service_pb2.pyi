@@ -31,17 +31,34 @@ class LogSegment(_message.Message):
     READ_AT_MS_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
     LOG_GROUP_NAME_FIELD_NUMBER: _builtins.int
+    CUT_START_FIELD_NUMBER: _builtins.int
+    CUT_END_FIELD_NUMBER: _builtins.int
+    MARK_OFFSETS_FIELD_NUMBER: _builtins.int
+    MARK_TIMES_MS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     log_stream_name: _builtins.str
     offset: _builtins.int
     """Bytes of the log before this segment."""
     data: _builtins.bytes
     read_at_ms: _builtins.int
-    """When the agent saw these bytes; milliseconds since the epoch."""
+    """When the agent saw the last of these bytes; milliseconds since the epoch."""
     final: _builtins.bool
     """The attempt has ended and this is all."""
     log_group_name: _builtins.str
     """The log group, where it is not `/aws/batch/job`."""
+    cut_start: _builtins.int
+    """Bytes of the log that are gone, from cut_start up to cut_end, as it became too long: the service gives up what it
+    holds of them, and waits for none of them. Both 0: none.
+    """
+    cut_end: _builtins.int
+    @_builtins.property
+    def mark_offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When the bytes in between came: up to which offsets, and by when (milliseconds since the epoch). As many of the one
+        as of the other, both growing.
+        """
+
+    @_builtins.property
+    def mark_times_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -52,10 +69,14 @@ class LogSegment(_message.Message):
         read_at_ms: _builtins.int = ...,
         final: _builtins.bool = ...,
         log_group_name: _builtins.str = ...,
+        cut_start: _builtins.int = ...,
+        cut_end: _builtins.int = ...,
+        mark_offsets: _abc.Iterable[_builtins.int] | None = ...,
+        mark_times_ms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "final", b"final", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "namespace", b"namespace", "offset", b"offset", "read_at_ms", b"read_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_end", b"cut_end", "cut_start", b"cut_start", "data", b"data", "final", b"final", "log_group_name", b"log_group_name", "log_stream_name", b"log_stream_name", "mark_offsets", b"mark_offsets", "mark_times_ms", b"mark_times_ms", "namespace", b"namespace", "offset", b"offset", "read_at_ms", b"read_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
