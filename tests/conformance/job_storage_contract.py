@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from batchyard.domain.arrays import Children
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId
 from batchyard.domain.lifecycle import JobState, RunState
@@ -146,6 +147,31 @@ class JobStorageContract(abc.ABC):
         assert writer.has_unfinished_jobs(QUEUE)
         writer.apply(epoch, Changes(jobs=[replace(job, state=JobState.SUCCEEDED)]))
         assert not writer.has_unfinished_jobs(QUEUE)
+
+    def test_jobs_are_counted_by_queue_and_state_with_children_in_place_of_arrays(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        queues = [QueueCopy(QueueKey(NAMESPACE, name), "arn", open=True, gone=False, revision=1) for name in "ab"]
+        children = Children(
+            5, sequential=False, paired=False, created_at=1, changed_at=1, pending=0b11, runnable=0b1100
+        )
+        children.rows_running = 1
+        array = replace(stored("array", 10, state=JobState.PENDING, queue="b"), children=children)
+        child = replace(stored("array:4", 15, state=JobState.RUNNING, queue="b"), parent=10)
+        jobs = [
+            *(stored(f"waits {number}", number, queue="a") for number in (1, 2)),
+            stored("runs", 3, state=JobState.RUNNING, queue="a"),
+            stored("over", 4, state=JobState.SUCCEEDED, queue="a"),
+        ]
+        writer.apply(epoch, replace(new(*jobs, array, child), queues=queues, arrays=[array]))
+        a, b = (queue.key for queue in queues)
+        assert reader.tallies() == {
+            (a, JobState.RUNNABLE): 2,
+            (a, JobState.RUNNING): 1,
+            (b, JobState.PENDING): 2,
+            (b, JobState.RUNNABLE): 2,
+            (b, JobState.RUNNING): 1,
+        }
 
     def test_queues_and_agents_are_kept_and_replaced(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
         queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3, environments=("first", "second"))

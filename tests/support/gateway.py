@@ -16,12 +16,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 
 from batchyard.gateway.app import GatewayAddresses, open_gateway
-from batchyard.gateway.asgi import Receive, Scope, Send
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.health import Health, HealthServicer
+from batchyard.rpc.http_server import Receive, Scope, Send
 from batchyard.rpc.server import Service, serve_grpc
 from support.contexts import held_open, stopped
 

@@ -134,6 +134,8 @@ class Installation:
     processes: dict[str, BatchyardProcess] = field(default_factory=dict)
     commands: dict[str, list[str]] = field(default_factory=dict)
     """By the name of a service, what it is told at its start; of an installation in several processes."""
+    monitoring_urls: dict[str, str] = field(default_factory=dict)
+    """By the name of a service, where its `/metrics` are."""
 
     def start(self, name: str) -> None:
         """Start a service, without waiting for it."""
@@ -146,6 +148,8 @@ class Installation:
         match = READY_SERVICE.fullmatch(line)
         assert match, line
         assert match[1] == name
+        if match[3]:
+            self.monitoring_urls[name] = match[3]
 
     def restart(self, name: str) -> None:
         """Stop a service in order and start it again; the gateway's successor is ready before its end."""
@@ -189,7 +193,7 @@ def start_up(folder: Path, *arguments: str, environment: Mapping[str, str] | Non
     except BaseException:
         process.close()
         raise
-    return Installation(folder, match[1], match[2], {"up": process})
+    return Installation(folder, match[1], match[2], {"up": process}, monitoring_urls={"up": match[1]})
 
 
 def start_six(
@@ -215,6 +219,8 @@ def start_six(
     }
     for name, port in ports.items():
         commands[name] += ["--grpc-port", str(port)]
+    for name in (*ports, "agent"):
+        commands[name] += ["--monitoring-port", "0"]
     http_url, grpc_target = f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
     installation = Installation(folder, http_url, grpc_target, commands=commands)
     try:

@@ -9,8 +9,8 @@ from batchyard.gateway import hosts
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.front import public_services
 from batchyard.gateway.http_app import HttpApp
-from batchyard.gateway.http_server import serve_http
 from batchyard.gateway.upstreams import Upstreams
+from batchyard.rpc.http_server import serve_http
 from batchyard.rpc.server import ServerOptions, serve_grpc
 
 DRAIN_S: Final = 2

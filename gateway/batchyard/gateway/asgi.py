@@ -1,15 +1,12 @@
 """Requests and answers, between the HTTP server's ASGI messages and the rest of the gateway."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from batchyard.gateway.aws_errors import AwsError
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from batchyard.rpc.http_server import Receive, Scope, Send
 
 DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
 """The largest refused body that is read to its end, and thrown away, so that its sender sees the answer."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from batchyard.domain.names import Caller
-from batchyard.gateway.asgi import Answer, DisconnectedError, Receive, Request, Scope, Send, read_body, send_answer
+from batchyard.gateway.asgi import Answer, DisconnectedError, Request, read_body, send_answer
 from batchyard.gateway.aws_errors import AWS_JSON, REST_JSON, AwsError, Protocol
 from batchyard.gateway.browser import BrowserRules
 from batchyard.gateway.config import GatewayConfig
@@ -20,6 +20,7 @@ from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.sigv4 import SignatureVerifier
 from batchyard.gateway.sts import FORM, STS, GetCallerIdentity
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
+from batchyard.rpc.http_server import Receive, Scope, Send
 from batchyard.rpc.identity import INVOCATION_KEY
 
 logger = logging.getLogger(__name__)

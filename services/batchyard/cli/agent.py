@@ -15,17 +15,19 @@ from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
-from batchyard.cli.serving import serve
+from batchyard.cli.monitoring import monitored
+from batchyard.cli.serving import or_cannot_start, serve
 
 
 @asynccontextmanager
-async def open_agent(config: AgentConfig) -> AsyncIterator[str]:
+async def open_agent(config: AgentConfig, monitoring_host: str, monitoring_port: int | None) -> AsyncIterator[str]:
     """Run an agent for the length of the context, entered once the scheduler has welcomed it; yield its ready line."""
     welcomed = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(_run, config, welcomed)
         await welcomed.wait()
-        yield f"batchyard ready agent grpc://{config.scheduler}"
+        async with or_cannot_start(monitored((), monitoring_host, monitoring_port)) as monitoring:
+            yield f"batchyard ready agent grpc://{config.scheduler}{monitoring}"
         group.cancel_scope.cancel()
 
 
@@ -54,6 +56,8 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
 )
 @agent_host()
 @options.option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
+@options.option("--monitoring-host", default="127.0.0.1", help="Address for --monitoring-port.")
+@options.monitoring_port()
 @options.logging()
 def agent(
     *,
@@ -64,6 +68,8 @@ def agent(
     compute_environment: tuple[str, ...],
     host_options: HostOptions,
     with_parent: bool,
+    monitoring_host: str,
+    monitoring_port: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -90,4 +96,4 @@ def agent(
         parent_death=with_parent,
         log_bytes_max=host_options.log_bytes_max,
     )
-    serve(partial(open_agent, config))
+    serve(partial(open_agent, config, monitoring_host, monitoring_port))

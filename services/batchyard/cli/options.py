@@ -69,6 +69,16 @@ def listening(grpc_port: int) -> Decorator:
     )
 
 
+def monitoring_port() -> Decorator:
+    """Declare --monitoring-port."""
+    return option(
+        "--monitoring-port",
+        type=click.IntRange(0, 65535),
+        default=None,
+        help="Port of /healthz, /readyz and /metrics; 0 is any free one. None unless given.",
+    )
+
+
 def http_port() -> Decorator:
     """Declare --port."""
     return option(

@@ -10,6 +10,7 @@ from batchyard.cli import options
 from batchyard.cli.addresses import address, require_loopback_or_consent
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
+from batchyard.cli.monitoring import monitored
 from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.domain.compat import Compat
 from batchyard.rpc.clock import SystemClock
@@ -23,6 +24,7 @@ from batchyard.rpc.server import Service, serve_grpc
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.durability()
 @options.compat()
+@options.monitoring_port()
 @options.logging()
 def registry(
     *,
@@ -33,6 +35,7 @@ def registry(
     jobstore: str,
     durability: str,
     compat: Compat,
+    monitoring_port: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -57,7 +60,7 @@ def registry(
             yield services
 
     with folder.locked("registry"):
-        _serve_alone("registry", opening(), host, grpc_port, insecure=insecure)
+        _serve_alone("registry", opening(), host, grpc_port, monitoring_port, insecure=insecure)
 
 
 @click.command()
@@ -71,6 +74,7 @@ def registry(
 @options.compat()
 @options.job_retention()
 @options.faults()
+@options.monitoring_port()
 @options.logging()
 def jobstore(
     *,
@@ -84,6 +88,7 @@ def jobstore(
     compat: Compat,
     job_retention: float,
     faults: bool,
+    monitoring_port: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -111,7 +116,7 @@ def jobstore(
             yield services
 
     with folder.locked("jobstore"):
-        _serve_alone("jobstore", opening(), host, grpc_port, insecure=insecure)
+        _serve_alone("jobstore", opening(), host, grpc_port, monitoring_port, insecure=insecure)
 
 
 @click.command()
@@ -120,6 +125,7 @@ def jobstore(
 @options.peer("registry", options.REGISTRY_PORT)
 @options.leases()
 @options.compat()
+@options.monitoring_port()
 @options.logging()
 def scheduler(
     *,
@@ -133,6 +139,7 @@ def scheduler(
     lease: float,
     kill_budget: float,
     compat: Compat,
+    monitoring_port: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -166,16 +173,25 @@ def scheduler(
         ):
             yield services
 
-    _serve_alone("scheduler", opening(), host, grpc_port, insecure=insecure)
+    _serve_alone("scheduler", opening(), host, grpc_port, monitoring_port, insecure=insecure)
 
 
 @click.command()
 @options.data_dir()
 @options.listening(options.LOGS_PORT)
 @options.peer("jobstore", options.JOBSTORE_PORT)
+@options.monitoring_port()
 @options.logging()
 def logs(
-    *, data_dir: Path, host: str, grpc_port: int, insecure: bool, jobstore: str, log_format: str, log_level: str
+    *,
+    data_dir: Path,
+    host: str,
+    grpc_port: int,
+    insecure: bool,
+    jobstore: str,
+    monitoring_port: int | None,
+    log_format: str,
+    log_level: str,
 ) -> None:
     """Keep and serve what jobs print, as long as the job store keeps the jobs."""
     from batchyard.logs.app import open_logs
@@ -192,7 +208,7 @@ def logs(
             yield services
 
     with folder.locked("logs"):
-        _serve_alone("logs", opening(), host, grpc_port, insecure=insecure)
+        _serve_alone("logs", opening(), host, grpc_port, monitoring_port, insecure=insecure)
 
 
 def _serve_alone(
@@ -200,10 +216,11 @@ def _serve_alone(
     opening: AbstractAsyncContextManager[Sequence[Service]],
     host: str,
     port: int,
+    monitoring_port: int | None,
     *,
     insecure: bool,
 ) -> None:
-    """Serve one service on a TCP port until a signal."""
+    """Serve one service on a TCP port until a signal, and what is to be known of it on another."""
     require_loopback_or_consent(host, insecure=insecure)
 
     @asynccontextmanager
@@ -211,7 +228,8 @@ def _serve_alone(
         async with (
             or_cannot_start(opening) as services,
             or_cannot_start(serve_grpc(services, address=address(host, port))) as bound,
+            or_cannot_start(monitored(services, host, monitoring_port)) as monitoring,
         ):
-            yield f"batchyard ready {name} grpc://{address(host, bound)}"
+            yield f"batchyard ready {name} grpc://{address(host, bound)}{monitoring}"
 
     serve(on_port)

@@ -178,6 +178,8 @@ class JobChange:
     """Of an array: how many of its children were in each state after the commit, in the order of the states."""
     blocked: bool = False
     """It has not come into a state: as the first of its queue it blocks it, for the reason."""
+    waited_ms: int | None = None
+    """For how long the job was RUNNABLE, when an agent took it; not in the event log."""
 
     @property
     def count(self) -> int:

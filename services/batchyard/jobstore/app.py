@@ -27,9 +27,12 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import job_ids
 from batchyard.jobstore.blocked import BlockedQueues
+from batchyard.jobstore.counts import JobCounts
 from batchyard.jobstore.dispatch import DispatchServicer
+from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.metrics import count_changes
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.resources import ResourceCopies
@@ -79,7 +82,11 @@ async def open_job_store(
         numbers.counters = counters
         feed.opened(counters)
 
-    writer = Writer(database, clock=clock, durable=durable, health=health, opened=opened, committed=feed.committed)
+    def committed(commit: Committed) -> None:
+        feed.committed(commit)
+        count_changes(commit.changes)
+
+    writer = Writer(database, clock=clock, durable=durable, health=health, opened=opened, committed=committed)
     async with anyio.create_task_group() as tasks:
         await tasks.start(writer.run)
         async with open_database(database, read_only=True) as readable:
@@ -125,6 +132,7 @@ async def open_job_store(
             tasks.start_soon(time_limits.run)
             blocked = BlockedQueues(writer=writer, reading=reading, reasons=reasons)
             tasks.start_soon(blocked.run)
+            tasks.start_soon(JobCounts(reading=reading, revision=lambda: feed.revision, clock=clock).run)
             retention = Retention(writer, clock, retention_s)
             tasks.start_soon(retention.run)
             log_retention = LogRetentionServicer(retention, reading)

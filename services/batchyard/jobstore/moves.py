@@ -412,4 +412,5 @@ def _change(job: Job, now_ms: int) -> JobChange:
         task_id=job.task_id,
         cancelled=job.cancelled,
         terminated=job.terminated,
+        waited_ms=now_ms - job.runnable_at if job.state is JobState.STARTING and job.runnable_at else None,
     )

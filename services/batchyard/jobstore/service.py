@@ -39,6 +39,7 @@ from batchyard.domain.pagination import decode_token, encode_token, page_size
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
+from batchyard.jobstore.metrics import SUBMITTED
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import request_key, submit_once
 from batchyard.jobstore.resources import ResourceCopies
@@ -111,11 +112,14 @@ class Submitter:
             answer = submitted(caller, submission)
             if key is None:
                 await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
+                _count(submission)
                 return answer
             known = answer.SerializeToString()
             given = await self._writer.do(
                 lambda group: submit_once(group, submission, key, known), *submission.depends_on
             )
+            if given == known:
+                _count(submission)
         except UnavailableError:
             raise
         except BatchyardError:
@@ -162,6 +166,11 @@ class Submitter:
         if found is None:
             raise InvalidRequestError(f"Job {reference} does not exist", field="dependsOn")
         return found
+
+
+def _count(submission: Submission) -> None:
+    job = submission.job
+    SUBMITTED.labels(job.key.namespace, job.job_queue).inc(submission.array_size or 1)
 
 
 class JobsServicer(JobsServiceServicer):

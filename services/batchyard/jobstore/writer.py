@@ -21,6 +21,7 @@ from batchyard.domain.jobs import JobKey
 from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
+from batchyard.jobstore.metrics import timed_commit
 from batchyard.rpc.health import Health
 from batchyard.storage.jobs import Counters, StorageError
 from batchyard.storage.sqlite.database import Database, open_database, until_writable
@@ -140,7 +141,11 @@ class Writer:
         _log.warning("%s; it is opened anew as soon as it can", self._closed_because)
 
     async def _run_group(self, database: Database, core: JobStoreCore, commands: list[Command]) -> GroupResult:
-        return await database.run(lambda _: run_group(core, commands, self._clock.now_ms()))
+        def act(_: sqlite3.Connection) -> GroupResult:
+            with timed_commit(len(commands)):
+                return run_group(core, commands, self._clock.now_ms())
+
+        return await database.run(act)
 
     def _queue(self, command: Command, answer: _Answer | None) -> None:
         self._pending.append((command, answer))

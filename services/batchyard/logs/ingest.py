@@ -1,10 +1,11 @@
 """Takes what agents ship of their jobs' logs."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 from anyio import to_thread
+from prometheus_client import Counter
 
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as pb
 from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceServicer
@@ -14,6 +15,8 @@ from batchyard.logs.arrivals import Arrivals, LogName
 from batchyard.logs.expiry import JobStoreQuestions
 from batchyard.storage.log_cuts import Cut
 from batchyard.storage.log_files import LogFolder, LogGapError, LogNameError
+
+_BYTES: Final = Counter("batchyard_logs_received_bytes", "Of what agents shipped of their jobs' logs.")
 
 
 class LogIngestServicer(LogIngestServiceServicer):
@@ -84,6 +87,7 @@ class LogIngestServicer(LogIngestServiceServicer):
             held = self._folder.append(
                 *name, segment.offset, segment.data, min(segment.read_at_ms, now_ms), marks=marks, cut=cut
             )
+            _BYTES.inc(len(segment.data))
         except LogGapError as gap:
             return gap.held
         if segment.final:

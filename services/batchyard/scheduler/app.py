@@ -10,6 +10,7 @@ from functools import partial
 
 import anyio
 import grpc.aio
+from prometheus_client import REGISTRY
 
 from batchyard.api.agent.v1 import agent_session_service_pb2
 from batchyard.api.agent.v1.agent_session_service_pb2_grpc import add_AgentSessionServiceServicer_to_server
@@ -22,6 +23,7 @@ from batchyard.rpc.server import Service
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.dispatch import StoreConnection
 from batchyard.scheduler.loop import Scheduler
+from batchyard.scheduler.metrics import AgentGauges
 from batchyard.scheduler.resources import ResourceWatch
 from batchyard.scheduler.service import AgentSessionServicer, AgentsServicer
 
@@ -51,14 +53,19 @@ async def open_scheduler(
         tasks.start_soon(partial(reconnecting, watch.follow, name="registry"))
         sessions = AgentSessionServicer(scheduler, clock, tasks)
         agents = AgentsServicer(scheduler)
-        yield [
-            Service(
-                agent_session_service_pb2.DESCRIPTOR.services_by_name["AgentSessionService"],
-                lambda server: add_AgentSessionServiceServicer_to_server(sessions, server),
-            ),
-            Service(
-                agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"],
-                lambda server: add_AgentsServiceServicer_to_server(agents, server),
-            ),
-        ]
+        gauges = AgentGauges(scheduler, clock)
+        REGISTRY.register(gauges)
+        try:
+            yield [
+                Service(
+                    agent_session_service_pb2.DESCRIPTOR.services_by_name["AgentSessionService"],
+                    lambda server: add_AgentSessionServiceServicer_to_server(sessions, server),
+                ),
+                Service(
+                    agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"],
+                    lambda server: add_AgentsServiceServicer_to_server(agents, server),
+                ),
+            ]
+        finally:
+            REGISTRY.unregister(gauges)
         tasks.cancel_scope.cancel()

@@ -78,6 +78,11 @@ class Leases:
         """Tell whether an agent has a lease."""
         return agent_id in self._leases
 
+    def deadline_of(self, agent_id: str) -> float | None:
+        """Return when an agent counts as lost if it is not heard again; None if it has no lease."""
+        lease = self._leases.get(agent_id)
+        return None if lease is None else lease.deadline
+
     def is_suspect(self, agent_id: str) -> bool:
         """Tell whether an agent with a lease has been silent for too long to be offered anything."""
         lease = self._leases.get(agent_id)

@@ -8,6 +8,7 @@ import logging
 from typing import Final
 
 import anyio
+from prometheus_client import Counter
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
@@ -28,6 +29,8 @@ KILL_GRACE_MS: Final = 30_000
 """Between SIGTERM and SIGKILL, as AWS has it."""
 OFFERS_A_TURN: Final = 500
 """After so many decisions in a row the streams get a turn."""
+
+_AGENTS_LOST: Final = Counter("batchyard_agents_lost", "Agents whose leases were over before they were heard again.")
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +94,16 @@ class Scheduler:
                 self._store.explain(plan.wait_reasons)
             deadlines.append(plan.next_deadline)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this scheduler decides now."""
+        return self._store is not None and self._may_act(self._clock.monotonic_s())
+
+    def lease_left(self, agent_id: str, now: float) -> float | None:
+        """Return in how many seconds an agent counts as lost if it is not heard again; None without a lease."""
+        deadline = self._leases.deadline_of(agent_id)
+        return None if deadline is None else deadline - now
 
     def resources_changed(self, *, complete: bool) -> None:
         """Note that queues or environments in the picture have changed; planning begins when they are complete."""
@@ -370,6 +383,7 @@ class Scheduler:
 
     def _lose(self, agent: Incarnation, store: StoreOutbox) -> None:
         _log.warning("agent %s is lost: its lease is over", agent.agent_id)
+        _AGENTS_LOST.inc()
         store.lose(agent)
         record = self.roster.get(agent.agent_id)
         if record is not None and record.session is not None:

@@ -402,6 +402,10 @@ class JobReader(Protocol):
         """Return how many thousandths of a vCPU the STARTING and RUNNING jobs of a queue hold, by their share."""
         ...
 
+    def tallies(self) -> dict[tuple[QueueKey, JobState], int]:
+        """Return how many jobs of each queue are in each state that is not the last; arrays count as their children."""
+        ...
+
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name: in the queue if there is one, else in any."""
         ...

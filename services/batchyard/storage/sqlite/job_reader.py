@@ -40,6 +40,7 @@ from batchyard.storage.sqlite.rows import (
     jobs_of,
     queue_of,
 )
+from batchyard.storage.sqlite.tallies import tallies
 
 _SNAPSHOT_PAGE: Final = 500
 _SNAPSHOT_PAGE_BYTES: Final = 1024 * 1024
@@ -168,6 +169,14 @@ class SqliteJobReader:
     def share_use(self, queue: QueueKey) -> dict[str, int]:
         """Return what the jobs of a queue hold, by share."""
         return fronts.share_use(self._db, queue)
+
+    def tallies(self) -> dict[tuple[QueueKey, JobState], int]:
+        """Return how many jobs of each queue are in each state."""
+        self._db.execute("BEGIN")
+        try:
+            return tallies(self._db)
+        finally:
+            self._db.execute("COMMIT")
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""

@@ -2,17 +2,17 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 
-from batchyard.gateway import hosts
-from batchyard.gateway.asgi import Receive, Scope, Send
-
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BACKLOG: Final = 2048
@@ -82,4 +82,5 @@ async def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=reuse_port)
     except OSError as error:
         problem = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(error.errno, f"cannot listen on {hosts.authority(host, port)}: {problem}") from error
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OSError(error.errno, f"cannot listen on {where}: {problem}") from error

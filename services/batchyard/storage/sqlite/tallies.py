@@ -1,0 +1,39 @@
+"""How many jobs that have not ended stand where, counted by index."""
+
+import sqlite3
+from collections import Counter
+
+from batchyard.domain.arrays import from_bytes
+from batchyard.domain.lifecycle import JobState
+from batchyard.storage.jobs import QueueKey
+
+_UNFINISHED = "1, 2, 3, 4, 5"
+_SINGLE = (
+    "SELECT q.namespace, q.name, j.state, count(*) FROM queues q JOIN jobs j ON j.namespace = q.namespace"  # noqa: S608
+    f" AND j.job_queue = q.name AND j.state IN ({_UNFINISHED}) WHERE j.parent IS NULL GROUP BY 1, 2, 3"
+)
+_CHILDREN_WITH_ROWS = (
+    "SELECT namespace, job_queue, state, count(*) FROM jobs WHERE parent IS NOT NULL AND state IN (3, 4, 5)"
+    " GROUP BY 1, 2, 3"
+)
+_ARRAYS = (
+    "SELECT j.namespace, j.job_queue, j.state, a.pending, a.runnable FROM arrays a JOIN jobs j USING (sequence)"  # noqa: S608
+    f" WHERE j.state IN ({_UNFINISHED})"
+)
+
+
+def tallies(db: sqlite3.Connection) -> dict[tuple[QueueKey, JobState], int]:
+    """Return how many jobs of each queue are in each state; in place of arrays, their children. In a transaction.
+
+    Costs some hundred nanoseconds a job.
+    """
+    counts: Counter[tuple[QueueKey, JobState]] = Counter()
+    for query in (_SINGLE, _CHILDREN_WITH_ROWS):
+        for namespace, queue, state, number in db.execute(query):
+            counts[QueueKey(namespace, queue), JobState(state)] += number
+    for namespace, queue, state, pending, runnable in db.execute(_ARRAYS):
+        key = QueueKey(namespace, queue)
+        counts[key, JobState(state)] -= 1
+        counts[key, JobState.PENDING] += from_bytes(pending).bit_count()
+        counts[key, JobState.RUNNABLE] += from_bytes(runnable).bit_count()
+    return {place: number for place, number in counts.items() if number}
