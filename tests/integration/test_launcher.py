@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -293,10 +294,65 @@ def test_a_job_over_its_memory_is_killed_and_the_reason_says_so(tmp_path: Path) 
         eater = start_entry("sh", "-c", "exec tail /dev/zero", memory_mib=32)
         modest = start_entry("true", fence=SECOND, memory_mib=32)
         launcher.send(offers=[eater])
-        reason = "OutOfMemoryError: Container killed due to memory usage"
-        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 128 + signal.SIGKILL, reason)
+        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 128 + signal.SIGKILL, OUT_OF_MEMORY)
         launcher.send(offers=[modest])
         assert launcher.until_done(SECOND) == (RunEnd.EXITED, 0, "")
+
+
+OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
+
+
+def test_where_there_are_no_cgroups_a_job_over_its_memory_is_seen_and_killed(tmp_path: Path) -> None:
+    with a_launcher(tmp_path, cgroups=False) as launcher:
+        modest = start_entry("sleep", "600", fence=SECOND, memory_mib=32)
+        program = "import time; held = b'x' * (96 << 20); time.sleep(600)"
+        launcher.send(offers=[start_entry(sys.executable, "-S", "-c", program, memory_mib=64), modest])
+        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 128 + signal.SIGKILL, OUT_OF_MEMORY)
+        assert launcher.runs[SECOND][1] == RunState.STARTED
+
+
+def test_the_memory_of_the_whole_tree_counts_wherever_it_hides(tmp_path: Path) -> None:
+    mark = a_mark()
+    holder = f"{sys.executable} -S -c 'import time; held = bytearray(b\"x\") * (20 << 20); time.sleep({mark})'"
+    with a_launcher(tmp_path, cgroups=False) as launcher:
+        script = f"for _ in 1 2 3 4; do (setsid {holder} &); done; sleep 600"
+        # Each of them has some 30 MiB.
+        launcher.send(offers=[start_entry("sh", "-c", script, memory_mib=80)])
+        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 128 + signal.SIGKILL, OUT_OF_MEMORY)
+        assert not pids_with(mark)
+
+
+def test_what_processes_share_counts_once(tmp_path: Path) -> None:
+    log = tmp_path / "job.log"
+    program = (
+        "import os, time\nheld = b'x' * (64 << 20)\n"
+        "for _ in range(5): os.fork() or (time.sleep(1.5), os._exit(0))\n"
+        "for _ in range(5): os.wait()\nprint('done')"
+    )
+    with a_launcher(tmp_path, cgroups=False) as launcher:
+        launcher.send(offers=[start_entry(sys.executable, "-S", "-c", program, log=log, memory_mib=192)])
+        assert launcher.until_done(FIRST) == (RunEnd.EXITED, 0, "")
+    assert log.read_text() == "done\n"
+
+
+def test_each_gpu_is_for_one_job_at_a_time(tmp_path: Path) -> None:
+    def seen(number: int) -> list[str]:
+        log = tmp_path / f"{number}.log"
+        soon(lambda: log.exists() and log.read_text().count("\n") == 2, "it tells what it sees")
+        return log.read_text().split("\n")[:2]
+
+    def entry(number: int, gpus: int) -> dict[str, Any]:
+        script = "echo $CUDA_VISIBLE_DEVICES; echo $NVIDIA_VISIBLE_DEVICES; sleep 600"
+        log = tmp_path / f"{number}.log"
+        return start_entry("sh", "-c", script, fence=(1, number), log=log, need=[100, 4, gpus])
+
+    with a_launcher(tmp_path) as launcher:
+        launcher.send(capacity=[4000, 4096, 3])
+        launcher.send(offers=[entry(1, 2), entry(2, 1), entry(3, 0), entry(4, 2)])
+        assert [seen(number) for number in (1, 2, 3)] == [["0,1", "0,1"], ["2", "2"], ["", "void"]]
+        launcher.send(kill=[[FIRST, 0]])
+        launcher.until_done(FIRST)
+        assert seen(4) == ["0,1", "0,1"]
 
 
 def test_never_runs_more_than_it_has_room_for(tmp_path: Path) -> None:

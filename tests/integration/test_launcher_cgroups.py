@@ -1,11 +1,18 @@
-"""What the launcher writes to cgroup files, on folders that stand for the two versions' file systems."""
+"""What the launcher does with cgroups: on folders that stand for the two versions' file systems, and on this host."""
 
+import errno
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from batchyard.agent.launcher.cgroups import MIB, Cgroup, CgroupPool, open_cgroups
+from batchyard.agent.launcher import cgroups
+from batchyard.agent.launcher.cgroups import MIB, Cgroup, CgroupPool, Layout, Tree, open_cgroups
+from support.agent import soon
 
 FILES = {
     1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control"),
@@ -15,9 +22,12 @@ FILES = {
 
 def a_pool(root: Path, version: int) -> CgroupPool:
     """Return a pool whose first two cgroups have the files that a kernel puts in."""
-    (root / "base").mkdir()
-    pool = CgroupPool(str(root / "base"), str(root / "home"), version=version)
-    for folder in (root / "home", root / "base" / "0", root / "base" / "1"):
+    for folder in (root / "base", root / "home"):
+        folder.mkdir()
+    (root / "home" / "cgroup.procs").touch()
+    shared = Tree(str(root / "base"), str(root / "home"))
+    pool = CgroupPool(Layout(version, shared, shared, shared))
+    for folder in (root / "base" / "0", root / "base" / "1"):
         folder.mkdir()
         for name in ("cgroup.procs", *FILES[version]):
             (folder / name).touch()
@@ -30,7 +40,7 @@ def content(group: Cgroup, name: str) -> str:
 
 @pytest.mark.parametrize(("version", "swap"), [(1, str(64 * MIB)), (2, "0")])
 def test_memory_is_limited_swap_included(tmp_path: Path, version: int, swap: str) -> None:
-    group = a_pool(tmp_path, version).acquire(64)
+    group = a_pool(tmp_path, version).acquire(64, 1000)
     memory_file, swap_file, _ = FILES[version]
     assert content(group, memory_file) == str(64 * MIB)
     assert content(group, swap_file) == swap
@@ -39,26 +49,26 @@ def test_memory_is_limited_swap_included(tmp_path: Path, version: int, swap: str
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_out_of_memory_kill_counts_for_the_run_it_befell_only(tmp_path: Path, version: int) -> None:
     pool = a_pool(tmp_path, version)
-    group = pool.acquire(64)
+    group = pool.acquire(64, 1000)
     events = Path(group.folder, FILES[version][2])
     events.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
     assert group.was_out_of_memory()
     pool.release(group)
-    assert pool.acquire(64) is group
+    assert pool.acquire(64, 1000) is group
     assert not group.was_out_of_memory()
 
 
 def test_a_cgroup_is_used_again_and_a_second_run_at_once_gets_its_own(tmp_path: Path) -> None:
     pool = a_pool(tmp_path, 2)
-    first, second = pool.acquire(64), pool.acquire(64)
+    first, second = pool.acquire(64, 1000), pool.acquire(64, 1000)
     assert first is not second
     pool.release(second)
-    assert pool.acquire(32) is second
+    assert pool.acquire(32, 1000) is second
     assert content(second, "memory.max") == str(32 * MIB)
 
 
 def test_the_launcher_steps_in_and_out(tmp_path: Path) -> None:
-    group = a_pool(tmp_path, 2).acquire(64)
+    group = a_pool(tmp_path, 2).acquire(64, 1000)
     group.enter()
     assert content(group, "cgroup.procs") == "0"
     group.leave()
@@ -66,7 +76,7 @@ def test_the_launcher_steps_in_and_out(tmp_path: Path) -> None:
 
 
 def test_members_are_read_anew_each_time(tmp_path: Path) -> None:
-    group = a_pool(tmp_path, 2).acquire(64)
+    group = a_pool(tmp_path, 2).acquire(64, 1000)
     for pids in (set[int](), {12, 34}):
         Path(group.folder, "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
         assert group.members() == pids
@@ -78,8 +88,147 @@ def test_those_of_a_launcher_that_was_killed_are_not_used_again(tmp_path: Path) 
     for name in ("0", "1"):
         (base / name).mkdir(parents=True)
     (base / "1" / "dying").touch()
-    CgroupPool(str(base), str(tmp_path / "home"), version=1)
+    (tmp_path / "cgroup.procs").touch()
+    assert CgroupPool(Layout(1, Tree(str(base), str(tmp_path))))._made == 2
     assert os.listdir(base) == ["1"]
+
+
+class FakeKernel:
+    """A tree of version 2: what stands in its files follows the rules of the kernel's."""
+
+    def __init__(self, mount: Path, own_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mount = mount
+        self.delegated: set[str] = set()
+        """Where cgroups may be made, and controllers enabled."""
+        self._mkdir = os.mkdir
+        mount.mkdir()
+        self.populate(mount, "cpu memory pids")
+        monkeypatch.setattr(cgroups, "_own_paths", lambda: {"": own_path})
+        monkeypatch.setattr(cgroups, "_write", self.write)
+        monkeypatch.setattr(os, "mkdir", self.mkdir)
+        self._rmdir = os.rmdir
+        monkeypatch.setattr(os, "rmdir", self.rmdir)
+
+    def add(self, path: str, *, controllers: str = "cpu memory", processes: str = "") -> None:
+        """Add a cgroup with what enabled it above."""
+        self._mkdir(self.mount / path)
+        self.populate(self.mount / path, controllers)
+        (self.mount / path / "cgroup.procs").write_text(processes)
+        (self.mount / path).parent.joinpath("cgroup.subtree_control").write_text(controllers)
+
+    def populate(self, folder: Path, controllers: str) -> None:
+        for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.kill", "memory.events"):
+            (folder / name).touch()
+        (folder / "cgroup.controllers").write_text(controllers)
+
+    def mkdir(self, path: str | Path, mode: int = 0o777) -> None:
+        parent = Path(path).parent
+        if self.mount not in Path(path).parents:
+            self._mkdir(path, mode)
+            return
+        if not any(parent.is_relative_to(self.mount / each) for each in self.delegated):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        self._mkdir(path, mode)
+        self.populate(Path(path), (parent / "cgroup.subtree_control").read_text())
+
+    def rmdir(self, path: str) -> None:
+        for file in [] if any(each.is_dir() for each in Path(path).iterdir()) else list(Path(path).iterdir()):
+            file.unlink()
+        self._rmdir(path)
+
+    def write(self, path: str, content: str) -> None:
+        file = Path(path)
+        if file.name == "cgroup.subtree_control":
+            controller = content.removeprefix("+")
+            if controller not in (file.parent / "cgroup.controllers").read_text().split():
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+            if (file.parent / "cgroup.procs").read_text():
+                raise OSError(errno.EBUSY, "Device or resource busy")
+            content = " ".join({*file.read_text().split(), controller})
+        file.write_text(content)
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    """Return a host on which this process is in a cgroup of its own below one of a service."""
+    kernel = FakeKernel(tmp_path / "mount", "/service/agent", monkeypatch)
+    kernel.add("service")
+    kernel.add("service/agent", processes="1\n")
+    return kernel
+
+
+def test_on_version_2_one_cgroup_limits_memory_shares_cpu_and_kills(service: FakeKernel) -> None:
+    service.delegated = {"service"}
+    pool = open_cgroups("jobs", str(service.mount))
+    assert pool is not None
+    group = pool.acquire(64, 2500)
+    # The one of this process has processes, so nothing below it can be limited.
+    assert group.folder == str(service.mount / "service" / "jobs" / "0")
+    assert content(group, "memory.max") == str(64 * MIB)
+    assert content(group, "memory.swap.max") == "0"
+    assert content(group, "cpu.weight") == "250"
+    together = (service.mount / "service" / "jobs" / "cpu.weight").read_text()
+    assert together == str(min(10_000, 100 * (os.cpu_count() or 1)))
+    Path(group.folder, "cgroup.procs").write_text("12\n")
+    assert group.kill()
+    assert content(group, "cgroup.kill") == "1"
+    Path(group.folder, "cgroup.procs").write_text("")
+    assert not group.kill()
+
+
+def test_the_root_is_taken_where_all_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel(tmp_path / "mount", "/service", monkeypatch)
+    kernel.add("service", processes="1\n")
+    kernel.delegated = {""}
+    pool = open_cgroups("jobs", str(kernel.mount))
+    assert pool is not None
+    assert pool.acquire(64, 1000).folder == str(kernel.mount / "jobs" / "0")
+    assert not (kernel.mount / "service" / "jobs").exists()
+
+
+def test_where_cpu_is_not_ours_to_share_memory_is_limited_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = FakeKernel(tmp_path / "mount", "/service/agent", monkeypatch)
+    kernel.add("service", controllers="memory")
+    kernel.add("service/agent", controllers="memory", processes="1\n")
+    kernel.delegated = {"service"}
+    pool = open_cgroups("jobs", str(kernel.mount))
+    assert pool is not None
+    assert str(pool.layout) == "version 2: memory, killing"
+    assert content(pool.acquire(64, 2500), "memory.max") == str(64 * MIB)
+
+
+def test_where_no_cgroup_is_ours_there_are_none(service: FakeKernel) -> None:
+    assert open_cgroups("jobs", str(service.mount)) is None
+    service.delegated = {"service/agent"}
+    assert open_cgroups("jobs", str(service.mount)) is None
+    assert not list(service.mount.glob("**/jobs"))
+
+
+@pytest.mark.parametrize(("vcpus_milli", "shares", "weight"), [(1, 2, 1), (500, 512, 50), (10**6, 262_144, 10_000)])
+def test_a_share_of_cpu_is_by_the_vcpu(tmp_path: Path, vcpus_milli: int, shares: int, weight: int) -> None:
+    for version, name, expected in ((1, "cpu.shares", shares), (2, "cpu.weight", weight)):
+        (tmp_path / name).touch()
+        cgroups.share_cpu(str(tmp_path), version, vcpus_milli)
+        assert (tmp_path / name).read_text() == str(expected)
+
+
+def test_a_host_without_cgroups_has_none(tmp_path: Path) -> None:
+    assert open_cgroups("batchyard-tests", mount=str(tmp_path / "nowhere")) is None
+    assert not os.listdir(tmp_path)
+
+
+@pytest.fixture
+def real() -> Iterator[CgroupPool]:
+    """Return a pool of this host."""
+    name = f"batchyard-tests-{os.getpid()}"
+    pool = open_cgroups(name)
+    if pool is None:
+        pytest.skip("kernel: no cgroups with memory limits can be made here")
+    yield pool
+    pool.close()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
 
 
 def test_a_pool_opened_after_a_launcher_was_killed_leaves_nothing_behind() -> None:
@@ -87,14 +236,63 @@ def test_a_pool_opened_after_a_launcher_was_killed_leaves_nothing_behind() -> No
     killed = open_cgroups(name)
     if killed is None:
         pytest.skip("kernel: no cgroups with memory limits can be made here")
-    killed.acquire(16)
+    killed.acquire(16, 1000)
     successor = open_cgroups(name)
     assert successor is not None
-    successor.release(successor.acquire(32))
+    successor.release(successor.acquire(32, 1000))
     successor.close()
     assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
 
 
-def test_a_host_without_cgroups_has_none(tmp_path: Path) -> None:
-    assert open_cgroups("batchyard-tests", mount=str(tmp_path / "nowhere")) is None
-    assert not os.listdir(tmp_path)
+BOMB = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if not os.fork():
+        os.setsid()
+        time.sleep(600)
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("by", ["what is there", "freezer", "signals"])
+def test_what_forks_all_the_time_is_killed_whole(real: CgroupPool, by: str) -> None:
+    pool = real
+    name = Path(real.layout.memory.base).name
+    if by != "what is there":
+        if real.layout.version == 2:
+            pytest.skip("kernel: on version 2 there is but one way")
+        freezer = cgroups._tree_of_version_1(name, "/sys/fs/cgroup/freezer", "") if by == "freezer" else None
+        pool = CgroupPool(Layout(1, real.layout.memory, None, freezer))
+    group = pool.acquire(256, 1000)
+    group.enter()
+    try:
+        bomb = subprocess.Popen([sys.executable, "-S", "-c", BOMB])
+    finally:
+        group.leave()
+    try:
+        soon(lambda: len(group.members()) > 20, "it forks")
+        assert group.kill()
+        soon(lambda: not group.kill(), "all of it is dead")
+    finally:
+        bomb.kill()
+        bomb.wait()
+        if pool is not real:
+            group.remove()
+            for each in pool.layout.trees[1:]:
+                cgroups._discard(each)
+        else:
+            pool.release(group)
+
+
+def test_shares_of_cpu_are_set_on_this_host(real: CgroupPool) -> None:
+    if real.layout.cpu is None:
+        pytest.skip("kernel: shares of CPU cannot be set here")
+    group = real.acquire(16, 3000)
+    folder = Path(real.layout.cpu.base, Path(group.folder).name)
+    found = {}
+    for name in ("cpu.shares", "cpu.weight"):
+        with suppress(FileNotFoundError):
+            found[name] = int((folder / name).read_text())
+    assert found in ({"cpu.shares": 3072}, {"cpu.weight": 300})
+    real.release(group)

@@ -147,6 +147,7 @@ class SimulatedProcess:
         self.cgroup = None
         self.exit_code: int | None = None
         self.stopped: RunEnd | None = None
+        self.is_over_memory = False
         self.deadline = float("inf")
         self.timeout_grace_s = order.timeout_grace_s
         self.lives = True

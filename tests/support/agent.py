@@ -213,9 +213,11 @@ def agent_id_of(folder: Path) -> str:
     return f"tested-{blake2b(bytes(folder), digest_size=8).hexdigest()}"
 
 
-def start_launcher(folder: Path, *, namespace: bool = False, idle_s: float = 0.2) -> None:
+def start_launcher(folder: Path, *, namespace: bool = False, cgroups: bool = True, idle_s: float = 0.2) -> None:
     """Start a launcher as an agent does."""
-    options = Options(folder=str(folder), agent_id=agent_id_of(folder), idle_s=idle_s, namespace=namespace)
+    options = Options(
+        folder=str(folder), agent_id=agent_id_of(folder), idle_s=idle_s, namespace=namespace, cgroups=cgroups
+    )
     command = [sys.executable, "-I", "-S", str(LAUNCHER_PROGRAM), options.encode(), "detach"]
     subprocess.run(command, check=True)
 

@@ -1,44 +1,85 @@
-"""Memory limits and sure kills by cgroup, where the host lets us make cgroups; version 2 or 1.
+"""Memory limits, CPU shares and sure kills by cgroup, where the host lets us make cgroups; version 2 or 1.
 
 Making a cgroup costs more than starting a small process, so they are kept and used again. The launcher steps into a
 run's cgroup while it spawns the run's process, so that no instant of it escapes the limit.
+
+Version 2 has one tree for all. On version 1 memory and CPU each have their own, and so has what kills: the tree of
+version 2 that most such hosts mount beside, else the freezer. Only memory is indispensable. A tree that is of the CPU
+alone is not stepped into: in it the launcher would have to wait for its jobs' turns.
 """
 
 import os
-from collections.abc import Iterator
+import signal
 from contextlib import suppress
+
+from batchyard.agent.launcher import tree
 
 MIB = 1024 * 1024
 _READ_BYTES = 65536
+_SHARES_OF_VCPU = 1024
+_WEIGHT_OF_VCPU = 100
+_SHARES_RANGE = (2, 262_144)
+_WEIGHT_RANGE = (1, 10_000)
+_FREEZE_LOOKS = 1000
+
+
+class Tree:
+    """A tree of cgroups: the folder of those of runs, and where this process itself is."""
+
+    __slots__ = ("base", "home_procs")
+
+    def __init__(self, base: str, home: str) -> None:
+        self.base = base
+        # Kept open: it is written for every run.
+        self.home_procs = os.open(f"{home}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+
+class Layout:
+    """Which tree does what; on version 2 all three are the same."""
+
+    __slots__ = ("cpu", "entered", "killing", "memory", "trees", "version")
+
+    def __init__(self, version: int, memory: Tree, cpu: "Tree | None" = None, killing: "Tree | None" = None) -> None:
+        self.version = version
+        self.memory = memory
+        self.cpu = cpu
+        """None: all runs have the same share."""
+        self.killing = killing
+        """None: processes are stopped, until no new one appears, and then killed."""
+        self.entered = list(dict.fromkeys(each for each in (memory, killing) if each is not None))
+        """What the launcher steps into."""
+        self.trees = list(dict.fromkeys([*self.entered, *([] if cpu is None else [cpu])]))
+
+    def __str__(self) -> str:
+        names = [name for name in ("memory", "cpu", "killing") if getattr(self, name) is not None]
+        return f"version {self.version}: {', '.join(names)}"
 
 
 class CgroupPool:
     """Cgroups for runs, of one launcher."""
 
-    def __init__(self, base: str, home: str, *, version: int) -> None:
+    def __init__(self, layout: Layout) -> None:
         """Remove those of a launcher that was killed: they have its limits."""
-        self._base = base
-        self._home = home
-        self._version = version
+        self.layout = layout
         self._free: list[Cgroup] = []
-        self._made = _remove_below(base)
+        self._made = max(_remove_below(each.base) for each in layout.trees)
 
-    def acquire(self, memory_mib: int) -> "Cgroup":
-        """Return an empty cgroup with this limit; raise OSError if there can be none."""
+    def acquire(self, memory_mib: int, vcpus_milli: int) -> "Cgroup":
+        """Return an empty cgroup with these limits; raise OSError if there can be none."""
         while self._free:
             group = self._free.pop()
             try:
-                group.limit_memory(memory_mib)
+                group.limit(memory_mib, vcpus_milli)
             except OSError:
                 # Memory that an earlier run left behind does not fit in the new limit.
                 group.remove()
                 continue
             return group
-        folder = f"{self._base}/{self._made}"
-        os.makedirs(folder, exist_ok=True)
+        for each in self.layout.trees:
+            os.makedirs(f"{each.base}/{self._made}", exist_ok=True)
+        group = Cgroup(str(self._made), self.layout)
         self._made += 1
-        group = Cgroup(folder, self._home, version=self._version)
-        group.limit_memory(memory_mib)
+        group.limit(memory_mib, vcpus_milli)
         return group
 
     def release(self, group: "Cgroup") -> None:
@@ -50,66 +91,135 @@ class CgroupPool:
         for group in self._free:
             group.remove()
         self._free.clear()
-        _remove_below(self._base)
-        with suppress(OSError):
-            os.rmdir(self._base)
+        for each in self.layout.trees:
+            os.close(each.home_procs)
+            _remove_below(each.base)
+            with suppress(OSError):
+                os.rmdir(each.base)
 
 
 class Cgroup:
     """The cgroup of one run."""
 
-    def __init__(self, folder: str, home: str, *, version: int) -> None:
-        self.folder = folder
+    def __init__(self, name: str, layout: Layout) -> None:
+        self._layout = layout
+        self._folders = [f"{each.base}/{name}" for each in layout.trees]
+        self.folder = f"{layout.memory.base}/{name}"
+        self._cpu_folder = f"{layout.cpu.base}/{name}" if layout.cpu is not None else None
+        killing_folder = f"{layout.killing.base}/{name}" if layout.killing is not None else ""
+        self._kill_file = _if_exists(f"{killing_folder}/cgroup.kill")
+        self._freezer_state = _if_exists(f"{killing_folder}/freezer.state")
         # Kept open: they are written and read for every run.
-        self._home_procs = os.open(f"{home}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        self._procs = os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        self._limit_files = (
-            ("memory.max", "memory.swap.max")
-            if version == 2
-            else ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
-        )
-        events_file = "memory.events" if version == 2 else "memory.oom_control"
-        self._events = os.open(f"{folder}/{events_file}", os.O_RDONLY | os.O_CLOEXEC)
-        self._swap_value = "0" if version == 2 else None
-        self._limit = 0
+        self._procs = [
+            os.open(f"{each.base}/{name}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for each in layout.entered
+        ]
+        self._cpu_procs = None
+        if layout.cpu is not None and layout.cpu not in layout.entered:
+            self._cpu_procs = os.open(f"{self._cpu_folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        events = "memory.events" if layout.version == 2 else "memory.oom_control"
+        self._events = os.open(f"{self.folder}/{events}", os.O_RDONLY | os.O_CLOEXEC)
+        # Version 1 goes on telling what it told at first: only where there is `cgroup.kill` a file can be kept open.
+        self._members = None
+        if self._kill_file is not None:
+            self._members = os.open(f"{killing_folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+        self._memory_mib = 0
+        self._vcpus_milli = 0
         self._events_before = b""
 
-    def limit_memory(self, memory_mib: int) -> None:
-        """Set a hard limit, swap included, for the processes to come."""
+    def limit(self, memory_mib: int, vcpus_milli: int) -> None:
+        """Set a hard limit of memory, swap included, and the share of CPU, for the processes to come."""
         self._events_before = _read(self._events)
-        if memory_mib == self._limit:
-            return
-        memory_file, swap_file = self._limit_files
+        if memory_mib != self._memory_mib:
+            self._limit_memory(memory_mib)
+        if vcpus_milli != self._vcpus_milli:
+            if self._cpu_folder is not None:
+                share_cpu(self._cpu_folder, self._layout.version, vcpus_milli)
+            self._vcpus_milli = vcpus_milli
+
+    def _limit_memory(self, memory_mib: int) -> None:
         value = str(memory_mib * MIB)
-        swap_value = self._swap_value or value
-        # Version 1 keeps memory <= memory + swap at every moment: which to write first depends on the direction.
-        pairs = [(memory_file, value, True), (swap_file, swap_value, False)]
-        if memory_mib > self._limit > 0:
-            pairs.reverse()
+        if self._layout.version == 2:
+            pairs = [("memory.max", value, True), ("memory.swap.max", "0", False)]
+        else:
+            # Memory <= memory + swap at every moment: which to write first depends on the direction.
+            pairs = [("memory.limit_in_bytes", value, True), ("memory.memsw.limit_in_bytes", value, False)]
+            if memory_mib > self._memory_mib > 0:
+                pairs.reverse()
         for name, content, needed in pairs:
             try:
                 _write(f"{self.folder}/{name}", content)
             except OSError:
                 if needed:
                     raise
-        self._limit = memory_mib
+        self._memory_mib = memory_mib
 
     def enter(self) -> None:
-        """Move the calling process in."""
-        os.write(self._procs, b"0")
+        """Move the calling process in; call `leave` whatever comes of it."""
+        for procs in self._procs:
+            os.write(procs, b"0")
 
     def leave(self) -> None:
         """Move the calling process back to where it was at first."""
-        os.write(self._home_procs, b"0")
+        for each in self._layout.entered:
+            os.write(each.home_procs, b"0")
+
+    def place(self, pid: int) -> None:
+        """Have the process that was just started, and may be gone, get its share of CPU."""
+        if self._cpu_procs is not None:
+            with suppress(OSError):
+                os.write(self._cpu_procs, b"%d" % pid)
+
+    @property
+    def is_looked_into_at_once(self) -> bool:
+        """Whether it costs next to nothing to see if it is empty."""
+        return self._members is not None
+
+    def is_empty(self) -> bool:
+        """Tell whether no process lives in it."""
+        if self._members is not None:
+            return not os.pread(self._members, 1, 0)
+        return not self.members()
 
     def members(self) -> set[int]:
         """Return the living processes in it."""
-        # Opened anew: version 1 goes on telling what it told at first.
+        if self._members is not None:
+            return set(map(int, _read_all(self._members).split()))
         fd = os.open(f"{self.folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return set(map(int, _read_all(fd).split()))
         finally:
             os.close(fd)
+
+    def kill(self) -> bool:
+        """Kill all processes in it, also those that are just being made; return whether there was any.
+
+        The killed take a moment to disappear: call again until this returns False.
+        """
+        if self.is_empty():
+            return False
+        try:
+            if self._kill_file is not None:
+                _write(self._kill_file, "1")
+                return True
+            if self._freezer_state is not None:
+                self._kill_frozen(self._freezer_state)
+                return True
+        except OSError:
+            pass
+        return tree.kill(self.members)
+
+    def _kill_frozen(self, state: str) -> None:
+        _write(state, "FROZEN")
+        try:
+            # Each look lets the kernel go on with it. What can't be frozen now is killed as far as it is known.
+            for _ in range(_FREEZE_LOOKS):
+                with open(state, encoding="ascii") as file:
+                    if file.read().strip() == "FROZEN":
+                        break
+            for pid in self.members():
+                tree.send(pid, signal.SIGKILL)
+        finally:
+            _write(state, "THAWED")
 
     def was_out_of_memory(self) -> bool:
         """Tell whether the kernel killed a process in it for memory since the limit was set."""
@@ -117,10 +227,23 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove it, if it is empty."""
-        for fd in (self._home_procs, self._procs, self._events):
-            os.close(fd)
-        with suppress(OSError):
-            os.rmdir(self.folder)
+        for fd in (*self._procs, self._cpu_procs, self._events, self._members):
+            if fd is not None:
+                os.close(fd)
+        for folder in self._folders:
+            with suppress(OSError):
+                os.rmdir(folder)
+
+
+def share_cpu(folder: str, version: int, vcpus_milli: int) -> None:
+    """Give a cgroup its share of CPU beside its siblings: nothing is a ceiling, all counts when CPU is scarce."""
+    name, unit, (least, most) = (
+        ("cpu.weight", _WEIGHT_OF_VCPU, _WEIGHT_RANGE)
+        if version == 2
+        else ("cpu.shares", _SHARES_OF_VCPU, _SHARES_RANGE)
+    )
+    with suppress(OSError):
+        _write(f"{folder}/{name}", str(min(most, max(least, vcpus_milli * unit // 1000))))
 
 
 def _remove_below(base: str) -> int:
@@ -136,48 +259,115 @@ def _remove_below(base: str) -> int:
 
 
 def open_cgroups(name: str, mount: str = "/sys/fs/cgroup") -> CgroupPool | None:
-    """Return a pool under a folder of this name, or None if this host lets us make no cgroups with memory limits."""
-    for version, parent, home in _candidates(mount):
+    """Return a pool under folders of this name, or None if this host lets us make no cgroups with memory limits."""
+    layout = (
+        _layout_of_version_2(name, mount)
+        if os.path.exists(f"{mount}/cgroup.controllers")
+        else _mixed_layout(name, mount)
+    )
+    if layout is None:
+        return None
+    try:
+        pool = CgroupPool(layout)
+        pool.release(_entered(pool))
+    except OSError:
+        for each in layout.trees:
+            _discard(each)
+        return None
+    if layout.cpu is not None:
+        # Together they get what as many processes of the host would get beside them.
+        share_cpu(layout.cpu.base, layout.version, 1000 * (os.cpu_count() or 1))
+    return pool
+
+
+def _entered(pool: CgroupPool) -> Cgroup:
+    """Return a cgroup in which this process has been."""
+    group = pool.acquire(64, 1000)
+    try:
+        group.enter()
+    finally:
+        group.leave()
+    return group
+
+
+def _layout_of_version_2(name: str, mount: str) -> Layout | None:
+    home = mount + _own_paths().get("", "")
+    if not os.path.isdir(home):
+        home = mount
+    # A cgroup with processes may not have others below that are limited, unless it is the root; but one above may be
+    # ours too, as with systemd's DelegateSubgroup.
+    for parent in dict.fromkeys((home, os.path.dirname(home) if home != mount else mount, mount)):
         base = f"{parent}/{name}"
         try:
             with suppress(FileExistsError):
                 os.mkdir(base)
-            if version == 2:
-                with suppress(OSError):
-                    _write(f"{parent}/cgroup.subtree_control", "+memory")
-                _write(f"{base}/cgroup.subtree_control", "+memory")
-            pool = CgroupPool(base, home, version=version)
-            group = pool.acquire(64)
-            group.enter()
-            group.leave()
-            pool.release(group)
+            for folder in (parent, base):
+                for controller in ("memory", "cpu"):
+                    with suppress(OSError):
+                        _write(f"{folder}/cgroup.subtree_control", f"+{controller}")
+            with open(f"{base}/cgroup.subtree_control", encoding="ascii") as file:
+                enabled = file.read().split()
+            if "memory" in enabled:
+                shared = Tree(base, home)
+                return Layout(2, shared, shared if "cpu" in enabled else None, shared)
         except OSError:
-            with suppress(OSError):
-                os.rmdir(base)
-            continue
-        return pool
+            pass
+        with suppress(OSError):
+            os.rmdir(base)
     return None
 
 
-def _candidates(mount: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (version, where to make cgroups, where this process is), the most fitting first."""
-    version = 2 if os.path.exists(f"{mount}/cgroup.controllers") else 1
-    root = mount if version == 2 else f"{mount}/memory"
-    home = root + _own_path(version)
+def _mixed_layout(name: str, mount: str) -> Layout | None:
+    own = _own_paths()
+    memory = _tree_of_version_1(name, f"{mount}/memory", own.get("memory", ""))
+    if memory is None:
+        return None
+    cpu = _tree_of_version_1(name, f"{mount}/cpu", own.get("cpu", ""))
+    killing = _tree_of_version_1(name, f"{mount}/unified", own.get("", ""))
+    if killing is not None and not os.path.exists(f"{killing.base}/cgroup.kill"):
+        _discard(killing)
+        killing = None
+    if killing is None:
+        killing = _tree_of_version_1(name, f"{mount}/freezer", own.get("freezer", ""))
+    return Layout(1, memory, cpu, killing)
+
+
+def _tree_of_version_1(name: str, root: str, own_path: str) -> Tree | None:
+    """Return a tree in this hierarchy, under this process's own cgroup, else under the root; None if there is none."""
+    home = root + own_path
     if not os.path.isdir(home):
         home = root
-    yield version, home, home
-    if home != root:
-        yield version, root, home
+    for parent in dict.fromkeys((home, root)):
+        base = f"{parent}/{name}"
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(base)
+            return Tree(base, home)
+        except OSError:
+            with suppress(OSError):
+                os.rmdir(base)
+    return None
 
 
-def _own_path(version: int) -> str:
+def _discard(unused: Tree) -> None:
+    os.close(unused.home_procs)
+    with suppress(OSError):
+        os.rmdir(unused.base)
+
+
+def _own_paths() -> dict[str, str]:
+    """Return where this process is in the hierarchy of each controller; the one of version 2 has no name."""
+    found = {}
     with open("/proc/self/cgroup", encoding="utf-8") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
-            if (version == 2 and controllers == "") or (version == 1 and "memory" in controllers.split(",")):
-                return path if path != "/" else ""
-    return ""
+            for controller in controllers.split(","):
+                found[controller] = path if path != "/" else ""
+    return found
+
+
+def _if_exists(path: str) -> str | None:
+    return path if os.path.exists(path) else None
 
 
 def _oom_kills(events: bytes) -> int:
@@ -194,8 +384,10 @@ def _read(fd: int) -> bytes:
 
 def _read_all(fd: int) -> bytes:
     parts = []
-    while part := os.read(fd, _READ_BYTES):
+    offset = 0
+    while part := os.pread(fd, _READ_BYTES, offset):
         parts.append(part)
+        offset += len(part)
     return b"".join(parts)
 
 

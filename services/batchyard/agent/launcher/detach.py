@@ -15,7 +15,7 @@ _AS_USER = ["--user", "--map-current-user"]
 class Options:
     """What a launcher is told at its start."""
 
-    __slots__ = ("agent_id", "folder", "guard", "idle_s", "namespace")
+    __slots__ = ("agent_id", "cgroups", "folder", "guard", "idle_s", "namespace")
 
     def __init__(
         self,
@@ -24,6 +24,7 @@ class Options:
         agent_id: str,
         idle_s: float = 5.0,
         namespace: bool = True,
+        cgroups: bool = True,
         guard: bool = False,
     ) -> None:
         self.folder = folder
@@ -33,6 +34,8 @@ class Options:
         """How long to stay without an agent and without work."""
         self.namespace = namespace
         """Whether to try for a PID namespace."""
+        self.cgroups = cgroups
+        """Whether to try for cgroups."""
         self.guard = guard
         """Whether this is to be no launcher, but the guard of containers."""
 

@@ -41,8 +41,16 @@ class Process:
         self.deadline = float("inf")
         """When it is to be looked at again."""
         self.timeout_grace_s = order.timeout_grace_s
+        self.memory_mib = order.memory_mib
+        self.is_over_memory = False
+        """Whether it is being killed for its memory."""
         self._marks = [f"{name}={order.env[name]}" for name in MARKS if name in order.env]
         self._recheck_s = _FIRST_RECHECK_S
+
+    @property
+    def marks(self) -> list[bytes]:
+        """What stands in the environment of all its processes, but for those that have removed it."""
+        return [os.fsencode(mark) for mark in self._marks]
 
     def stop(self, end: RunEnd, now: float, grace_s: float) -> None:
         """Ask it to end, and kill it after the grace. A later call may only shorten the grace."""
@@ -63,19 +71,19 @@ class Process:
         if strangers is False:
             return False
         if self.cgroup is not None:
-            return bool(self.cgroup.members())
+            return not self.cgroup.is_empty()
         return bool(strangers) or tree.send_group(self.pid, 0)
 
     def kill(self, now: float, others: Collection[int]) -> bool:
         """Kill all of it; return whether something was alive, and then must be looked at again at `deadline`."""
-        alive = tree.kill(lambda: self._members(others))
+        alive = self.cgroup.kill() if self.cgroup is not None else tree.kill(lambda: self._members(others))
         self.deadline = now + self._recheck_s
         self._recheck_s = min(2 * self._recheck_s, _LAST_RECHECK_S)
         return alive
 
     def was_out_of_memory(self) -> bool:
-        """Tell whether the kernel killed a process of it for memory."""
-        return self.cgroup is not None and self.cgroup.was_out_of_memory()
+        """Tell whether a process of it was killed for memory."""
+        return self.is_over_memory or (self.cgroup is not None and self.cgroup.was_out_of_memory())
 
     def _terminate(self) -> None:
         tree.send_group(self.pid, signal.SIGTERM)
@@ -86,9 +94,7 @@ class Process:
                     tree.send(pid, signal.SIGTERM)
 
     def _members(self, others: Collection[int]) -> set[int]:
-        if self.cgroup is not None:
-            return self.cgroup.members()
-        return tree.members(self.pid, [os.fsencode(mark) for mark in self._marks], others)
+        return tree.members(self.pid, self.marks, others)
 
 
 MARKS = ("BATCHYARD_AGENT_ID", "BATCHYARD_FENCE")
@@ -119,21 +125,21 @@ def _start(order: StartOrder, log: int, cgroup: Cgroup | None) -> int:
     program = _find_program(order.argv, order.env.get("PATH", _TOOLS_PATH)) if is_sought else name
     argv = [*wrapper, program, *order.argv[1:]] if wrapper else order.argv
     try:
-        return _spawn(argv[0] if wrapper else program, argv, order.env, log, cgroup)
+        pid = _spawn(argv[0] if wrapper else program, argv, order.env, log, cgroup)
     except (OSError, ValueError) as error:
         _find_program([program], "")
         raise StartError(_say(name, error)) from error
+    if cgroup is not None:
+        cgroup.place(pid)
+    return pid
 
 
 def _spawn(path: str, argv: list[str], env: dict[str, str], log: int, cgroup: Cgroup | None) -> int:
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, log, 1),
-        (os.POSIX_SPAWN_DUP2, log, 2),
-    ]
-    if cgroup is not None:
-        cgroup.enter()
+    # What the launcher itself reads from is /dev/null.
+    actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
     try:
+        if cgroup is not None:
+            cgroup.enter()
         return os.posix_spawn(
             path, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
         )

@@ -16,8 +16,10 @@ from contextlib import suppress
 from batchyard.agent.launcher import tree, wire
 from batchyard.agent.launcher.cgroups import CgroupPool, open_cgroups
 from batchyard.agent.launcher.detach import Options
+from batchyard.agent.launcher.gpus import Gpus
 from batchyard.agent.launcher.journal import Journal
 from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd
+from batchyard.agent.launcher.memory_watch import MemoryWatch
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY, Process, StartError, spawn
 from batchyard.agent.launcher.workfolders import WorkFolders
 
@@ -45,8 +47,10 @@ def serve(options: Options, *, namespaced: bool) -> None:
         signal.signal(number, signal.SIG_IGN)
     _log(f"launcher of {options.agent_id}: {'namespaced' if namespaced else 'plain'}")
     journal = Journal("journal", wire.boot_id(), namespaced=namespaced)
-    cgroups = open_cgroups(f"batchyard-{options.agent_id}")
-    Launcher(options, journal, cgroups, namespaced=namespaced).run()
+    cgroups = open_cgroups(f"batchyard-{options.agent_id}") if options.cgroups else None
+    _log(f"cgroups: {cgroups.layout if cgroups is not None else 'none, memory is watched'}")
+    watch = MemoryWatch() if cgroups is None else None
+    Launcher(options, journal, cgroups, namespaced=namespaced, watch=watch).run()
 
 
 def _log(text: str) -> None:
@@ -66,7 +70,15 @@ def _adopt_orphans() -> None:
 class Launcher:
     """Runs, their processes, and the one agent that is connected."""
 
-    def __init__(self, options: Options, journal: Journal, cgroups: CgroupPool | None, *, namespaced: bool) -> None:
+    def __init__(
+        self,
+        options: Options,
+        journal: Journal,
+        cgroups: CgroupPool | None,
+        *,
+        namespaced: bool,
+        watch: MemoryWatch | None = None,
+    ) -> None:
         self._options = options
         self._journal = journal
         self._cgroups = cgroups
@@ -74,6 +86,8 @@ class Launcher:
         self._ledger = Ledger()
         self._processes: dict[Fence, Process] = {}
         self._unreaped: dict[int, Process] = {}
+        self._watch = watch
+        self._gpus = Gpus()
         self._folders = WorkFolders(f"{options.folder}/work")
         self._selector = selectors.DefaultSelector()
         self._agent: socket.socket | None = None
@@ -103,6 +117,7 @@ class Launcher:
         now = wire.now()
         self._meet_deadlines(now)
         self._guard_lease(now)
+        self._watch_memory(now)
         self._start(now)
         self._tell()
         self._compact()
@@ -281,8 +296,9 @@ class Launcher:
             if order.refusal:
                 raise StartError(order.refusal)
             if self._cgroups is not None and order.memory_mib:
-                cgroup = self._cgroups.acquire(order.memory_mib)
+                cgroup = self._cgroups.acquire(order.memory_mib, run.need[0])
             folder = self._folders.take(order.user)
+            order.env |= self._gpus.take(run.fence, run.need[2], self._ledger.capacity[2])
             process = spawn(run.fence, order, folder, cgroup)
         except (StartError, OSError, ValueError, OverflowError) as error:
             # The last two for what users can write and no system call takes: NUL bytes, ids that are too large. One
@@ -291,6 +307,7 @@ class Launcher:
                 self._cgroups.release(cgroup)
             if folder:
                 self._folders.give_back(folder)
+            self._gpus.give_back(run.fence)
             reason = str(error if isinstance(error, StartError) else StartError(str(error)))
             self._ledger.finish(run, wire.now(), RunEnd.START_FAILED, reason=reason)
             return None
@@ -307,8 +324,10 @@ class Launcher:
         if not ended:
             return
         now = wire.now()
-        children = tree.children()
-        strangers = None if children is None else bool(children - self._unreaped.keys() - self._folders.removers)
+        strangers = None
+        if len(ended) == len(self._processes) or not all(_is_looked_into_at_once(process) for process in ended):
+            children = tree.children()
+            strangers = None if children is None else bool(children - self._unreaped.keys() - self._folders.removers)
         self._finish(
             process
             for process in ended
@@ -340,7 +359,7 @@ class Launcher:
         for process in self._processes.values():
             if process.deadline > now:
                 continue
-            if process.exit_code is None and process.stopped is None:
+            if process.exit_code is None and process.stopped is None and not process.is_over_memory:
                 process.stop(RunEnd.TIMED_OUT, now, process.timeout_grace_s)
             elif not process.kill(now, self._others(process)) and process.exit_code is not None:
                 gone.append(process)
@@ -359,6 +378,7 @@ class Launcher:
         if process.cgroup is not None and self._cgroups is not None:
             self._cgroups.release(process.cgroup)
         self._folders.give_back(process.folder)
+        self._gpus.give_back(process.fence)
         exit_code = None if end is RunEnd.LOST else process.exit_code
         self._idle_since = wire.now()
         reason = OUT_OF_MEMORY if out_of_memory else ""
@@ -380,6 +400,13 @@ class Launcher:
         for process in self._processes.values():
             process.stop(RunEnd.LOST, now, 0)
         self._meet_deadlines(now)
+
+    def _watch_memory(self, now: float) -> None:
+        if self._watch is None:
+            return
+        for process in self._watch.over_limit(now, self._processes.values()):
+            process.is_over_memory = True
+            process.kill(now, self._others(process))
 
     # Housekeeping
 
@@ -403,6 +430,8 @@ class Launcher:
             moments.append(self._disk_failed_at + _DISK_RETRY_S)
         if self._agent is None and now < self._idle_since + self._options.idle_s:
             moments.append(self._idle_since + self._options.idle_s)
+        if self._watch is not None:
+            moments.append(self._watch.next_look(self._processes.values()))
         nearest = min(moments, default=float("inf"))
         return None if nearest == float("inf") else max(0.0, nearest - now)
 
@@ -426,3 +455,7 @@ class Launcher:
             write()
         except OSError as error:
             _log(f"the journal can't be written: {error}")
+
+
+def _is_looked_into_at_once(process: Process) -> bool:
+    return process.cgroup is not None and process.cgroup.is_looked_into_at_once

@@ -7,14 +7,16 @@ allows one, finds those that hide from all of these.
 
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Stat:
     """A process as /proc/PID/stat tells of it."""
 
-    __slots__ = ("group", "parent", "session", "started", "state")
+    __slots__ = ("group", "parent", "resident_bytes", "session", "started", "state")
 
     def __init__(self, text: str) -> None:
         # The name, in parentheses, may itself hold spaces and parentheses.
@@ -23,6 +25,7 @@ class Stat:
         self.parent, self.group, self.session = int(fields[1]), int(fields[2]), int(fields[3])
         self.started = int(fields[19])
         """Clock ticks since boot: with the process id it names a process for good."""
+        self.resident_bytes = int(fields[21]) * _PAGE_BYTES
 
     @property
     def alive(self) -> bool:
@@ -77,6 +80,45 @@ def members(root: int, marks: Collection[bytes], others: Collection[int] = ()) -
         fresh = {pid for pid, seen in table.items() if seen.parent in fresh and pid not in found and pid not in others}
         found |= fresh
     return found
+
+
+def by_run(marks: Mapping[int, Collection[bytes]]) -> dict[int, dict[int, Stat]]:
+    """Return the living processes of each run, by its first process; `marks` are those of each run.
+
+    Told from one look at all processes. The caller must be the one that orphans fall to.
+    """
+    table = processes()
+    found: dict[int, dict[int, Stat]] = {root: {} for root in marks}
+    for pid, seen in table.items():
+        root = _root_of(pid, seen, table, marks)
+        if root is not None:
+            found[root][pid] = seen
+    return found
+
+
+def _root_of(pid: int, seen: Stat, table: Mapping[int, Stat], marks: Mapping[int, Collection[bytes]]) -> int | None:
+    while True:
+        for number in (pid, seen.group, seen.session):
+            if number in marks:
+                return number
+        if seen.parent == os.getpid():
+            return next((root for root, of_root in marks.items() if carries(pid, of_root)), None)
+        parent = table.get(seen.parent)
+        if parent is None:
+            return None
+        pid, seen = seen.parent, parent
+
+
+def proportional_bytes(pid: int) -> int | None:
+    """Return a process's memory, in which what n processes share counts an nth for each; None if that can't be told."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 def kill(list_members: Callable[[], Collection[int]]) -> bool:
