@@ -22,7 +22,8 @@ from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import metadata_for
 from batchyard.rpc.server import InProcessEndpoint
-from batchyard.storage.log_files import LogFolder
+from batchyard.storage.log_cuts import Cut
+from batchyard.storage.log_files import LogFolder, LogMovedError
 from support.contexts import held_open, stopped
 from support.rpc import failure_of
 
@@ -194,6 +195,51 @@ async def test_following_gives_what_comes_until_the_end(service: Service) -> Non
     service.files.finish(*NAME)
     assert messages(await call.read()) == ["end"]
     assert await call.read() is grpc.aio.EOF
+
+
+async def test_following_goes_on_after_a_token_or_from_a_time(service: Service) -> None:
+    for number in range(4):
+        service.write(b"%d\n" % number, at_ms=1000 * number)
+    service.files.finish(*NAME)
+    head = await service.page(limit=2, start_from_head=True)
+    for members, expected in (
+        ({"next_token": head.next_forward_token}, ["2", "3"]),
+        ({"start_time": 3000}, ["3"]),
+        ({"start_time": 1000, "next_token": head.next_forward_token}, ["2", "3"]),
+    ):
+        call = service.logs.FollowLogEvents(pb.FollowLogEventsRequest(log_stream_name=STREAM, **members))
+        answers = [answer async for answer in call]
+        assert [message for answer in answers for message in messages(answer)] == expected
+        rest = await service.page(next_token=answers[-1].next_forward_token)
+        assert list(rest.events) == []
+    wrong = service.logs.FollowLogEvents(pb.FollowLogEventsRequest(log_stream_name=STREAM, next_token="x"))
+    error = error_from(await failure_of(wrong.read()))
+    assert (type(error), error.field) == (InvalidRequestError, "nextToken")
+
+
+async def test_a_follower_is_told_of_what_was_cut_before_it_came_there(service: Service) -> None:
+    service.write(b"one\ntwo\nthree\n")
+    call = service.logs.FollowLogEvents(pb.FollowLogEventsRequest(log_stream_name=STREAM))
+    assert messages(await call.read()) == ["one", "two", "three"]
+    with service.files.path(*NAME).open("ab") as file:
+        file.write(b"four\nfive\n")
+    service.files.cut(*NAME, Cut(4, 19))
+    service.files.mark(*NAME, (24, 2000))
+    note = "[batchyard] 15 bytes of this log were cut out here: it grew too long"
+    assert messages(await call.read()) == [note, "five"]
+    service.files.finish(*NAME)
+    assert await call.read() is grpc.aio.EOF
+
+
+def test_what_is_cut_while_it_is_read_is_not_taken_for_what_was_printed(tmp_path: Path) -> None:
+    files = LogFolder(tmp_path)
+    files.append(*NAME, 0, b"one\ntwo\nthree\n", 1000)
+    with files.open(*NAME) as log:
+        files.cut(*NAME, Cut(4, 8))
+        assert log.read(0, 4) == b"one\n"
+        assert log.read(8, 14) == b"three\n"
+        with pytest.raises(LogMovedError):
+            log.read(0, 14)
 
 
 async def test_what_is_shipped_wakes_its_followers(tmp_path: Path) -> None:

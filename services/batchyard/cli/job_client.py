@@ -140,15 +140,12 @@ class JobClient:
         """Yield the lines of a log until the attempt has ended, each of them once also when the connection breaks."""
         request = FollowLogEventsRequest(log_stream_name=log_stream_name)
         patience = Patience()
-        seen = 0
         while True:
-            skip = seen
             try:
                 async for response in self._logs.FollowLogEvents(request, metadata=self._metadata):
                     patience.renew()
-                    fresh, skip = response.events[skip:], max(0, skip - len(response.events))
-                    for event in fresh:
-                        seen += 1
+                    request.next_token = response.next_forward_token
+                    for event in response.events:
                         yield event.message
             except grpc.aio.AioRpcError as error:
                 await patience.wait_or_raise(error)

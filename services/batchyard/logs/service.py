@@ -21,8 +21,9 @@ from batchyard.logs.pages import EVENTS_MAX, Direction, Event, Page, PageRequest
 from batchyard.rpc.identity import caller_of
 from batchyard.storage.log_files import LogFolder, LogMovedError, LogNameError
 
-POLL_INTERVAL_S: Final = 0.1
-"""How often a followed log that other processes write is looked at."""
+POLL_INTERVAL_S: Final = 0.02
+POLL_INTERVAL_S_MAX: Final = 0.25
+"""How often a followed log is looked at that other processes may write: after something came, and then ever less."""
 ARRIVAL_PATIENCE_S: Final = 5.0
 """How long a log that agents ship may take to arrive: a job may name it, and even have ended, before that."""
 FOLLOWED_EVENTS_MAX: Final = 1000
@@ -76,17 +77,20 @@ class LogsServicer(LogsServiceServicer):
     async def FollowLogEvents(  # noqa: N802 - the name of the RPC
         self, request: pb.FollowLogEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.FollowLogEventsResponse]:
-        """Send a log stream from its beginning until it has ended."""
+        """Send a log stream until it has ended."""
         name = (caller_of(context).namespace, request.log_stream_name)
+        position = parse_token(request.next_token).offset if request.next_token else 0
+        start_ms = request.start_time if request.HasField("start_time") else None
         await self._await_first(name)
-        position = 0
         while True:
             arrival = self._arrivals.next(name)
             seen = await to_thread.run_sync(self._state, name)
-            wanted = PageRequest(token=Token(Direction.FORWARD, position), limit=FOLLOWED_EVENTS_MAX)
+            wanted = PageRequest(token=Token(Direction.FORWARD, position), start_ms=start_ms, limit=FOLLOWED_EVENTS_MAX)
             page, is_all = await to_thread.run_sync(self._read, name, wanted)
             if page.events:
-                yield pb.FollowLogEventsResponse(events=[_message(event) for event in page.events])
+                yield pb.FollowLogEventsResponse(
+                    events=[_message(event) for event in page.events], next_forward_token=str(page.forward_token)
+                )
                 position = page.end
             if is_all:
                 return
@@ -105,9 +109,12 @@ class LogsServicer(LogsServiceServicer):
                 await arrival.wait()
 
     async def _wait_for_more(self, name: LogName, seen: tuple[int, int], arrival: asyncio.Event) -> None:
+        """Wait until a log grows: this process tells of what it writes itself, and looks for what others write."""
+        interval_s = self._poll_interval_s
         while not arrival.is_set() and await to_thread.run_sync(self._state, name) == seen:
-            with anyio.move_on_after(self._poll_interval_s):
+            with anyio.move_on_after(interval_s):
                 await arrival.wait()
+            interval_s = max(min(2 * interval_s, POLL_INTERVAL_S_MAX), self._poll_interval_s)
 
     def _is_here(self, name: LogName) -> bool:
         try:

@@ -11,10 +11,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import TypeAlias as _TypeAlias, Never as _Never
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
 else:
-    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -723,19 +723,38 @@ class FollowLogEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
     log_stream_name: _builtins.str
+    next_token: _builtins.str
+    """A forward token, of an earlier message or of GetLogEvents: reading goes on from there, as after a lost connection.
+    Default: from the beginning.
+    """
+    start_time: _builtins.int
+    """Events from this time on (milliseconds since the epoch)."""
     def __init__(
         self,
         *,
         log_stream_name: _builtins.str | None = ...,
+        next_token: _builtins.str | None = ...,
+        start_time: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name", "log_stream_name", b"log_stream_name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name", "_next_token", b"_next_token", "_start_time", b"_start_time", "log_stream_name", b"log_stream_name", "next_token", b"next_token", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name", "log_stream_name", b"log_stream_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name", "_next_token", b"_next_token", "_start_time", b"_start_time", "log_stream_name", b"log_stream_name", "next_token", b"next_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__log_stream_name: _TypeAlias = _typing.Literal["log_stream_name"]  # noqa: Y015
     _WhichOneofArgType__log_stream_name: _TypeAlias = _typing.Literal["_log_stream_name", b"_log_stream_name"]  # noqa: Y015
+    _WhichOneofReturnType__next_token: _TypeAlias = _typing.Literal["next_token"]  # noqa: Y015
+    _WhichOneofArgType__next_token: _TypeAlias = _typing.Literal["_next_token", b"_next_token"]  # noqa: Y015
+    _WhichOneofReturnType__start_time: _TypeAlias = _typing.Literal["start_time"]  # noqa: Y015
+    _WhichOneofArgType__start_time: _TypeAlias = _typing.Literal["_start_time", b"_start_time"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_stream_name) -> _WhichOneofReturnType__log_stream_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_token) -> _WhichOneofReturnType__next_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_time) -> _WhichOneofReturnType__start_time | None: ...
 
 Global___FollowLogEventsRequest: _TypeAlias = FollowLogEventsRequest  # noqa: Y015
 
@@ -744,17 +763,23 @@ class FollowLogEventsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_FORWARD_TOKEN_FIELD_NUMBER: _builtins.int
+    next_forward_token: _builtins.str
+    """Where to go on after these events."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEvent]: ...
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___LogEvent] | None = ...,
+        next_forward_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_forward_token", b"_next_forward_token", "next_forward_token", b"next_forward_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_forward_token", b"_next_forward_token", "events", b"events", "next_forward_token", b"next_forward_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_forward_token: _TypeAlias = _typing.Literal["next_forward_token"]  # noqa: Y015
+    _WhichOneofArgType__next_forward_token: _TypeAlias = _typing.Literal["_next_forward_token", b"_next_forward_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_forward_token) -> _WhichOneofReturnType__next_forward_token | None: ...
 
 Global___FollowLogEventsResponse: _TypeAlias = FollowLogEventsResponse  # noqa: Y015

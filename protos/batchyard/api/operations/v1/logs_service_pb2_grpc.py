@@ -97,7 +97,7 @@ class LogsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FollowLogEvents(self, request, context):
-        """Sends the lines of a log stream from its beginning, as they come, until the attempt has ended and all is sent.
+        """Sends the lines of a log stream, as they come, until the attempt has ended and all is sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class LogsServiceStub:
     FilterLogEvents: _grpc.UnaryUnaryMultiCallable[_logs_service_pb2.FilterLogEventsRequest, _logs_service_pb2.FilterLogEventsResponse]
     """Reads a page of many log streams of a group, merged by time, and picks the events that match a pattern."""
     FollowLogEvents: _grpc.UnaryStreamMultiCallable[_logs_service_pb2.FollowLogEventsRequest, _logs_service_pb2.FollowLogEventsResponse]
-    """Sends the lines of a log stream from its beginning, as they come, until the attempt has ended and all is sent."""
+    """Sends the lines of a log stream, as they come, until the attempt has ended and all is sent."""
 
 @_typing.type_check_only
 class LogsServiceAsyncStub(LogsServiceStub):
@@ -62,7 +62,7 @@ class LogsServiceAsyncStub(LogsServiceStub):
     FilterLogEvents: _aio.UnaryUnaryMultiCallable[_logs_service_pb2.FilterLogEventsRequest, _logs_service_pb2.FilterLogEventsResponse]  # type: ignore[assignment]
     """Reads a page of many log streams of a group, merged by time, and picks the events that match a pattern."""
     FollowLogEvents: _aio.UnaryStreamMultiCallable[_logs_service_pb2.FollowLogEventsRequest, _logs_service_pb2.FollowLogEventsResponse]  # type: ignore[assignment]
-    """Sends the lines of a log stream from its beginning, as they come, until the attempt has ended and all is sent."""
+    """Sends the lines of a log stream, as they come, until the attempt has ended and all is sent."""
 
 class LogsServiceServicer(metaclass=_abc_1.ABCMeta):
     """What jobs print, as CloudWatch Logs shows it: log group `/aws/batch/job`, or the one that `awslogs-group` of the job's
@@ -107,6 +107,6 @@ class LogsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _logs_service_pb2.FollowLogEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_logs_service_pb2.FollowLogEventsResponse], _abc.AsyncIterator[_logs_service_pb2.FollowLogEventsResponse]]:
-        """Sends the lines of a log stream from its beginning, as they come, until the attempt has ended and all is sent."""
+        """Sends the lines of a log stream, as they come, until the attempt has ended and all is sent."""
 
 def add_LogsServiceServicer_to_server(servicer: LogsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
