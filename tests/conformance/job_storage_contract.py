@@ -378,7 +378,7 @@ class JobStorageContract(abc.ABC):
         )
         run = replace(a_run(), log_stream_name=of_run.log_stream_name)
         writer.apply(epoch, new(replace(stored("job", 7), run=run)))
-        attempt = Attempt(1, AGENT, "task", of_attempt.log_stream_name, "reason", 1, 2, 0, None)
+        attempt = Attempt(1, AgentId("earlier"), "task", of_attempt.log_stream_name, "reason", 1, 2, 0, None)
         writer.apply(epoch, Changes(attempts=[(7, attempt)]))
         # Of a time when the id of a task did not say its job.
         old = LogKey(NAMESPACE, f"definition/default/{'e' * 32}")
@@ -386,9 +386,9 @@ class JobStorageContract(abc.ABC):
         writer.apply(epoch, Changes(attempts=[(7, old_attempt)]))
         elsewhere, unnamed = LogKey("210987654321", of_run.log_stream_name), LogKey(NAMESPACE, "no/task")
         asked = [of_attempt, of_run, of_nobody, old, elsewhere, unnamed]
-        assert reader.known_logs(asked) == {of_attempt, of_run, old}
+        assert reader.log_owners(asked) == {of_attempt: "earlier", of_run: run.agent_id, old: "earlier"}
         writer.apply(epoch, Changes(removal=Removal(jobs=[7])))
-        assert reader.known_logs(asked) == set()
+        assert reader.log_owners(asked) == {}
 
     def test_a_snapshot_has_all_active_jobs_at_one_revision(
         self, writer: JobWriter, reader: JobReader, epoch: int

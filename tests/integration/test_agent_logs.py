@@ -101,6 +101,20 @@ def held(offset: int, *, final: bool = False) -> ingest_pb2.ShipLogsResponse:
     return ingest_pb2.ShipLogsResponse(positions=[position])
 
 
+def test_a_log_that_is_refused_stays_and_does_not_hold_up_the_others(folder: LogFolder) -> None:
+    for stream in (STREAM, "definition/default/2"):
+        folder.create(NAMESPACE, stream).write_bytes(b"text")
+        folder.mark(NAMESPACE, stream, (4, 1000))
+        folder.finish(NAMESPACE, stream)
+    reel = LogReel(folder)
+    assert len(reel.next_segments()) == 2
+    refused = ingest_pb2.LogName(namespace=NAMESPACE, log_stream_name=STREAM)
+    reel.acknowledge(ingest_pb2.ShipLogsResponse(refused=[refused]))
+    assert [segment.log_stream_name for segment in reel.next_segments()] == ["definition/default/2"]
+    assert folder.path(NAMESPACE, STREAM).exists()
+    assert len(LogReel(folder).next_segments()) == 2
+
+
 def test_only_what_shows_and_is_not_held_is_shipped(folder: LogFolder) -> None:
     folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
     folder.mark(NAMESPACE, STREAM, (6, 1000))

@@ -15,6 +15,7 @@ from batchyard.agent.launcher import wire
 from batchyard.agent.runtimes import engine
 from batchyard.agent.runtimes.launched import open_process_runtime
 from batchyard.agent.state import Orders
+from batchyard.rpc.peers import Peer, Role
 from batchyard.storage.log_files import LogFolder
 from support.agent import QUICK, an_offer, eventually, is_running, pids_with, soon
 
@@ -142,3 +143,20 @@ def test_signals_to_the_whole_group_of_an_agent_do_not_reach_its_launcher(tmp_pa
         os.killpg(agent.pid, signal.SIGKILL)
     assert is_running(launcher)
     soon(lambda: not is_running(launcher), "the launcher ends by itself")
+
+
+def test_an_agent_with_a_certificate_begins_its_id_with_the_name_in_it(tmp_path: Path) -> None:
+    peer = Peer(Role.AGENT, "worker-1")
+    keeper = IdentityKeeper(tmp_path, peer)
+    assert keeper.identity.agent_id.startswith("worker-1.")
+    assert IdentityKeeper(tmp_path, peer).identity == keeper.identity
+    # The disk is lost: what ran may run still, so it is another agent.
+    (tmp_path / "agent.json").unlink()
+    assert IdentityKeeper(tmp_path, peer).identity.agent_id != keeper.identity.agent_id
+
+
+def test_an_agent_starts_on_no_folder_of_another(tmp_path: Path) -> None:
+    agent_id = IdentityKeeper(tmp_path).identity.agent_id
+    with pytest.raises(AgentStartError, match=f"--agent {agent_id}"):
+        IdentityKeeper(tmp_path, Peer(Role.AGENT, "worker-1"))
+    assert IdentityKeeper(tmp_path, Peer(Role.AGENT, agent_id)).identity.agent_id == agent_id

@@ -1,8 +1,15 @@
 """What a gateway refuses to start with."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from batchyard.gateway.access_keys import AccessKey
 from batchyard.gateway.config import GatewayConfig, InvalidConfigError
+from batchyard.rpc.peers import Role
+from batchyard.rpc.tls import Tls
+from support.certificates import Certificates
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
@@ -50,3 +57,25 @@ def test_two_servers_need_two_ports_or_free_ones() -> None:
 def test_only_ports_that_are_known_can_be_shared(ports: tuple[int, int]) -> None:
     with pytest.raises(InvalidConfigError, match="reuse_port"):
         GatewayConfig(port=ports[0], grpc_port=ports[1], reuse_port=True)
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    return Certificates(tmp_path).tls(Role.SERVICE, "gateway")
+
+
+def test_listens_anywhere_once_everybody_is_asked_who_it_is(tls: Tls) -> None:
+    keys = {"AKID": AccessKey("a secret of enough characters")}
+    assert GatewayConfig(host="0.0.0.0", access_keys=keys, tls=tls).host == "0.0.0.0"
+    for half, told in (
+        (GatewayConfig(access_keys=keys), "without --tls-cert"),
+        (GatewayConfig(tls=tls), "without --access-keys"),
+    ):
+        with pytest.raises(InvalidConfigError, match=told):
+            replace(half, host="0.0.0.0")
+
+
+def test_no_secret_shows_in_a_text(tls: Tls) -> None:
+    config = GatewayConfig(access_keys={"AKID": AccessKey("a secret of enough characters")}, tls=tls)
+    assert "a secret" not in repr(config)
+    assert "PRIVATE" not in repr(config)

@@ -29,6 +29,7 @@ CODES = {
     "AlreadyExistsError": "ALREADY_EXISTS",
     "WrongStateError": "FAILED_PRECONDITION",
     "StaleIncarnationError": "FAILED_PRECONDITION",
+    "NotAllowedError": "PERMISSION_DENIED",
     "SupersededError": "ABORTED",
     "HistoryGoneError": "OUT_OF_RANGE",
     "UnavailableError": "UNAVAILABLE",

@@ -7,9 +7,7 @@ session_token = "…"              # clients must send it too
 expires = 2030-01-31T12:00:00Z   # from then on it is refused
 """
 
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from batchyard.rpc.private_files import PrivateFileError, read_private
+
 _ID: Final = re.compile(r"[!-+.:-<>-~0-9-]{1,128}")
 """Visible ASCII without commas, slashes and equals signs, which have a meaning in the Authorization header."""
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _SECRET_CHARACTERS_MIN: Final = 16
-_FORBIDDEN_MODE: Final = stat.S_IWGRP | stat.S_IRWXO
 _MEMBERS: Final = frozenset({"secret", "account", "session_token", "expires"})
 
 
@@ -44,18 +43,10 @@ class AccessKey:
 def read_access_keys(path: Path) -> Mapping[str, AccessKey]:
     """Return the keys in a file, by their id; raise AccessKeysError if it is wrong, or others may read it."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & _FORBIDDEN_MODE:
-                raise AccessKeysError(
-                    f"{path} has the mode {mode:04o}, so that others may read or change it: chmod 600 {path}"
-                )
-            content = tomllib.load(file)
-    except OSError as error:
-        raise AccessKeysError(f"cannot read {path}: {error.strerror}") from error
+        content = tomllib.loads(read_private(path).decode())
+    except PrivateFileError as error:
+        raise AccessKeysError(str(error)) from error
     except ValueError as error:
-        if isinstance(error, AccessKeysError):
-            raise
         raise AccessKeysError(f"{path} is not TOML: {error}") from error
     problems = list(_problems(content))
     if problems:

@@ -36,16 +36,19 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
     services = public_services(config, upstreams)
     options = ServerOptions(drain_s=DRAIN_S, reuse_port=config.reuse_port)
     async with (
-        serve_grpc(services, address=hosts.authority(config.host, config.grpc_port), options=options) as grpc_port,
+        serve_grpc(
+            services, address=hosts.authority(config.host, config.grpc_port), options=options, tls=config.tls
+        ) as grpc_port,
         serve_http(
             HttpApp(config, upstreams),
             host=config.host,
             port=config.port,
             drain_s=DRAIN_S,
             reuse_port=config.reuse_port,
+            tls=None if config.tls is None else config.tls.https_context(),
         ) as http_port,
     ):
         yield GatewayAddresses(
-            http=f"http://{hosts.authority(config.host, http_port)}",
+            http=f"{'http' if config.tls is None else 'https'}://{hosts.authority(config.host, http_port)}",
             grpc=f"grpc://{hosts.authority(config.host, grpc_port)}",
         )

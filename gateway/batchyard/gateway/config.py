@@ -9,6 +9,7 @@ from typing import Final
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 from batchyard.gateway import hosts
 from batchyard.gateway.access_keys import AccessKey
+from batchyard.rpc.tls import Tls
 
 ACCOUNT: Final = re.compile(r"[0-9]{12}")
 REGION: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
@@ -35,13 +36,15 @@ class GatewayConfig:
     allowed_hosts: tuple[str, ...] = ()
     """Further names and addresses under which clients reach this server, without port."""
     insecure: bool = False
-    """Listen beyond loopback although nobody's signature is checked."""
+    """Listen beyond loopback although not everybody is asked who it is."""
     reuse_port: bool = False
     """Let another gateway listen on the same ports, so that it can take over without a gap."""
     access_keys: Mapping[str, AccessKey] | None = field(default=None, repr=False)
     """Who may sign requests, by access key id; None: signatures are parsed and not verified."""
     clock_skew_s: float = 900.0
     """How far apart the clocks of client and server may be when signatures are verified."""
+    tls: Tls | None = None
+    """Serve HTTPS, and gRPC to those who have a certificate; None: neither is protected."""
     deadline_s: float = 60.0
     """How long a request may take to arrive, and then to be answered."""
 
@@ -54,10 +57,15 @@ class GatewayConfig:
         if not hosts.is_valid(hosts.normal(self.host)):
             yield f"host {self.host!r} is neither a name nor an address"
         elif not hosts.is_loopback(hosts.normal(self.host)) and not self.insecure:
-            yield (
-                f"host {self.host!r} can be reached from other machines and signatures are not checked, so anybody"
-                " there could run jobs here: listen on 127.0.0.1, or allow it with --insecure"
-            )
+            open_doors = [
+                *(("signatures are not checked without --access-keys",) if self.access_keys is None else ()),
+                *(("whoever calls by gRPC is not asked for a certificate without --tls-cert",) if not self.tls else ()),
+            ]
+            if open_doors:
+                yield (
+                    f"host {self.host!r} can be reached from other machines and {', and '.join(open_doors)}, so anybody"
+                    " there could run jobs here: listen on 127.0.0.1, or allow it with --insecure"
+                )
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
             if not 0 <= port <= 65535:
                 yield f"{name} {port} is not between 0 and 65535"

@@ -12,11 +12,11 @@ import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.errors import InvalidRequestError, NotAllowedError
 from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
-from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, reached, stream_call, unary_call
+from batchyard.gateway.upstreams import FLEET_SERVICES, PUBLIC_SERVICES, Upstreams, reached, stream_call, unary_call
 from batchyard.rpc.identity import (
     INVOCATION_KEY,
     NAMESPACE_KEY,
@@ -26,6 +26,7 @@ from batchyard.rpc.identity import (
     metadata_for,
     metadata_of,
 )
+from batchyard.rpc.peers import EVERY_CLIENT, peer_of
 from batchyard.rpc.server import Service
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -44,7 +45,7 @@ def _forwarding(service: ServiceDescriptor, channel: grpc.aio.Channel, config: G
     def register(server: grpc.aio.Server) -> None:
         server.add_generic_rpc_handlers((generic,))
 
-    return Service(service, register)
+    return Service(service, register, callers=EVERY_CLIENT)
 
 
 def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: GatewayConfig) -> Handler:
@@ -53,31 +54,36 @@ def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: Gatewa
     deserialize = GetMessageClass(method.input_type).FromString
     serialize = GetMessageClass(method.output_type).SerializeToString
     if method.server_streaming:
-        stream = _forward_stream(stream_call(channel, method), config)
+        stream = _forward_stream(stream_call(channel, method), method, config)
         return grpc.unary_stream_rpc_method_handler(stream, deserialize, serialize)
-    unary = _forward_unary(channel, unary_call(channel, method), config)
+    unary = _forward_unary(channel, unary_call(channel, method), method, config)
     return grpc.unary_unary_rpc_method_handler(unary, deserialize, serialize)
 
 
 def _forward_unary(
-    channel: grpc.aio.Channel, call: grpc.aio.UnaryUnaryMultiCallable[Any, Any], config: GatewayConfig
+    channel: grpc.aio.Channel,
+    call: grpc.aio.UnaryUnaryMultiCallable[Any, Any],
+    method: MethodDescriptor,
+    config: GatewayConfig,
 ) -> Callable[..., Any]:
     async def forward(request: Any, context: Context) -> Any:
         await reached(channel)
         remaining = context.time_remaining()
         timeout = config.deadline_s if remaining is None else min(remaining, config.deadline_s)
         try:
-            return await call(request, timeout=timeout, metadata=_metadata_of(context, config))
+            return await call(request, timeout=timeout, metadata=_metadata_of(context, method, config))
         except grpc.aio.AioRpcError as error:
             await _pass_back(error, context)
 
     return forward
 
 
-def _forward_stream(call: grpc.aio.UnaryStreamMultiCallable[Any, Any], config: GatewayConfig) -> Callable[..., Any]:
+def _forward_stream(
+    call: grpc.aio.UnaryStreamMultiCallable[Any, Any], method: MethodDescriptor, config: GatewayConfig
+) -> Callable[..., Any]:
     async def forward(request: Any, context: Context) -> None:
         # No deadline but the caller's: a watch lasts as long as both sides live.
-        responses = call(request, timeout=context.time_remaining(), metadata=_metadata_of(context, config))
+        responses = call(request, timeout=context.time_remaining(), metadata=_metadata_of(context, method, config))
         try:
             async for response in responses:
                 await context.write(response)
@@ -89,9 +95,16 @@ def _forward_stream(call: grpc.aio.UnaryStreamMultiCallable[Any, Any], config: G
     return forward
 
 
-def _metadata_of(context: Context, config: GatewayConfig) -> tuple[tuple[str, str], ...]:
+def _metadata_of(context: Context, method: MethodDescriptor, config: GatewayConfig) -> tuple[tuple[str, str], ...]:
     sent = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-    caller = Caller(namespace=sent.get(NAMESPACE_KEY, config.account), region=sent.get(REGION_KEY, config.region))
+    peer = peer_of(context)
+    account = config.account if peer is None or peer.account is None else peer.account
+    caller = Caller(namespace=sent.get(NAMESPACE_KEY, account), region=sent.get(REGION_KEY, config.region))
+    if peer is not None and peer.account is not None:
+        if peer.account != caller.namespace:
+            raise NotAllowedError(f"The certificate of {peer} is for account {account} alone.", field=NAMESPACE_KEY)
+        if method.containing_service.full_name in FLEET_SERVICES:
+            raise NotAllowedError(f"The certificate of {peer} is for account {account}, not for the whole fleet.")
     if not ACCOUNT.fullmatch(caller.namespace):
         raise InvalidRequestError(f"{NAMESPACE_KEY} must be 12 digits", field=NAMESPACE_KEY)
     if not REGION.fullmatch(caller.region):

@@ -25,6 +25,9 @@ _OWNERS: Final[Mapping[ServiceDescriptor, str]] = {
 RESTART_PATIENCE_S: Final = 5.0
 """How long a call waits for a service that cannot be reached: most often it is just being started again."""
 
+FLEET_SERVICES: Final = frozenset({agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"].full_name})
+"""Public services that are about all accounts at once."""
+
 PUBLIC_SERVICES: Final = tuple(_OWNERS)
 """What clients may call: through gRPC, and where a method's options say so through HTTP."""
 

@@ -33,6 +33,7 @@ from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceS
 from batchyard.domain.clock import Clock
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.connection import open_channel
+from batchyard.rpc.tls import Tls
 from batchyard.storage.log_files import LogFolder
 
 RuntimeName = Literal["docker", "process"]
@@ -54,6 +55,8 @@ class AgentConfig:
     """Where jobs' output goes; default `logs` in the folder."""
     log_bytes_max: int = LOG_BYTES_MAX
     """How long the log of an attempt may become; of a longer one the middle is cut out."""
+    tls: Tls | None = None
+    """Its certificate, which names it; None: it names itself, which only a local scheduler believes."""
     runtime: Literal["auto", "docker", "process"] = "auto"
     capacity: str | None = None
     """What to offer in place of what the host has, as in `vcpus=64,memory=256GiB,gpus=1`."""
@@ -140,7 +143,7 @@ class _Agent:
         self._capacity: Need = (0, 0, 0)
         # Whole paths: the launcher, which opens the files, stands in another folder.
         self._logs = LogFolder((config.log_folder or config.folder / "logs").resolve())
-        self._keeper = IdentityKeeper(config.folder)
+        self._keeper = IdentityKeeper(config.folder, None if config.tls is None else config.tls.peer)
 
     async def run(self) -> None:
         """Open the runtime, and again whenever it is lost, until stopped."""
@@ -149,9 +152,9 @@ class _Agent:
         await self._end_other_runtime(name)
         self._capacity = await self._offered_capacity(name)
         async with AsyncExitStack() as stack:
-            channel = await stack.enter_async_context(open_channel(config.scheduler))
+            channel = await stack.enter_async_context(open_channel(config.scheduler, config.tls))
             if config.logs is not None:
-                logs_channel = await stack.enter_async_context(open_channel(config.logs))
+                logs_channel = await stack.enter_async_context(open_channel(config.logs, config.tls))
                 shipping = await stack.enter_async_context(anyio.create_task_group())
                 stack.callback(shipping.cancel_scope.cancel)
                 stub = LogIngestServiceStub(logs_channel)

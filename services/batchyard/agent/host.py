@@ -17,6 +17,7 @@ import anyio
 from anyio import to_thread
 
 from batchyard.domain.errors import UnavailableError
+from batchyard.rpc.peers import Peer
 
 LOCK_PATIENCE_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.1
@@ -54,17 +55,26 @@ class Identity:
 class IdentityKeeper:
     """The identity on the disk of an agent's folder, which must be locked."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read it; a new folder gets a new agent id. Raises AgentStartError if it is damaged."""
+    def __init__(self, folder: Path, peer: Peer | None = None) -> None:
+        """Read it; a new folder gets a new agent id, which begins with the name in the agent's certificate.
+
+        Raises AgentStartError if it is damaged, or of an agent whose certificate this is not.
+        """
         self._folder = folder
         self._newest: Epochs = (0, 0)
         path = folder / "agent.json"
         try:
             self.identity = Identity(**json.loads(path.read_bytes()))
         except FileNotFoundError:
-            self._save(Identity(agent_id=uuid4().hex))
+            # Never that of before, also where the name is: what an agent ran whose disk is lost may run still.
+            self._save(Identity(uuid4().hex if peer is None else f"{peer.name}.{uuid4().hex[:12]}"))
         except (ValueError, TypeError) as error:
             raise AgentStartError(f"{path} is damaged ({error}): nobody knows what this agent runs") from error
+        if peer is not None and not peer.is_agent(self.identity.agent_id):
+            raise AgentStartError(
+                f"the certificate is that of {peer}, and {folder} is the folder of agent {self.identity.agent_id}: "
+                f"use a certificate of that agent (--agent {self.identity.agent_id}), or another folder"
+            )
         self._newest = (self.identity.store_epoch, self.identity.leader_epoch)
 
     def begin_incarnation(self, runtime: str, instance: str) -> None:

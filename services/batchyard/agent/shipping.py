@@ -1,5 +1,6 @@
 """Ships logs to the logs service, off the path of jobs, and deletes each file once the service holds all of it."""
 
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ SEGMENT_BYTES_MAX: Final = 256 * 1024
 SEGMENT_OVERHEAD_BYTES: Final = 256
 REQUEST_BYTES_MAX: Final = 1024 * 1024
 ANSWER_PATIENCE_S: Final = 30.0
+
+_log = logging.getLogger(__name__)
 
 
 async def ship_logs(
@@ -85,6 +88,7 @@ class LogReel:
         self._folder = folder
         self._held: dict[LogName, int] = {}
         self._last: LogName = ("", "")
+        self._refused: set[LogName] = set()
 
     def next_segments(self) -> list[ingest_pb2.LogSegment]:
         """Return segments that the service lacks, as much as fits in a request.
@@ -97,6 +101,8 @@ class LogReel:
         begin = bisect_right(names, self._last)
         for name in names[begin:] + names[:begin]:
             self._last = name
+            if name in self._refused:
+                continue
             for segment in self._segments(name, room):
                 segments.append(segment)
                 room -= len(segment.data) + 16 * len(segment.mark_offsets) + SEGMENT_OVERHEAD_BYTES
@@ -105,7 +111,10 @@ class LogReel:
         return segments
 
     def acknowledge(self, response: ingest_pb2.ShipLogsResponse) -> None:
-        """Take in what the service holds on disk; a log that it holds whole is deleted here."""
+        """Take in what the service holds on disk; a log that it holds whole is deleted here, one it refuses stays."""
+        for log in response.refused:
+            _log.warning("the logs service does not take %s, as of a job that is not known", log.log_stream_name)
+            self._refused.add((log.namespace, log.log_stream_name))
         for position in response.positions:
             name = (position.namespace, position.log_stream_name)
             if position.final:

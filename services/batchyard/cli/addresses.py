@@ -16,12 +16,12 @@ def is_loopback(host: str) -> bool:
         return host.lower() in _LOOPBACK_NAMES
 
 
-def require_loopback_or_consent(host: str, *, insecure: bool) -> None:
+def require_loopback_or_consent(host: str, *, authenticated: bool, insecure: bool) -> None:
     """Raise CannotStartError for an address that others can reach, unless the user has said that this is meant."""
-    if not insecure and not is_loopback(host):
+    if not (authenticated or insecure or is_loopback(host)):
         raise CannotStartError(
-            f"--host {host} can be reached from other machines, and requests are not authenticated: "
-            "add --insecure if everybody who can reach it may use it"
+            f"--host {host} can be reached from other machines, and nobody is asked who it is: give certificates with "
+            "--tls-cert, --tls-key and --tls-ca, or add --insecure if everybody who can reach it may use it"
         )
 
 

@@ -17,6 +17,9 @@ from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.monitoring import monitored
 from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.cli.tls import tls_files
+from batchyard.rpc.peers import Role
+from batchyard.rpc.tls import Tls
 
 
 @asynccontextmanager
@@ -54,6 +57,7 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
     metavar="NAME",
     help="Serve this compute environment only; repeatable. Default: all.",
 )
+@tls_files(Role.AGENT)
 @agent_host()
 @options.option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
 @options.option("--monitoring-host", default="127.0.0.1", help="Address for --monitoring-port.")
@@ -67,6 +71,7 @@ def agent(
     log_folder: Path | None,
     compute_environment: tuple[str, ...],
     host_options: HostOptions,
+    tls: Tls | None,
     with_parent: bool,
     monitoring_host: str,
     monitoring_port: int | None,
@@ -86,6 +91,7 @@ def agent(
         scheduler=scheduler,
         logs=None if log_folder else logs,
         log_folder=log_folder,
+        tls=tls,
         runtime=host_options.runtime,
         capacity=host_options.capacity,
         reserve_vcpus=host_options.reserve_vcpus,

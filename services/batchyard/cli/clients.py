@@ -15,6 +15,10 @@ import grpc
 from batchyard.cli import options
 from batchyard.cli.folder import DataFolder, Endpoint
 from batchyard.cli.serving import first_of
+from batchyard.cli.tls import tls_files
+from batchyard.domain.names import DEFAULT_NAMESPACE, Caller
+from batchyard.rpc.peers import Role
+from batchyard.rpc.tls import Tls
 
 EXIT_UNREAD: Final = 128 + signal.SIGPIPE
 """When nobody reads the output any more, as a local command's."""
@@ -39,6 +43,18 @@ def _endpoint(_context: click.Context, _parameter: click.Parameter, value: str |
     if match is None:
         raise click.BadParameter(f"{value!r} is not grpc://HOST:PORT")
     return match[1]
+
+
+def tls_of_client() -> options.Decorator:
+    """Declare the flags of a client's certificate."""
+    return tls_files(Role.CLIENT, Role.SERVICE)
+
+
+def caller_for(account: str, region: str, tls: Tls | None) -> Caller:
+    """Return for whom a command acts: for the account in its certificate, if there is one and no other was named."""
+    if account == DEFAULT_NAMESPACE and tls is not None and tls.peer.account is not None:
+        account = tls.peer.account
+    return Caller(account, region)
 
 
 def target_of(endpoint: str | None, folder: DataFolder) -> str:

@@ -21,6 +21,7 @@ from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import EXIT_INTERRUPTED, Patience
 from batchyard.cli.logging import configure_logging
 from batchyard.rpc.connection import open_channel
+from batchyard.rpc.tls import Tls
 
 if TYPE_CHECKING:
     from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceAsyncStub
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.5
 
 
-async def drain_agent(target: str, name: str, *, limit_s: int | None, resume: bool, wait: bool) -> None:
+async def drain_agent(
+    target: str, name: str, tls: Tls | None, *, limit_s: int | None, resume: bool, wait: bool
+) -> None:
     """Drain or resume an agent, named by its id or its host; if asked to, wait until nothing runs on it."""
-    async with open_channel(target) as channel:
+    async with open_channel(target, tls) as channel:
         stub: AgentsServiceAsyncStub = AgentsServiceStub(channel)
         patience = Patience()
         agents = await _agents(stub, patience)
@@ -85,6 +88,7 @@ def _what_runs(agent: AgentSummary) -> str:
 @click.command()
 @clients.endpoint()
 @options.data_dir()
+@clients.tls_of_client()
 @options.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -100,6 +104,7 @@ def drain(
     *,
     endpoint: str | None,
     data_dir: Path,
+    tls: Tls | None,
     limit: int | None,
     wait: bool,
     resume: bool,
@@ -117,7 +122,7 @@ def drain(
     target = clients.target_of(endpoint, DataFolder(data_dir))
     with clients.talking_to(target, unread="nobody reads the output any more; the agent is drained"):
         try:
-            anyio.run(partial(drain_agent, target, agent, limit_s=limit, resume=resume, wait=wait))
+            anyio.run(partial(drain_agent, target, agent, tls, limit_s=limit, resume=resume, wait=wait))
         except KeyboardInterrupt:
             click.echo("batchyard: the agent stays drained; it takes jobs again with --resume", err=True)
             sys.exit(EXIT_INTERRUPTED)

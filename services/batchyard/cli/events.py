@@ -26,6 +26,7 @@ from batchyard.domain.names import Caller
 from batchyard.gateway.transcoder import compile_encoder, words_of
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.identity import metadata_for
+from batchyard.rpc.tls import Tls
 
 if TYPE_CHECKING:
     from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceAsyncStub
@@ -61,10 +62,10 @@ async def watched(
             return
 
 
-async def print_events(target: str, caller: Caller, request: WatchJobEventsRequest) -> None:
+async def print_events(target: str, caller: Caller, request: WatchJobEventsRequest, tls: Tls | None) -> None:
     """Print events until there are no more, or for ever."""
     encode = compile_encoder(JobStateChangeEvent.DESCRIPTOR)
-    async with open_channel(target) as channel:
+    async with open_channel(target, tls) as channel:
         stub: JobOperationsServiceAsyncStub = JobOperationsServiceStub(channel)
         async with aclosing(watched(stub, caller, request)) as responses:
             async for response in responses:
@@ -76,6 +77,7 @@ async def print_events(target: str, caller: Caller, request: WatchJobEventsReque
 @click.command()
 @clients.endpoint()
 @options.data_dir()
+@clients.tls_of_client()
 @options.option("--follow", is_flag=True, help="Go on with what comes, until interrupted; begins now.")
 @options.option("--replay", is_flag=True, help="With --follow: first print what is kept.")
 @options.option("--queue", multiple=True, metavar="NAME", help="Events of jobs in this queue only; repeatable.")
@@ -92,6 +94,7 @@ def events(
     *,
     endpoint: str | None,
     data_dir: Path,
+    tls: Tls | None,
     follow: bool,
     replay: bool,
     queue: Sequence[str],
@@ -117,6 +120,6 @@ def events(
     )
     with clients.talking_to(target, unread="nobody reads the events any more"):
         try:
-            anyio.run(print_events, target, Caller(account, region), request)
+            anyio.run(print_events, target, clients.caller_for(account, region, tls), request, tls)
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)

@@ -10,11 +10,14 @@ from batchyard.cli import options
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.cli.tls import tls_files
 from batchyard.gateway.access_keys import AccessKeysError, read_access_keys
 from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig, InvalidConfigError
 from batchyard.gateway.upstreams import Upstreams
 from batchyard.rpc.connection import open_channel
+from batchyard.rpc.peers import Role
+from batchyard.rpc.tls import Tls
 
 
 def gateway_config(
@@ -28,6 +31,7 @@ def gateway_config(
     insecure: bool,
     access_keys: Path | None,
     clock_skew: float,
+    tls: Tls | None,
     reuse_port: bool = False,
 ) -> GatewayConfig:
     """Return the configuration; raise CannotStartError with all that is wrong with it."""
@@ -37,6 +41,7 @@ def gateway_config(
             *(host, port, grpc_port, account, region, allowed_host, insecure, reuse_port),
             access_keys=keys,
             clock_skew_s=clock_skew,
+            tls=tls,
         )
     except (AccessKeysError, InvalidConfigError) as error:
         raise CannotStartError(str(error)) from error
@@ -53,6 +58,7 @@ def gateway_config(
 )
 @options.account_and_region()
 @options.signatures()
+@tls_files(Role.SERVICE)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("scheduler", options.SCHEDULER_PORT)
@@ -70,6 +76,7 @@ def gateway(
     region: str,
     access_keys: Path | None,
     clock_skew: float,
+    tls: Tls | None,
     registry: str,
     jobstore: str,
     scheduler: str,
@@ -84,16 +91,17 @@ def gateway(
         insecure=insecure,
         access_keys=access_keys,
         clock_skew=clock_skew,
+        tls=tls,
         reuse_port=reuse_port,
     )
 
     @asynccontextmanager
     async def on_ports() -> AsyncIterator[str]:
         async with (
-            open_channel(registry) as to_registry,
-            open_channel(jobstore) as to_jobs,
-            open_channel(scheduler) as to_scheduler,
-            open_channel(logs) as to_logs,
+            open_channel(registry, tls) as to_registry,
+            open_channel(jobstore, tls) as to_jobs,
+            open_channel(scheduler, tls) as to_scheduler,
+            open_channel(logs, tls) as to_logs,
             or_cannot_start(
                 open_gateway(config=config, upstreams=Upstreams(to_registry, to_jobs, to_scheduler, to_logs))
             ) as addresses,

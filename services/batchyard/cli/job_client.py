@@ -29,6 +29,7 @@ from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceS
 from batchyard.domain.names import Caller
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.identity import metadata_for
+from batchyard.rpc.tls import Tls
 
 if TYPE_CHECKING:
     from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceAsyncStub
@@ -210,10 +211,10 @@ def exit_code_of(change: JobChange) -> int:
     return change.exit_code or EXIT_FAILED_WITHOUT_CODE
 
 
-async def run_job(target: str, caller: Caller, request: JobRequest) -> int:
+async def run_job(target: str, caller: Caller, request: JobRequest, tls: Tls | None) -> int:
     """Submit the job, follow it, return its exit code. The first interrupt terminates the job, the second leaves it."""
     end: JobChange | None = None
-    async with open_channel(target) as channel:
+    async with open_channel(target, tls) as channel:
         client = JobClient(channel, caller)
         job_id = await client.submit(request)
         _log.info("submitted", extra={"job_id": job_id})

@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "gateway": ("batchyard.cli.gateway", "Serve the AWS API and the public gRPC port."),
     "agent": ("batchyard.cli.agent", "Run jobs on this host."),
     "drain": ("batchyard.cli.drain", "Have an agent take no more jobs, before its host is taken away."),
+    "certificates": ("batchyard.cli.certificates", "Make the certificates with which the parts know each other."),
     "backup": ("batchyard.cli.backup", "Copy all resources and jobs to a file, also while they are in use."),
     "restore": ("batchyard.cli.backup", "Put the resources and jobs of a backup into an empty data folder."),
 }

@@ -32,8 +32,12 @@ LOGS_PORT: Final = 8085
 
 def option(flag: str, **attributes: Any) -> Decorator:
     """Declare a flag, its environment variable, and the naming of both in the help text."""
-    variable = "BATCHYARD_" + flag.removeprefix("--").upper().replace("-", "_")
-    return click.option(flag, envvar=variable, **{"show_envvar": True, "show_default": True, **attributes})
+    return click.option(flag, envvar=variable_of(flag), **{"show_envvar": True, "show_default": True, **attributes})
+
+
+def variable_of(flag: str) -> str:
+    """Return the name of a flag's environment variable."""
+    return "BATCHYARD_" + flag.removeprefix("--").upper().replace("-", "_")
 
 
 def all_of(*decorators: Decorator) -> Decorator:

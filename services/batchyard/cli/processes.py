@@ -2,7 +2,7 @@
 
 import logging
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -22,24 +22,25 @@ TERMINATE_TIMEOUT_S: Final = 3.0
 
 
 @asynccontextmanager
-async def supervised(command: Sequence[str]) -> AsyncIterator[None]:
+async def supervised(command: Sequence[str], environment: Mapping[str, str] | None = None) -> AsyncIterator[None]:
     """Keep a child running for the length of the context, entered once the child has printed its ready line.
 
-    Raises CannotStartError if the child says by its exit code that it never can start.
+    Its environment is that of this process, unless another is given. Raises CannotStartError if the child says by its
+    exit code that it never can start.
     """
     ready = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(_keep_running, command, ready)
+        group.start_soon(_keep_running, command, environment, ready)
         await ready.wait()
         yield
         group.cancel_scope.cancel()
 
 
-async def _keep_running(command: Sequence[str], ready: anyio.Event) -> None:
+async def _keep_running(command: Sequence[str], environment: Mapping[str, str] | None, ready: anyio.Event) -> None:
     backoff = BACKOFF_FIRST_S
     while True:
         started_at = anyio.current_time()
-        exit_code = await _run_once(command, ready.set)
+        exit_code = await _run_once(command, environment, ready.set)
         if exit_code == CannotStartError.exit_code and not ready.is_set():
             raise CannotStartError("the agent cannot start; its own message is above")
         if anyio.current_time() - started_at > BACKOFF_RESET_S:
@@ -49,10 +50,12 @@ async def _keep_running(command: Sequence[str], ready: anyio.Event) -> None:
         backoff = min(backoff * 2, BACKOFF_MAX_S)
 
 
-async def _run_once(command: Sequence[str], ready: Callable[[], None]) -> int:
+async def _run_once(command: Sequence[str], environment: Mapping[str, str] | None, ready: Callable[[], None]) -> int:
     """Run the child to its end, calling `ready` for what it prints, and return its exit code."""
     with anyio.CancelScope(shield=True):  # cancelled halfway, it would leave a child that nobody waits for
-        child = await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None)
+        child = await anyio.open_process(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None, env=environment
+        )
     async with child:
         assert child.stdout is not None
         try:

@@ -11,7 +11,7 @@ from batchyard.cli import clients, options
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import JobRequest, run_job
 from batchyard.cli.logging import configure_logging
-from batchyard.domain.names import Caller
+from batchyard.rpc.tls import Tls
 
 
 def _environment(_context: click.Context, _parameter: click.Parameter, assignments: tuple[str, ...]) -> dict[str, str]:
@@ -33,6 +33,7 @@ def job_name_for(program: str) -> str:
 @click.command(context_settings={"allow_interspersed_args": False})
 @clients.endpoint()
 @options.data_dir()
+@clients.tls_of_client()
 @options.option("--queue", default="default", help="Job queue.")
 @options.option("--name", default=None, help="Job name. Default: that of the program.")
 @options.option("--image", default="busybox", help="Image in which the command runs; the process runtime ignores it.")
@@ -46,6 +47,7 @@ def run(
     *,
     endpoint: str | None,
     data_dir: Path,
+    tls: Tls | None,
     queue: str,
     name: str | None,
     image: str,
@@ -63,5 +65,5 @@ def run(
     request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env)
     target = clients.target_of(endpoint, DataFolder(data_dir))
     with clients.talking_to(target, unread="nobody reads the output any more; the job goes on"):
-        exit_code = anyio.run(run_job, target, Caller(account, region), request)
+        exit_code = anyio.run(run_job, target, clients.caller_for(account, region, tls), request, tls)
     sys.exit(exit_code)

@@ -12,15 +12,19 @@ from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.monitoring import monitored
 from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.cli.tls import tls_files
 from batchyard.domain.compat import Compat
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.connection import open_channel
+from batchyard.rpc.peers import Role
 from batchyard.rpc.server import Service, serve_grpc
+from batchyard.rpc.tls import Tls
 
 
 @click.command()
 @options.data_dir()
 @options.listening(options.REGISTRY_PORT)
+@tls_files(Role.SERVICE)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.durability()
 @options.compat()
@@ -32,6 +36,7 @@ def registry(
     host: str,
     grpc_port: int,
     insecure: bool,
+    tls: Tls | None,
     jobstore: str,
     durability: str,
     compat: Compat,
@@ -48,7 +53,7 @@ def registry(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(jobstore) as job_store,
+            open_channel(jobstore, tls) as job_store,
             open_registry(
                 database=folder.registry_database,
                 job_store=job_store,
@@ -60,12 +65,13 @@ def registry(
             yield services
 
     with folder.locked("registry"):
-        _serve_alone("registry", opening(), host, grpc_port, monitoring_port, insecure=insecure)
+        _serve_alone("registry", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
 
 
 @click.command()
 @options.data_dir()
 @options.listening(options.JOBSTORE_PORT)
+@tls_files(Role.SERVICE)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.seconds(
     "--leader-lease", 10, "How long a scheduler may lead without hearing from here; a new one waits it out."
@@ -82,6 +88,7 @@ def jobstore(
     host: str,
     grpc_port: int,
     insecure: bool,
+    tls: Tls | None,
     registry: str,
     leader_lease: float,
     durability: str,
@@ -101,7 +108,7 @@ def jobstore(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(registry) as registry_channel,
+            open_channel(registry, tls) as registry_channel,
             open_job_store(
                 database=folder.job_database,
                 registry=registry_channel,
@@ -116,11 +123,12 @@ def jobstore(
             yield services
 
     with folder.locked("jobstore"):
-        _serve_alone("jobstore", opening(), host, grpc_port, monitoring_port, insecure=insecure)
+        _serve_alone("jobstore", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
 
 
 @click.command()
 @options.listening(options.SCHEDULER_PORT)
+@tls_files(Role.SERVICE)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.leases()
@@ -132,6 +140,7 @@ def scheduler(
     host: str,
     grpc_port: int,
     insecure: bool,
+    tls: Tls | None,
     jobstore: str,
     registry: str,
     heartbeat_interval: float,
@@ -162,8 +171,8 @@ def scheduler(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(jobstore) as job_store,
-            open_channel(registry) as registry_channel,
+            open_channel(jobstore, tls) as job_store,
+            open_channel(registry, tls) as registry_channel,
             open_scheduler(
                 job_store=job_store,
                 registry=registry_channel,
@@ -173,12 +182,13 @@ def scheduler(
         ):
             yield services
 
-    _serve_alone("scheduler", opening(), host, grpc_port, monitoring_port, insecure=insecure)
+    _serve_alone("scheduler", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
 
 
 @click.command()
 @options.data_dir()
 @options.listening(options.LOGS_PORT)
+@tls_files(Role.SERVICE)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.monitoring_port()
 @options.logging()
@@ -188,6 +198,7 @@ def logs(
     host: str,
     grpc_port: int,
     insecure: bool,
+    tls: Tls | None,
     jobstore: str,
     monitoring_port: int | None,
     log_format: str,
@@ -202,13 +213,13 @@ def logs(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(jobstore) as job_store,
+            open_channel(jobstore, tls) as job_store,
             open_logs(folder=folder.logs, clock=SystemClock(), job_store=job_store) as services,
         ):
             yield services
 
     with folder.locked("logs"):
-        _serve_alone("logs", opening(), host, grpc_port, monitoring_port, insecure=insecure)
+        _serve_alone("logs", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
 
 
 def _serve_alone(
@@ -219,15 +230,16 @@ def _serve_alone(
     monitoring_port: int | None,
     *,
     insecure: bool,
+    tls: Tls | None,
 ) -> None:
     """Serve one service on a TCP port until a signal, and what is to be known of it on another."""
-    require_loopback_or_consent(host, insecure=insecure)
+    require_loopback_or_consent(host, authenticated=tls is not None, insecure=insecure)
 
     @asynccontextmanager
     async def on_port() -> AsyncIterator[str]:
         async with (
             or_cannot_start(opening) as services,
-            or_cannot_start(serve_grpc(services, address=address(host, port))) as bound,
+            or_cannot_start(serve_grpc(services, address=address(host, port), tls=tls)) as bound,
             or_cannot_start(monitored(services, host, monitoring_port)) as monitoring,
         ):
             yield f"batchyard ready {name} grpc://{address(host, bound)}{monitoring}"

@@ -1,9 +1,10 @@
 """`batchyard up`: the control plane in one process, and one local agent as its child."""
 
 import logging
+import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from batchyard.cli.gateway import gateway_config
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.processes import supervised
 from batchyard.cli.serving import or_cannot_start, serve
+from batchyard.cli.tls import TLS_VARIABLES, tls_files
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import Caller
 from batchyard.gateway.app import open_gateway
@@ -28,7 +30,9 @@ from batchyard.jobstore.app import open_job_store
 from batchyard.logs.app import open_logs
 from batchyard.registry.app import open_registry
 from batchyard.rpc.clock import SystemClock
+from batchyard.rpc.peers import Role
 from batchyard.rpc.server import InProcessEndpoint, Service, serve_grpc
+from batchyard.rpc.tls import Tls
 from batchyard.scheduler.app import open_scheduler
 from batchyard.scheduler.config import SchedulerConfig
 
@@ -70,7 +74,7 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
             await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
         if config.agent_arguments is not None:
             target = await running.enter_async_context(_agent_entrance(scheduling, config.folder))
-            await running.enter_async_context(supervised(_agent_command(config, target)))
+            await running.enter_async_context(supervised(_agent_command(config, target), _agent_environment()))
         upstreams = Upstreams(inside.channel, inside.channel, inside.channel, inside.channel)
         addresses = await running.enter_async_context(
             or_cannot_start(open_gateway(config=config.gateway, upstreams=upstreams))
@@ -123,6 +127,11 @@ async def _agent_entrance(scheduling: Sequence[Service], folder: DataFolder) -> 
             yield f"unix:{path}"
 
 
+def _agent_environment() -> Mapping[str, str]:
+    """Return this process's environment without its certificate: the local agent comes by a socket, and needs none."""
+    return {name: value for name, value in os.environ.items() if name not in TLS_VARIABLES}
+
+
 def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
     assert config.agent_arguments is not None
     return [
@@ -139,6 +148,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.allowed_host()
 @options.account_and_region()
 @options.signatures()
+@tls_files(Role.SERVICE)
 @agent_host()
 @options.compat()
 @options.durability()
@@ -159,6 +169,7 @@ def up(
     region: str,
     access_keys: Path | None,
     clock_skew: float,
+    tls: Tls | None,
     host_options: HostOptions,
     compat: Compat,
     durability: str,
@@ -183,6 +194,7 @@ def up(
             insecure=insecure,
             access_keys=access_keys,
             clock_skew=clock_skew,
+            tls=tls,
         ),
         compat=compat,
         durable=durability == "full",

@@ -49,6 +49,12 @@ class StaleIncarnationError(WrongStateError):
     reason = "STALE_INCARNATION"
 
 
+class NotAllowedError(BatchyardError):
+    """A request that its caller has no right to, whatever the state of things."""
+
+    reason = "NOT_ALLOWED"
+
+
 class SupersededError(BatchyardError):
     """A stream that a newer one of its kind has replaced."""
 

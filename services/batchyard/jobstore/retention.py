@@ -4,6 +4,7 @@ Little by little, behind the commands of clients.
 """
 
 import logging
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NoReturn
 
 import anyio
@@ -13,6 +14,7 @@ from batchyard.api.scheduler.v1 import log_retention_service_pb2 as pb
 from batchyard.api.scheduler.v1.log_retention_service_pb2_grpc import LogRetentionServiceServicer
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
+from batchyard.domain.jobs import AgentId
 from batchyard.jobstore.core import CommandError
 from batchyard.jobstore.expiry import Sweep
 from batchyard.jobstore.service import Reading
@@ -37,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class LogRetentionServicer(LogRetentionServiceServicer):
-    """Tells which logs nobody needs any more."""
+    """Tells which logs nobody needs any more, and whose the others are."""
 
     def __init__(self, retention: "Retention", reading: Reading) -> None:
         self._retention = retention
@@ -47,12 +49,10 @@ class LogRetentionServicer(LogRetentionServiceServicer):
         self, request: pb.FindOrphanedLogsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.FindOrphanedLogsResponse:
         """Answer with those of the logs that no job names."""
-        if len(request.logs) > LOGS_A_REQUEST:
-            raise InvalidRequestError(f"Maximum number of logs supported is {LOGS_A_REQUEST}.", field="logs")
         # Before they are looked up: a job that goes meanwhile keeps its logs for another round.
         retained_since_ms = self._retention.begin_ms()
-        logs = [LogKey(log.namespace, log.log_stream_name) for log in request.logs]
-        known = await self._reading.ask(lambda reader: reader.known_logs(logs)) if logs else set()
+        logs = _logs_in(request)
+        known = await self._owners(logs)
         return pb.FindOrphanedLogsResponse(
             orphaned=[
                 pb.LogRef(namespace=log.namespace, log_stream_name=log.log_stream_name)
@@ -62,6 +62,29 @@ class LogRetentionServicer(LogRetentionServiceServicer):
             retention_ms=self._retention.retention_ms,
             retained_since_ms=retained_since_ms,
         )
+
+    async def FindLogOwners(  # noqa: N802
+        self, request: pb.FindLogOwnersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.FindLogOwnersResponse:
+        """Answer with the agents of those attempts whose logs are named."""
+        owners = await self._owners(_logs_in(request))
+        return pb.FindLogOwnersResponse(
+            owners=[
+                pb.LogOwner(
+                    log=pb.LogRef(namespace=log.namespace, log_stream_name=log.log_stream_name), agent_id=agent_id
+                )
+                for log, agent_id in owners.items()
+            ]
+        )
+
+    async def _owners(self, logs: Collection[LogKey]) -> dict[LogKey, AgentId]:
+        return await self._reading.ask(lambda reader: reader.log_owners(logs)) if logs else {}
+
+
+def _logs_in(request: pb.FindOrphanedLogsRequest | pb.FindLogOwnersRequest) -> Sequence[LogKey]:
+    if len(request.logs) > LOGS_A_REQUEST:
+        raise InvalidRequestError(f"Maximum number of logs supported is {LOGS_A_REQUEST}.", field="logs")
+    return [LogKey(log.namespace, log.log_stream_name) for log in request.logs]
 
 
 class Retention:

@@ -15,9 +15,10 @@ from batchyard.api.operations.v1 import logs_service_pb2
 from batchyard.api.operations.v1.logs_service_pb2_grpc import add_LogsServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.logs.arrivals import Arrivals
-from batchyard.logs.expiry import JobStoreQuestions
 from batchyard.logs.ingest import LogIngestServicer
+from batchyard.logs.questions import LogQuestions
 from batchyard.logs.service import LogsServicer
+from batchyard.rpc.peers import Role
 from batchyard.rpc.server import Service
 from batchyard.storage.log_expiry import expire_logs
 from batchyard.storage.log_files import LogFolder
@@ -32,7 +33,7 @@ async def open_logs(*, folder: Path, clock: Clock, job_store: grpc.aio.Channel) 
     await to_thread.run_sync(partial(folder.mkdir, parents=True, exist_ok=True))
     logs, arrivals = LogFolder(folder), Arrivals()
     reading = LogsServicer(logs, arrivals)
-    questions = JobStoreQuestions(job_store)
+    questions = LogQuestions(job_store)
     ingest = LogIngestServicer(logs, arrivals, clock, questions)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(partial(expire_logs, logs, clock, questions.orphans, of="the job store"))
@@ -44,6 +45,7 @@ async def open_logs(*, folder: Path, clock: Clock, job_store: grpc.aio.Channel) 
             Service(
                 log_ingest_service_pb2.DESCRIPTOR.services_by_name["LogIngestService"],
                 partial(add_LogIngestServiceServicer_to_server, ingest),
+                callers=frozenset({Role.AGENT}),
             ),
         ]
         tasks.cancel_scope.cancel()

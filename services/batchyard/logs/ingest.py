@@ -1,5 +1,6 @@
 """Takes what agents ship of their jobs' logs."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -12,17 +13,19 @@ from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceS
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.logs.arrivals import Arrivals, LogName
-from batchyard.logs.expiry import JobStoreQuestions
+from batchyard.logs.questions import LogQuestions
+from batchyard.rpc.peers import Peer, peer_of
 from batchyard.storage.log_cuts import Cut
 from batchyard.storage.log_files import LogFolder, LogGapError, LogNameError
 
+_log = logging.getLogger(__name__)
 _BYTES: Final = Counter("batchyard_logs_received_bytes", "Of what agents shipped of their jobs' logs.")
 
 
 class LogIngestServicer(LogIngestServiceServicer):
     """Appends segments to the logs in a folder; what it acknowledges is on disk."""
 
-    def __init__(self, folder: LogFolder, arrivals: Arrivals, clock: Clock, questions: JobStoreQuestions) -> None:
+    def __init__(self, folder: LogFolder, arrivals: Arrivals, clock: Clock, questions: LogQuestions) -> None:
         self._folder = folder
         self._arrivals = arrivals
         self._clock = clock
@@ -31,18 +34,27 @@ class LogIngestServicer(LogIngestServiceServicer):
     async def ShipLogs(  # noqa: N802 - the name of the RPC
         self, request_iterator: AsyncIterator[pb.ShipLogsRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ShipLogsResponse]:
-        """Answer each message, once its segments are on disk, with how much is held of each log that it names."""
+        """Answer each message, once its segments are on disk, with how much is held of each log that it names.
+
+        Of an agent with a certificate nothing is taken but logs of its own attempts.
+        """
+        peer, own = peer_of(context), set[LogName]()
         with self._arrivals.shipping():
             async for request in request_iterator:
+                segments: Sequence[pb.LogSegment] = request.segments
+                refused: list[LogName] = []
+                if peer is not None:
+                    refused = await self._refused(peer, own, {_name_of(segment) for segment in segments})
+                    segments = [segment for segment in segments if _name_of(segment) in own]
                 try:
-                    positions = await to_thread.run_sync(self._store, request.segments)
+                    positions = await to_thread.run_sync(self._store, segments)
                 except LogNameError as error:
                     raise InvalidRequestError(str(error), field="segments") from error
                 except OSError as error:
                     raise UnavailableError(f"the logs cannot be written: {error.strerror}") from error
                 for position in positions:
                     self._arrivals.announce((position.namespace, position.log_stream_name))
-                yield pb.ShipLogsResponse(positions=positions)
+                yield pb.ShipLogsResponse(positions=positions, refused=[_message_of(name) for name in refused])
 
     async def FindForgottenLogs(  # noqa: N802 - the name of the RPC
         self, request: pb.FindForgottenLogsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -53,15 +65,28 @@ class LogIngestServicer(LogIngestServiceServicer):
         except grpc.aio.AioRpcError as error:
             raise UnavailableError(f"the job store does not say which logs may go: {error.details()}") from error
         return pb.FindForgottenLogsResponse(
-            forgotten=[pb.LogName(namespace=namespace, log_stream_name=stream) for namespace, stream in orphans.names],
+            forgotten=[_message_of(name) for name in orphans.names],
             retention_ms=orphans.retention_ms,
             retained_since_ms=orphans.retained_since_ms,
         )
 
+    async def _refused(self, peer: Peer, own: set[LogName], names: set[LogName]) -> list[LogName]:
+        """Return those of the logs that are of no attempt of this agent, and add the others to its own."""
+        asked = sorted(names - own)
+        try:
+            owners = await self._questions.owners(asked)
+        except grpc.aio.AioRpcError as error:
+            raise UnavailableError(f"the job store does not say whose logs these are: {error.details()}") from error
+        own.update(name for name, agent_id in owners.items() if peer.is_agent(agent_id))
+        refused = [name for name in asked if name not in own]
+        if refused:
+            _log.warning("%d logs of %s are refused, as they are not of its attempts", len(refused), peer)
+        return refused
+
     def _store(self, segments: Sequence[pb.LogSegment]) -> list[pb.LogPosition]:
         held: dict[LogName, int] = {}
         for segment in segments:
-            name = (segment.namespace, segment.log_stream_name)
+            name = _name_of(segment)
             held[name] = self._append(name, segment)
         for name in held:
             self._folder.sync(*name)
@@ -93,3 +118,11 @@ class LogIngestServicer(LogIngestServiceServicer):
         if segment.final:
             self._folder.finish(*name)
         return held
+
+
+def _name_of(segment: pb.LogSegment) -> LogName:
+    return segment.namespace, segment.log_stream_name
+
+
+def _message_of(name: LogName) -> pb.LogName:
+    return pb.LogName(namespace=name[0], log_stream_name=name[1])

@@ -7,12 +7,14 @@ from typing import Final
 import grpc.aio
 
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX
+from batchyard.rpc.tls import Tls
 
 KEEPALIVE_INTERVAL_S: Final = 10
 """How often an idle connection is probed; servers allow twice as much."""
 KEEPALIVE_TIMEOUT_S: Final = 10
 """How long the answer to a probe may take before the connection counts as lost."""
 
+_LOCAL_SOCKET: Final = "unix:"
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", KEEPALIVE_INTERVAL_S * 1000),
@@ -29,7 +31,14 @@ _OPTIONS: Final = (
 
 
 @asynccontextmanager
-async def open_channel(target: str) -> AsyncIterator[grpc.aio.Channel]:
-    """Open a channel to `host:port` for the length of the context; it connects, and connects again, by itself."""
-    async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
+async def open_channel(target: str, tls: Tls | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    """Open a channel to `host:port` for the length of the context; it connects, and connects again, by itself.
+
+    With TLS both sides show their certificates, unless the target is a socket of this machine (`unix:/path`).
+    """
+    async with (
+        grpc.aio.insecure_channel(target, options=_OPTIONS)
+        if tls is None or target.startswith(_LOCAL_SOCKET)
+        else grpc.aio.secure_channel(target, tls.channel_credentials(), options=_OPTIONS)
+    ) as channel:
         yield channel

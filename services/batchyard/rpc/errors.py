@@ -6,6 +6,7 @@
     | NotFoundError          | NOT_FOUND           |
     | AlreadyExistsError     | ALREADY_EXISTS      |
     | WrongStateError        | FAILED_PRECONDITION |
+    | NotAllowedError        | PERMISSION_DENIED   |
     | SupersededError        | ABORTED             |
     | HistoryGoneError       | OUT_OF_RANGE        |
     | UnavailableError       | UNAVAILABLE         |
@@ -45,6 +46,7 @@ GRPC_CODE: Final[dict[type[BatchyardError], grpc.StatusCode]] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.WrongStateError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.SupersededError: grpc.StatusCode.ABORTED,
     errors.HistoryGoneError: grpc.StatusCode.OUT_OF_RANGE,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,

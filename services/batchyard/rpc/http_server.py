@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeAlias
@@ -20,15 +21,21 @@ BACKLOG: Final = 2048
 
 @asynccontextmanager
 async def serve_http(
-    app: AsgiApp, *, host: str, port: int, drain_s: int, reuse_port: bool = False
+    app: AsgiApp,
+    *,
+    host: str,
+    port: int,
+    drain_s: int,
+    reuse_port: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
-    """Serve an application on a TCP address for the length of the context; yield the port.
+    """Serve an application on a TCP address for the length of the context, by HTTPS if told how; yield the port.
 
     On leaving, no new connection is taken, and requests in flight have `drain_s` seconds to finish; then they are
     cancelled. Raises OSError when the address cannot be bound.
     """
     listener = await _listen(host, port, reuse_port=reuse_port)
-    server = _Server(app, drain_s)
+    server = _Server(app, drain_s, tls)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_run, server, listener)
         try:
@@ -40,7 +47,7 @@ async def serve_http(
 class _Server(uvicorn.Server):
     """A uvicorn that leaves signals to the process and says when it serves."""
 
-    def __init__(self, app: AsgiApp, drain_s: int) -> None:
+    def __init__(self, app: AsgiApp, drain_s: int, tls: ssl.SSLContext | None) -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -52,6 +59,7 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=drain_s,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
         super().__init__(config)
         self.when_serving: Callable[[], None] = lambda: None

@@ -17,6 +17,8 @@ from batchyard.rpc.draining import Draining
 from batchyard.rpc.errors import ErrorMapping
 from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.metrics import Measuring
+from batchyard.rpc.peers import Admission, Role
+from batchyard.rpc.tls import Tls
 from batchyard.rpc.validation import RequiredMembers
 
 DRAIN_S: Final = 3.0
@@ -35,6 +37,8 @@ class Service:
     """Adds the service's methods to a server: a call of the generated `add_XServicer_to_server`."""
     health: Health = field(default_factory=Health)
     """What the standard health service says of it; as long as nobody sets it, that it serves."""
+    callers: frozenset[Role] = frozenset({Role.SERVICE})
+    """Whose certificates may call it, where a server asks for certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +55,30 @@ class ServerOptions:
     """Clients that send keepalive pings more often than this are disconnected."""
 
 
-def default_interceptors() -> list[grpc.aio.ServerInterceptor]:
+def default_interceptors(*admission: grpc.aio.ServerInterceptor) -> list[grpc.aio.ServerInterceptor]:
     """Return a new chain of the interceptors that every server has, outermost first.
 
-    Measuring sees what the caller gets; the mapping of errors is inside of it, and around the check of required
-    members, which raises a domain error. Servers put a `Draining` of their own around them all.
+    Measuring sees what the caller gets; the mapping of errors is inside of it, and around `admission` and the check of
+    required members, which raise domain errors. Servers put a `Draining` of their own around them all.
     """
-    return [Measuring(), ErrorMapping(), RequiredMembers()]
+    return [Measuring(), ErrorMapping(), *admission, RequiredMembers()]
 
 
 @asynccontextmanager
 async def serve_grpc(
-    services: Sequence[Service], *, address: str, options: ServerOptions = ServerOptions()
+    services: Sequence[Service], *, address: str, options: ServerOptions = ServerOptions(), tls: Tls | None = None
 ) -> AsyncIterator[int]:
     """Serve on a TCP address (`host:port`, port 0 for any free one) for the length of the context; yield the port.
 
     Beside the services there are the standard health service, which knows each of them by name and all of them as "",
     and reflection. On leaving, the health turns to NOT_SERVING, new calls are refused, open streams end with
-    UNAVAILABLE, and other calls have `drain_s` to finish. Raises OSError when the address cannot be bound.
+    UNAVAILABLE, and other calls have `drain_s` to finish. With TLS only those are served who have a certificate, each
+    by the services that it is for. Raises OSError when the address cannot be bound.
     """
     draining = Draining()
+    callers = {service.descriptor.full_name: service.callers for service in services}
     server = grpc.aio.server(
-        interceptors=[draining, *default_interceptors()],
+        interceptors=[draining, *default_interceptors(*(() if tls is None else (Admission(callers),)))],
         options=_channel_arguments(options),
     )
     for service in services:
@@ -80,7 +86,7 @@ async def serve_grpc(
     names = [service.descriptor.full_name for service in services]
     health = _add_health(server, services)
     reflection.enable_server_reflection((*names, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = _bind(server, address)
+    port = _bind(server, address, tls)
     await server.start()
     try:
         yield port
@@ -146,8 +152,10 @@ def _add_health(server: grpc.aio.Server, services: Sequence[Service]) -> HealthS
     return servicer
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
     try:
+        if tls is not None:
+            return server.add_secure_port(address, tls.server_credentials())
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error

@@ -18,6 +18,7 @@ from batchyard.api.operations.v1 import agents_service_pb2
 from batchyard.api.operations.v1.agents_service_pb2_grpc import add_AgentsServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
+from batchyard.rpc.peers import Role
 from batchyard.rpc.reconnect import reconnecting
 from batchyard.rpc.server import Service
 from batchyard.scheduler.config import SchedulerConfig
@@ -60,6 +61,7 @@ async def open_scheduler(
                 Service(
                     agent_session_service_pb2.DESCRIPTOR.services_by_name["AgentSessionService"],
                     lambda server: add_AgentSessionServiceServicer_to_server(sessions, server),
+                    callers=frozenset({Role.AGENT}),
                 ),
                 Service(
                     agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"],

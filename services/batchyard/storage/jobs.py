@@ -421,8 +421,8 @@ class JobReader(Protocol):
         """Return the revision after which all events are kept."""
         ...
 
-    def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
-        """Return those of the logs that a job names, as that of an attempt or of its run."""
+    def log_owners(self, logs: Collection[LogKey]) -> dict[LogKey, AgentId]:
+        """Return those of the logs that a job names, as that of an attempt or of its run; each with the agent of it."""
         ...
 
     def revision(self) -> int:

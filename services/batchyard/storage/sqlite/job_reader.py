@@ -7,7 +7,7 @@ from typing import Final
 
 from batchyard.domain.arrays import each
 from batchyard.domain.errors import HistoryGoneError
-from batchyard.domain.jobs import Attempt, Job, JobChange, JobKey, child_without_row
+from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobKey, child_without_row
 from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.domain.names import job_of_log
 from batchyard.storage.jobs import (
@@ -197,8 +197,8 @@ class SqliteJobReader:
         newest, gone = self._db.execute("SELECT revision, gone_events FROM store").fetchone()
         return int(max(newest - EVENTS_KEPT, gone))
 
-    def known_logs(self, logs: Collection[LogKey]) -> set[LogKey]:
-        """Return those of the logs that a job names."""
+    def log_owners(self, logs: Collection[LogKey]) -> dict[LogKey, AgentId]:
+        """Return those of the logs that a job names, each with the agent that its attempt was given to."""
         (gone,) = self._db.execute("SELECT gone_sequence FROM store").fetchone()
         newest = max(gone, removals.newest_job(self._db)[0])
         sequences, others = set(), set()
@@ -210,7 +210,7 @@ class SqliteJobReader:
                 # Of the time when task ids did not say their job: rare, and fewer with every one that goes.
                 others.add(log.log_stream_name)
         query = (
-            "SELECT namespace, run_log_stream_name, attempts.log_stream_name"
+            "SELECT namespace, run_log_stream_name, run_agent_id, attempts.log_stream_name, attempts.agent_id"
             " FROM jobs LEFT JOIN attempts USING (sequence) WHERE "
         )
         rows = [
@@ -218,8 +218,12 @@ class SqliteJobReader:
             *each_in(self._db, f"{query} run_log_stream_name IN (%s)", others),
             *each_in(self._db, f"{query} attempts.log_stream_name IN (%s)", others),
         ]
-        named = {LogKey(namespace, stream) for namespace, *streams in rows for stream in streams if stream}
-        return named & set(logs)
+        named: dict[LogKey, AgentId] = {}
+        for namespace, run_stream, run_agent, stream, agent in rows:
+            for name, owner in ((run_stream, run_agent), (stream, agent)):
+                if name:
+                    named[LogKey(namespace, name)] = owner
+        return {log: named[log] for log in logs if log in named}
 
     def revision(self) -> int:
         """Return the revision of the newest commit."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6batchyard/api/scheduler/v1/log_retention_service.proto\x12\x1a\x62\x61tchyard.api.scheduler.v1\"4\n\x06LogRef\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\"K\n\x17\x46indOrphanedLogsRequest\x12\x30\n\x04logs\x18\x01 \x03(\x0b\x32\".batchyard.api.scheduler.v1.LogRef\"\x81\x01\n\x18\x46indOrphanedLogsResponse\x12\x34\n\x08orphaned\x18\x01 \x03(\x0b\x32\".batchyard.api.scheduler.v1.LogRef\x12\x14\n\x0cretention_ms\x18\x02 \x01(\x03\x12\x19\n\x11retained_since_ms\x18\x03 \x01(\x03\x32\x94\x01\n\x13LogRetentionService\x12}\n\x10\x46indOrphanedLogs\x12\x33.batchyard.api.scheduler.v1.FindOrphanedLogsRequest\x1a\x34.batchyard.api.scheduler.v1.FindOrphanedLogsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6batchyard/api/scheduler/v1/log_retention_service.proto\x12\x1a\x62\x61tchyard.api.scheduler.v1\"4\n\x06LogRef\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\"K\n\x17\x46indOrphanedLogsRequest\x12\x30\n\x04logs\x18\x01 \x03(\x0b\x32\".batchyard.api.scheduler.v1.LogRef\"\x81\x01\n\x18\x46indOrphanedLogsResponse\x12\x34\n\x08orphaned\x18\x01 \x03(\x0b\x32\".batchyard.api.scheduler.v1.LogRef\x12\x14\n\x0cretention_ms\x18\x02 \x01(\x03\x12\x19\n\x11retained_since_ms\x18\x03 \x01(\x03\"H\n\x14\x46indLogOwnersRequest\x12\x30\n\x04logs\x18\x01 \x03(\x0b\x32\".batchyard.api.scheduler.v1.LogRef\"M\n\x15\x46indLogOwnersResponse\x12\x34\n\x06owners\x18\x01 \x03(\x0b\x32$.batchyard.api.scheduler.v1.LogOwner\"M\n\x08LogOwner\x12/\n\x03log\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.LogRef\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t2\x8a\x02\n\x13LogRetentionService\x12}\n\x10\x46indOrphanedLogs\x12\x33.batchyard.api.scheduler.v1.FindOrphanedLogsRequest\x1a\x34.batchyard.api.scheduler.v1.FindOrphanedLogsResponse\x12t\n\rFindLogOwners\x12\x30.batchyard.api.scheduler.v1.FindLogOwnersRequest\x1a\x31.batchyard.api.scheduler.v1.FindLogOwnersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDORPHANEDLOGSREQUEST']._serialized_end=215
   _globals['_FINDORPHANEDLOGSRESPONSE']._serialized_start=218
   _globals['_FINDORPHANEDLOGSRESPONSE']._serialized_end=347
-  _globals['_LOGRETENTIONSERVICE']._serialized_start=350
-  _globals['_LOGRETENTIONSERVICE']._serialized_end=498
+  _globals['_FINDLOGOWNERSREQUEST']._serialized_start=349
+  _globals['_FINDLOGOWNERSREQUEST']._serialized_end=421
+  _globals['_FINDLOGOWNERSRESPONSE']._serialized_start=423
+  _globals['_FINDLOGOWNERSRESPONSE']._serialized_end=500
+  _globals['_LOGOWNER']._serialized_start=502
+  _globals['_LOGOWNER']._serialized_end=579
+  _globals['_LOGRETENTIONSERVICE']._serialized_start=582
+  _globals['_LOGRETENTIONSERVICE']._serialized_end=848
 # @@protoc_insertion_point(module_scope)

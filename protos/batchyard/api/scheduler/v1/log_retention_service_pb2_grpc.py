@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LogRetentionServiceStub:
-    """Served by the job store: what the logs service asks before it deletes a log.
+    """Served by the job store: what the logs service asks before it deletes a log, and before it takes one.
     """
 
     def __init__(self, channel):
@@ -40,16 +40,28 @@ class LogRetentionServiceStub:
                 request_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindOrphanedLogsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindOrphanedLogsResponse.FromString,
                 _registered_method=True)
+        self.FindLogOwners = channel.unary_unary(
+                '/batchyard.api.scheduler.v1.LogRetentionService/FindLogOwners',
+                request_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindLogOwnersRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindLogOwnersResponse.FromString,
+                _registered_method=True)
 
 
 class LogRetentionServiceServicer:
-    """Served by the job store: what the logs service asks before it deletes a log.
+    """Served by the job store: what the logs service asks before it deletes a log, and before it takes one.
     """
 
     def FindOrphanedLogs(self, request, context):
         """Tells which logs belong to no job that is kept. The asker deletes those of them that nothing has been written to for
         as long as finished jobs are kept. It asks about what it holds, again and again, so nothing is lost by a crash of
         either side, and a log that comes after its job has gone goes too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindLogOwners(self, request, context):
+        """Tells to which agents the attempts were given whose logs these are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +75,11 @@ def add_LogRetentionServiceServicer_to_server(servicer, server):
                     request_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindOrphanedLogsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindOrphanedLogsResponse.SerializeToString,
             ),
+            'FindLogOwners': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindLogOwners,
+                    request_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindLogOwnersRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindLogOwnersResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'batchyard.api.scheduler.v1.LogRetentionService', rpc_method_handlers)
@@ -72,7 +89,7 @@ def add_LogRetentionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LogRetentionService:
-    """Served by the job store: what the logs service asks before it deletes a log.
+    """Served by the job store: what the logs service asks before it deletes a log, and before it takes one.
     """
 
     @staticmethod
@@ -92,6 +109,33 @@ class LogRetentionService:
             '/batchyard.api.scheduler.v1.LogRetentionService/FindOrphanedLogs',
             batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindOrphanedLogsRequest.SerializeToString,
             batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindOrphanedLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindLogOwners(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.scheduler.v1.LogRetentionService/FindLogOwners',
+            batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindLogOwnersRequest.SerializeToString,
+            batchyard_dot_api_dot_scheduler_dot_v1_dot_log__retention__service__pb2.FindLogOwnersResponse.FromString,
             options,
             channel_credentials,
             insecure,

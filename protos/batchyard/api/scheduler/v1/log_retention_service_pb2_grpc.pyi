@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LogRetentionServiceStub:
-    """Served by the job store: what the logs service asks before it deletes a log."""
+    """Served by the job store: what the logs service asks before it deletes a log, and before it takes one."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,10 +38,12 @@ class LogRetentionServiceStub:
     as long as finished jobs are kept. It asks about what it holds, again and again, so nothing is lost by a crash of
     either side, and a log that comes after its job has gone goes too.
     """
+    FindLogOwners: _grpc.UnaryUnaryMultiCallable[_log_retention_service_pb2.FindLogOwnersRequest, _log_retention_service_pb2.FindLogOwnersResponse]
+    """Tells to which agents the attempts were given whose logs these are."""
 
 @_typing.type_check_only
 class LogRetentionServiceAsyncStub(LogRetentionServiceStub):
-    """Served by the job store: what the logs service asks before it deletes a log."""
+    """Served by the job store: what the logs service asks before it deletes a log, and before it takes one."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     FindOrphanedLogs: _aio.UnaryUnaryMultiCallable[_log_retention_service_pb2.FindOrphanedLogsRequest, _log_retention_service_pb2.FindOrphanedLogsResponse]  # type: ignore[assignment]
@@ -49,9 +51,11 @@ class LogRetentionServiceAsyncStub(LogRetentionServiceStub):
     as long as finished jobs are kept. It asks about what it holds, again and again, so nothing is lost by a crash of
     either side, and a log that comes after its job has gone goes too.
     """
+    FindLogOwners: _aio.UnaryUnaryMultiCallable[_log_retention_service_pb2.FindLogOwnersRequest, _log_retention_service_pb2.FindLogOwnersResponse]  # type: ignore[assignment]
+    """Tells to which agents the attempts were given whose logs these are."""
 
 class LogRetentionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the job store: what the logs service asks before it deletes a log."""
+    """Served by the job store: what the logs service asks before it deletes a log, and before it takes one."""
 
     @_abc_1.abstractmethod
     def FindOrphanedLogs(
@@ -63,5 +67,13 @@ class LogRetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         as long as finished jobs are kept. It asks about what it holds, again and again, so nothing is lost by a crash of
         either side, and a log that comes after its job has gone goes too.
         """
+
+    @_abc_1.abstractmethod
+    def FindLogOwners(
+        self,
+        request: _log_retention_service_pb2.FindLogOwnersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_log_retention_service_pb2.FindLogOwnersResponse, _abc.Awaitable[_log_retention_service_pb2.FindLogOwnersResponse]]:
+        """Tells to which agents the attempts were given whose logs these are."""
 
 def add_LogRetentionServiceServicer_to_server(servicer: LogRetentionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

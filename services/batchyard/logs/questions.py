@@ -1,4 +1,4 @@
-"""Which logs may go: asked of the job store, for this service and for agents that ship to it."""
+"""What the job store knows of logs: which may go, and whose they are."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 ANSWER_PATIENCE_S = 30.0
 
 
-class JobStoreQuestions:
+LOGS_A_REQUEST = 1000
+"""As many names go into one question."""
+
+
+class LogQuestions:
     """Asks the job store."""
 
     def __init__(self, job_store: grpc.aio.Channel) -> None:
@@ -30,3 +34,13 @@ class JobStoreQuestions:
             answer.retention_ms,
             answer.retained_since_ms,
         )
+
+    async def owners(self, names: Sequence[LogName]) -> dict[LogName, str]:
+        """Return the agents to which the attempts were given whose logs these are. Raises AioRpcError."""
+        found: dict[LogName, str] = {}
+        for start in range(0, len(names), LOGS_A_REQUEST):
+            asked = names[start : start + LOGS_A_REQUEST]
+            logs = [pb.LogRef(namespace=namespace, log_stream_name=stream) for namespace, stream in asked]
+            answer = await self._stub.FindLogOwners(pb.FindLogOwnersRequest(logs=logs), timeout=ANSWER_PATIENCE_S)
+            found |= {(owner.log.namespace, owner.log.log_stream_name): owner.agent_id for owner in answer.owners}
+        return found

@@ -1,0 +1,101 @@
+"""Who is at the other end of a connection: what its certificate says, and which services it may call.
+
+A certificate names its holder by one URI among its alternative names: `batchyard://service/NAME`,
+`batchyard://agent/NAME` or `batchyard://client/NAME`, a client's perhaps with `?account=DIGITS`. Connections without
+certificates, which are those of a process with itself, over local sockets and on loopback, have no peer: whoever can
+make one is trusted.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from batchyard.domain.errors import NotAllowedError
+from batchyard.rpc.interception import Behavior, CallInterceptor, Context, Method
+
+_SCHEME: Final = "batchyard://"
+_URI: Final = re.compile(
+    rf"{_SCHEME}(?P<role>service|agent|client)/(?P<name>[A-Za-z0-9_-]{{1,64}})(?:\?account=(?P<account>[0-9]{{12}}))?"
+)
+PEER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ALTERNATIVE_NAMES: Final = "x509_subject_alternative_name"
+
+
+class Role(StrEnum):
+    """What the holder of a certificate is."""
+
+    SERVICE = "service"
+    """A part of the control plane."""
+    AGENT = "agent"
+    """A host that runs jobs."""
+    CLIENT = "client"
+    """Who calls the public services."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The holder of a certificate."""
+
+    role: Role
+    name: str
+    account: str | None = None
+    """The only account that a client may act for; None: any."""
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.name}"
+
+    @property
+    def uri(self) -> str:
+        """The name in its certificate."""
+        return f"{_SCHEME}{self.role}/{self.name}" + (f"?account={self.account}" if self.account else "")
+
+    def is_agent(self, agent_id: str) -> bool:
+        """Tell whether it is this agent: the one of its name, or one whose id is the name, a dot and more."""
+        return self.role is Role.AGENT and (agent_id == self.name or agent_id.startswith(f"{self.name}."))
+
+
+EVERY_CLIENT: Final = frozenset({Role.SERVICE, Role.CLIENT})
+
+
+def peer_in(alternative_names: Iterable[str]) -> Peer | None:
+    """Return the peer that a certificate with these names is of, or None if it is not of exactly one."""
+    ours = [name for name in alternative_names if name.startswith(_SCHEME)]
+    match = _URI.fullmatch(ours[0]) if len(ours) == 1 else None
+    if match is None or (match["account"] and match["role"] != Role.CLIENT):
+        return None
+    return Peer(Role(match["role"]), match["name"], match["account"])
+
+
+class _Authenticated(Protocol):
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+
+
+def peer_of(context: _Authenticated) -> Peer | None:
+    """Return who calls; None for a connection without certificates."""
+    names = context.auth_context().get(_ALTERNATIVE_NAMES, ())
+    return peer_in(name.decode("utf-8", "replace") for name in names)
+
+
+class Admission(CallInterceptor):
+    """Refuses calls that their caller's certificate is not for, on servers that ask for certificates."""
+
+    def __init__(self, callers: Mapping[str, frozenset[Role]]) -> None:
+        """`callers` says by the full name of a service who may call it; other services are for all but agents."""
+        super().__init__()
+        self._callers = callers
+
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
+        """Check the caller of a method before anything else."""
+        allowed = self._callers.get(method.path.split("/")[1], EVERY_CLIENT)
+
+        async def admitted(request: Any, context: Context) -> Any:
+            peer = peer_of(context)
+            if peer is None:
+                raise NotAllowedError("The certificate of the caller is of no service, agent or client of Batchyard.")
+            if peer.role not in allowed:
+                raise NotAllowedError(f"The certificate is that of {peer}, which may not call {method.path}.")
+            return await behavior(request, context)
+
+        return admitted
