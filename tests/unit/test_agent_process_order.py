@@ -10,7 +10,18 @@ import pytest
 from batchyard.agent.runtimes import process
 from batchyard.agent.runtimes.process import RefusedError, User, find_user, rlimits, start_order
 from batchyard.agent.state import Offer
-from batchyard.api.common.v1.container_pb2 import MountPoint, Ulimit, Volume
+from batchyard.api.common.v1.container_pb2 import (
+    Device,
+    EphemeralStorage,
+    LinuxParameters,
+    MountPoint,
+    NetworkConfiguration,
+    RepositoryCredentials,
+    RuntimePlatform,
+    Tmpfs,
+    Ulimit,
+    Volume,
+)
 from support.agent import an_offer
 
 ENVIRON = {"PATH": "/tools", "LANG": "C.UTF-8", "HOME": "/home/agent", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -50,12 +61,44 @@ def test_a_timeout_comes_with_its_grace() -> None:
     assert (order["timeout_s"], order["timeout_grace_s"]) == (60, 30.0)
 
 
+UNSUPPORTED: dict[str, dict[str, Any]] = {
+    "volumes": {"volumes": [Volume(name="v")]},
+    "mountPoints": {"mount_points": [MountPoint(source_volume="v")]},
+    "readonlyRootFilesystem": {"readonly_root_filesystem": True},
+    "privileged": {"privileged": True},
+    "linuxParameters.devices": {"linux_parameters": LinuxParameters(devices=[Device(host_path="/dev/fuse")])},
+    "linuxParameters.tmpfs": {"linux_parameters": LinuxParameters(tmpfs=[Tmpfs(container_path="/t", size=1)])},
+    "linuxParameters.sharedMemorySize": {"linux_parameters": LinuxParameters(shared_memory_size=64)},
+    "linuxParameters.maxSwap": {"linux_parameters": LinuxParameters(max_swap=64, swappiness=60)},
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_a_process_cannot_honour_is_refused_by_its_name(name: str) -> None:
+    refusal = order_for(an_offer("true", **UNSUPPORTED[name]))["refusal"]
+    assert refusal == f"the process runtime cannot honour {name}"
+
+
 def test_what_a_process_cannot_honour_is_refused_with_every_name() -> None:
-    offer = an_offer("true", mount_points=[MountPoint(source_volume="v")], readonly_root_filesystem=True)
-    offer.spec.container.volumes.append(Volume(name="v"))
-    offer.spec.container.privileged = True
-    refusal = order_for(offer)["refusal"]
+    members = UNSUPPORTED["volumes"] | UNSUPPORTED["mountPoints"] | UNSUPPORTED["privileged"]
+    refusal = order_for(an_offer("true", readonly_root_filesystem=True, **members))["refusal"]
     assert refusal.endswith("volumes, mountPoints, readonlyRootFilesystem, privileged")
+
+
+def test_what_asks_for_nothing_that_a_process_lacks_is_not_refused() -> None:
+    init = LinuxParameters(init_process_enabled=True, max_swap=0, swappiness=60)
+    members: dict[str, Any] = {
+        "linux_parameters": init,
+        "network_configuration": NetworkConfiguration(assign_public_ip="ENABLED"),
+        "runtime_platform": RuntimePlatform(cpu_architecture="ARM64"),
+        "ephemeral_storage": EphemeralStorage(size_in_gi_b=21),
+        "enable_execute_command": True,
+        "repository_credentials": RepositoryCredentials(credentials_parameter="arn"),
+        "execution_role_arn": "arn",
+        "instance_type": "m5.large",
+    }
+    for name, value in members.items():
+        assert "refusal" not in order_for(an_offer("true", image="no/such:image", **{name: value})), name
 
 
 def test_false_is_not_a_demand() -> None:
@@ -131,3 +174,15 @@ def test_a_limit_above_the_hosts_own_is_refused_where_it_cannot_be_raised(monkey
     with pytest.raises(RefusedError, match="error setting rlimit nofile to 101: operation not permitted"):
         rlimits([a_limit("nofile", 100, 101)])
     assert rlimits([a_limit("nofile", 100, 100)]) == [("nofile", 100, 100)]
+
+
+def test_more_open_files_than_the_kernel_allows_anyone_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nr_open").write_text("1000\n")
+    monkeypatch.setattr(process, "_FILES_MAX", tmp_path / "nr_open")
+    monkeypatch.setattr(process, "_may_raise_limits", lambda: True)
+    assert rlimits([a_limit("nofile", 1000, 1000)]) == [("nofile", 1000, 1000)]
+    for hard in (1001, -1):
+        with pytest.raises(RefusedError, match=f"error setting rlimit nofile to {hard}: operation not permitted"):
+            rlimits([a_limit("nofile", 100, hard)])

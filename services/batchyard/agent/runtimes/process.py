@@ -30,6 +30,7 @@ ULIMITS: Final = frozenset(
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TZ")
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAP_SYS_RESOURCE: Final = 24
+_FILES_MAX: Final = Path("/proc/sys/fs/nr_open")
 _ID_MAX: Final = 2**31 - 1
 
 
@@ -91,6 +92,7 @@ def start_order(
 
 
 def _refuse_unsupported(container: ContainerDetail) -> None:
+    linux = container.linux_parameters
     unsupported = [
         name
         for name, is_asked_for in (
@@ -98,6 +100,10 @@ def _refuse_unsupported(container: ContainerDetail) -> None:
             ("mountPoints", container.mount_points),
             ("readonlyRootFilesystem", container.readonly_root_filesystem),
             ("privileged", container.privileged),
+            ("linuxParameters.devices", linux.devices),
+            ("linuxParameters.tmpfs", linux.tmpfs),
+            ("linuxParameters.sharedMemorySize", linux.shared_memory_size),
+            ("linuxParameters.maxSwap", linux.max_swap),
         )
         if is_asked_for
     ]
@@ -162,11 +168,19 @@ def rlimits(ulimits: Sequence[Ulimit]) -> list[tuple[str, int, int]]:
             raise RefusedError(f"invalid ulimit type: {name}")
         if _exceeds(soft, hard):
             raise RefusedError(f"ulimit {name}: soft limit {soft} is higher than hard limit {hard}")
-        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
-        if number is not None and _exceeds(hard, resource.getrlimit(number)[1]) and not _may_raise_limits():
+        if not _may_be_set(name, hard):
             raise RefusedError(f"error setting rlimit {name} to {hard}: operation not permitted")
         found.append((name, soft, hard))
     return found
+
+
+def _may_be_set(name: str, hard: int) -> bool:
+    number = getattr(resource, f"RLIMIT_{name.upper()}", None)
+    if number is None:
+        return True
+    # Nobody may have more files open than this, whatever the capabilities.
+    is_too_much = name == "nofile" and _exceeds(hard, int(_FILES_MAX.read_text()))
+    return not is_too_much and (not _exceeds(hard, resource.getrlimit(number)[1]) or _may_raise_limits())
 
 
 def _exceeds(left: int, right: int) -> bool:
