@@ -11,13 +11,19 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from batchyard.api.jobs.v1 import jobs_service_pb2
-from batchyard.api.operations.v1 import agents_service_pb2, job_operations_service_pb2, logs_service_pb2
+from batchyard.api.operations.v1 import (
+    agents_service_pb2,
+    job_operations_service_pb2,
+    logs_service_pb2,
+    overview_service_pb2,
+)
 from batchyard.api.registry.v1 import registry_service_pb2
 
 _OWNERS: Final[Mapping[ServiceDescriptor, str]] = {
     registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"]: "registry",
     jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"]: "jobs",
     job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"]: "jobs",
+    overview_service_pb2.DESCRIPTOR.services_by_name["OverviewService"]: "jobs",
     agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"]: "scheduler",
     logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"]: "logs",
 }

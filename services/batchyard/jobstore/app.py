@@ -11,8 +11,9 @@ import grpc.aio
 
 from batchyard.api.jobs.v1 import jobs_service_pb2
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import add_JobsServiceServicer_to_server
-from batchyard.api.operations.v1 import job_operations_service_pb2
+from batchyard.api.operations.v1 import job_operations_service_pb2, overview_service_pb2
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import add_JobOperationsServiceServicer_to_server
+from batchyard.api.operations.v1.overview_service_pb2_grpc import add_OverviewServiceServicer_to_server
 from batchyard.api.scheduler.v1 import (
     dispatch_service_pb2,
     job_tags_service_pb2,
@@ -34,6 +35,7 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.metrics import count_changes
 from batchyard.jobstore.operations import JobOperationsServicer
+from batchyard.jobstore.overview import EndedJobs, OverviewServicer
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
@@ -76,7 +78,7 @@ async def open_job_store(
     Finished jobs are kept for `retention_s`. With `faults`, jobs may ask for attempts that fail without running. While
     it cannot write, the health of its services says so.
     """
-    feed, numbers, health, reasons = Feed(), _Numbers(), Health(), WaitReasons()
+    feed, numbers, health, reasons, ended = Feed(), _Numbers(), Health(), WaitReasons(), EndedJobs()
 
     def opened(counters: Counters) -> None:
         numbers.counters = counters
@@ -85,6 +87,7 @@ async def open_job_store(
     def committed(commit: Committed) -> None:
         feed.committed(commit)
         count_changes(commit.changes)
+        ended.take(commit.changes)
 
     writer = Writer(database, clock=clock, durable=durable, health=health, opened=opened, committed=committed)
     async with anyio.create_task_group() as tasks:
@@ -111,6 +114,7 @@ async def open_job_store(
                 clock=clock,
             )
             operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
+            overview = OverviewServicer(reading=reading, feed=feed, ended=ended, clock=clock)
             dispatch = DispatchServicer(
                 writer=writer,
                 feed=feed,
@@ -136,13 +140,14 @@ async def open_job_store(
             retention = Retention(writer, clock, retention_s)
             tasks.start_soon(retention.run)
             log_retention = LogRetentionServicer(retention, reading)
-            yield _served(jobs, operations, dispatch, settlement, tags, log_retention, health)
+            yield _served(jobs, operations, overview, dispatch, settlement, tags, log_retention, health)
             tasks.cancel_scope.cancel()
 
 
 def _served(
     jobs: JobsServicer,
     operations: JobOperationsServicer,
+    overview: OverviewServicer,
     dispatch: DispatchServicer,
     settlement: SettlementServicer,
     tags: JobTagsServicer,
@@ -158,6 +163,11 @@ def _served(
         Service(
             job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
             lambda server: add_JobOperationsServiceServicer_to_server(operations, server),
+            health,
+        ),
+        Service(
+            overview_service_pb2.DESCRIPTOR.services_by_name["OverviewService"],
+            lambda server: add_OverviewServiceServicer_to_server(overview, server),
             health,
         ),
         Service(

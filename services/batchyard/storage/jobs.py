@@ -406,6 +406,18 @@ class JobReader(Protocol):
         """Return how many jobs of each queue are in each state that is not the last; arrays count as their children."""
         ...
 
+    def counts(self, namespace: str) -> dict[str, dict[JobState, int]]:
+        """Return how many jobs of each queue, by its name, are kept in each state; an array is one job."""
+        ...
+
+    def child_states(self, array: JobKey) -> bytes | None:
+        """Return the state of each child of an array, a byte a child; None if there is no such array."""
+        ...
+
+    def waiting_for(self, key: JobKey, limit: int) -> list[Job] | None:
+        """Return the first jobs that were submitted to wait for a job; None if there is no such job."""
+        ...
+
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name: in the queue if there is one, else in any."""
         ...

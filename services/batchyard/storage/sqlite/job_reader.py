@@ -20,7 +20,7 @@ from batchyard.storage.jobs import (
     Snapshot,
 )
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
-from batchyard.storage.sqlite import answers, fronts, removals
+from batchyard.storage.sqlite import answers, fronts, removals, tallies
 from batchyard.storage.sqlite.jobs import EVENTS_KEPT
 from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.rows import (
@@ -40,7 +40,6 @@ from batchyard.storage.sqlite.rows import (
     jobs_of,
     queue_of,
 )
-from batchyard.storage.sqlite.tallies import tallies
 
 _SNAPSHOT_PAGE: Final = 500
 _SNAPSHOT_PAGE_BYTES: Final = 1024 * 1024
@@ -174,9 +173,35 @@ class SqliteJobReader:
         """Return how many jobs of each queue are in each state."""
         self._db.execute("BEGIN")
         try:
-            return tallies(self._db)
+            return tallies.tallies(self._db)
         finally:
             self._db.execute("COMMIT")
+
+    def counts(self, namespace: str) -> dict[str, dict[JobState, int]]:
+        """Return how many jobs of each queue are kept in each state."""
+        return tallies.counts(self._db, namespace)
+
+    def child_states(self, array: JobKey) -> bytes | None:
+        """Return the state of each child of an array."""
+        self._db.execute("BEGIN")
+        try:
+            (found,) = jobs_by_key(self._db, [array]) or (None,)
+            return None if found is None or found.children is None else tallies.child_states(self._db, found)
+        finally:
+            self._db.execute("COMMIT")
+
+    def waiting_for(self, key: JobKey, limit: int) -> list[Job] | None:
+        """Return the first jobs that were submitted to wait for a job."""
+        self._db.execute("BEGIN")
+        try:
+            (found,) = jobs_and_children_by_key(self._db, [key]) or (None,)
+            if found is None:
+                return None
+            sequences = tallies.dependents(self._db, found, limit)
+            jobs = jobs_of(self._db, each_in(self._db, f"{SELECT} FROM jobs WHERE sequence IN (%s)", sequences))
+        finally:
+            self._db.execute("COMMIT")
+        return sorted(jobs, key=lambda job: job.sequence)
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""

@@ -1,9 +1,10 @@
-"""How many jobs that have not ended stand where, counted by index."""
+"""Many jobs at once: how many of them stand where, and who belongs to whom."""
 
 import sqlite3
 from collections import Counter
 
-from batchyard.domain.arrays import from_bytes
+from batchyard.domain.arrays import each, from_bytes
+from batchyard.domain.jobs import Job
 from batchyard.domain.lifecycle import JobState
 from batchyard.storage.jobs import QueueKey
 
@@ -37,3 +38,40 @@ def tallies(db: sqlite3.Connection) -> dict[tuple[QueueKey, JobState], int]:
         counts[key, JobState.PENDING] += from_bytes(pending).bit_count()
         counts[key, JobState.RUNNABLE] += from_bytes(runnable).bit_count()
     return {place: number for place, number in counts.items() if number}
+
+
+def counts(db: sqlite3.Connection, namespace: str) -> dict[str, dict[JobState, int]]:
+    """Return how many jobs of each queue of a namespace are kept in each state; arrays are one job. By index."""
+    found: dict[str, dict[JobState, int]] = {}
+    for queue, state, number in db.execute(
+        "SELECT q.name, j.state, count(*) FROM queues q JOIN jobs j ON j.namespace = q.namespace"
+        " AND j.job_queue = q.name AND j.sequence >= q.first_job"
+        " WHERE q.namespace = ? AND NOT q.gone AND j.parent IS NULL GROUP BY 1, 2",
+        (namespace,),
+    ):
+        found.setdefault(queue, {})[JobState(state)] = number
+    return found
+
+
+def child_states(db: sqlite3.Connection, array: Job) -> bytes:
+    """Return the state of each child of an array, a byte a child."""
+    children = array.children
+    assert children is not None
+    states = bytearray(children.size)
+    for state in (JobState.PENDING, JobState.RUNNABLE, JobState.FAILED):
+        for index in each(children.without_row(state)):
+            states[index] = state
+    first = array.sequence + 1
+    for sequence, state in db.execute("SELECT sequence, state FROM jobs WHERE parent = ?", (array.sequence,)):
+        states[sequence - first] = state
+    return bytes(states)
+
+
+def dependents(db: sqlite3.Connection, job: Job, limit: int) -> list[int]:
+    """Return the sequences of the first jobs that were submitted to wait for a job."""
+    rows = db.execute(
+        "SELECT dependent FROM dependencies WHERE depends_on = ? UNION SELECT dependent FROM pairings"
+        " WHERE depends_on = ? ORDER BY 1 LIMIT ?",
+        (job.sequence, job.sequence, limit),
+    )
+    return [sequence for (sequence,) in rows]

@@ -1,0 +1,120 @@
+"""OverviewService: pictures of many jobs at once, for people."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc.aio
+
+from batchyard.api.operations.v1 import overview_service_pb2 as pb
+from batchyard.api.operations.v1.overview_service_pb2_grpc import OverviewServiceServicer
+from batchyard.domain.clock import Clock
+from batchyard.domain.errors import InvalidRequestError, NotFoundError
+from batchyard.domain.jobs import JobChange, JobId, JobKey, array_and_index
+from batchyard.domain.lifecycle import TERMINAL, JobState
+from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.service import Reading
+from batchyard.jobstore.views import job_summary
+from batchyard.rpc.identity import caller_of
+
+MINUTES: Final = 60
+MINUTE_MS: Final = 60_000
+DEPENDENTS_MAX: Final = 100
+SHARE_OF_TIME: Final = 0.05
+"""Of a processor, for counting the jobs of one account: many are not counted anew for every call."""
+
+
+class EndedJobs:
+    """How many jobs of each account ended in each of the last minutes."""
+
+    def __init__(self) -> None:
+        self._minutes: dict[str, deque[list[int]]] = {}
+
+    def take(self, changes: Sequence[JobChange]) -> None:
+        """Take in a commit."""
+        for change in changes:
+            if change.state in TERMINAL and change.summary is None and not change.blocked:
+                minutes = self._minutes.setdefault(change.key.namespace, deque(maxlen=MINUTES))
+                begin = change.at - change.at % MINUTE_MS
+                if not minutes or minutes[-1][0] < begin:
+                    minutes.append([begin, 0, 0])
+                minutes[-1][1 if change.state is JobState.SUCCEEDED else 2] += change.count
+
+    def of(self, namespace: str, now_ms: int) -> list[pb.MinuteCounts]:
+        """Return the last minutes, the present one last."""
+        known = {begin: (succeeded, failed) for begin, succeeded, failed in self._minutes.get(namespace, ())}
+        newest = now_ms - now_ms % MINUTE_MS
+        begins = range(newest - (MINUTES - 1) * MINUTE_MS, newest + 1, MINUTE_MS)
+        return [
+            pb.MinuteCounts(begin=begin, succeeded=succeeded, failed=failed)
+            for begin in begins
+            for succeeded, failed in (known.get(begin, (0, 0)),)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    revision: int
+    counted_at: int
+    good_until_s: float
+    queues: list[pb.QueueCounts]
+
+
+class OverviewServicer(OverviewServiceServicer):
+    """Reads; what it counts it remembers for as long as counting takes times twenty."""
+
+    def __init__(self, *, reading: Reading, feed: Feed, ended: EndedJobs, clock: Clock) -> None:
+        self._reading = reading
+        self._feed = feed
+        self._ended = ended
+        self._clock = clock
+        self._counted: dict[str, _Counted] = {}
+
+    async def CountJobs(  # noqa: N802  # the name of the RPC, as below
+        self, request: pb.CountJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CountJobsResponse:
+        """Count the jobs of the caller."""
+        namespace = caller_of(context).namespace
+        counted = self._counted.get(namespace)
+        now_s = self._clock.monotonic_s()
+        if counted is None or (counted.revision != self._feed.revision and now_s >= counted.good_until_s):
+            counted = self._counted[namespace] = await self._count(namespace)
+        return pb.CountJobsResponse(
+            queues=counted.queues,
+            counted_at=counted.counted_at,
+            minutes=self._ended.of(namespace, self._clock.now_ms()),
+        )
+
+    async def _count(self, namespace: str) -> _Counted:
+        revision, begin_s = self._feed.revision, self._clock.monotonic_s()
+        found = await self._reading.ask(lambda reader: reader.counts(namespace))
+        end_s = self._clock.monotonic_s()
+        queues = [
+            pb.QueueCounts(job_queue_name=queue, by_status={state.name: count for state, count in states.items()})
+            for queue, states in sorted(found.items())
+        ]
+        return _Counted(revision, self._clock.now_ms(), end_s + (end_s - begin_s) / SHARE_OF_TIME, queues)
+
+    async def DescribeArrayChildren(  # noqa: N802
+        self, request: pb.DescribeArrayChildrenRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DescribeArrayChildrenResponse:
+        """Tell the status of every child."""
+        key = JobKey(caller_of(context).namespace, JobId(request.job_id))
+        states = None if array_and_index(key) else await self._reading.ask(lambda reader: reader.child_states(key))
+        if states is None:
+            raise NotFoundError(f"Array job {request.job_id} does not exist", field="jobId")
+        return pb.DescribeArrayChildrenResponse(statuses=states)
+
+    async def ListDependents(  # noqa: N802
+        self, request: pb.ListDependentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListDependentsResponse:
+        """List who waits for a job."""
+        limit = request.max_results if request.HasField("max_results") else DEPENDENTS_MAX
+        if not 1 <= limit <= DEPENDENTS_MAX:
+            raise InvalidRequestError(f"maxResults must be 1 to {DEPENDENTS_MAX}, not {limit}", field="maxResults")
+        key = JobKey(caller_of(context).namespace, JobId(request.job_id))
+        jobs = await self._reading.ask(lambda reader: reader.waiting_for(key, limit))
+        if jobs is None:
+            raise NotFoundError(f"Job {request.job_id} does not exist", field="jobId")
+        return pb.ListDependentsResponse(jobs=[job_summary(job) for job in jobs])
