@@ -44,7 +44,8 @@ def test_a_wheel_holds_everything_that_runs_and_nothing_else(tmp_path: Path) -> 
         path.relative_to(ROOT / root).as_posix()
         for root in SOURCE_ROOTS
         for path in (ROOT / root).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".pyi", ".proto", ".sql", ".typed"}
+        if path.is_file()
+        and path.suffix in {".py", ".pyi", ".proto", ".sql", ".typed", ".html", ".css", ".js", ".svg", ".txt"}
     }
     assert held - {name for name in held if ".dist-info/" in name} == expected
     assert any(name.endswith(".sql") for name in expected)

@@ -12,6 +12,7 @@ from batchyard.gateway.asgi import Answer, DisconnectedError, Request, read_body
 from batchyard.gateway.aws_errors import AWS_JSON, REST_JSON, AwsError, Protocol
 from batchyard.gateway.browser import BrowserRules
 from batchyard.gateway.config import GatewayConfig
+from batchyard.gateway.console.app import Console
 from batchyard.gateway.health import alive_answer, readiness_answer
 from batchyard.gateway.identity import Authorization, caller_of, invocation_of, parse_authorization
 from batchyard.gateway.metrics import metrics_answer, record_request
@@ -48,6 +49,7 @@ class HttpApp:
             for route in self._table.routes
         }
         self._caller_identity = GetCallerIdentity()
+        self._console = Console(config, upstreams, self._browser_rules)
         self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/healthz": _at_once(alive_answer),
             "/readyz": lambda: readiness_answer(upstreams),
@@ -59,6 +61,9 @@ class HttpApp:
         request = Request.from_scope(scope)
         request_id = str(uuid.uuid4())
         try:
+            if self._console.has(request):
+                await self._console.serve(request, receive, send, request_id)
+                return
             page = self._pages.get(request.path)
             answering = self._answer(request, receive, request_id) if page is None else _show(page, request, request_id)
             answer = await answering

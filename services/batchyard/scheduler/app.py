@@ -53,7 +53,7 @@ async def open_scheduler(
         tasks.start_soon(partial(reconnecting, store.follow, name="job store"))
         tasks.start_soon(partial(reconnecting, watch.follow, name="registry"))
         sessions = AgentSessionServicer(scheduler, clock, tasks)
-        agents = AgentsServicer(scheduler)
+        agents = AgentsServicer(scheduler, clock)
         gauges = AgentGauges(scheduler, clock)
         REGISTRY.register(gauges)
         try:

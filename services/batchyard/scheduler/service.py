@@ -77,8 +77,9 @@ class AgentSessionServicer(AgentSessionServiceServicer):
 class AgentsServicer(AgentsServiceServicer):
     """Says which agents there are, and drains them."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
         self._scheduler = scheduler
+        self._clock = clock
 
     async def ListAgents(  # noqa: N802
         self, request: agents_pb2.ListAgentsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -86,7 +87,9 @@ class AgentsServicer(AgentsServiceServicer):
         """List all agents, connected or not, by id."""
         known = {record.agent_id for record in self._scheduler.roster}
         agent_ids = sorted(known.union(self._scheduler.drains))
-        return agents_pb2.ListAgentsResponse(agents=[_summary(self._scheduler, agent_id) for agent_id in agent_ids])
+        return agents_pb2.ListAgentsResponse(
+            agents=[self._summary(agent_id, include_jobs=request.include_jobs) for agent_id in agent_ids]
+        )
 
     async def DrainAgent(  # noqa: N802
         self, request: agents_pb2.DrainAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -98,39 +101,42 @@ class AgentsServicer(AgentsServiceServicer):
             )
         limit_ms = request.limit_seconds * 1000 if request.HasField("limit_seconds") else None
         await self._scheduler.drain(request.agent_id, draining=True, limit_ms=limit_ms)
-        return agents_pb2.DrainAgentResponse(agent=_summary(self._scheduler, request.agent_id))
+        return agents_pb2.DrainAgentResponse(agent=self._summary(request.agent_id))
 
     async def ResumeAgent(  # noqa: N802
         self, request: agents_pb2.ResumeAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> agents_pb2.ResumeAgentResponse:
         """Offer a drained agent jobs again."""
         await self._scheduler.drain(request.agent_id, draining=False)
-        return agents_pb2.ResumeAgentResponse(agent=_summary(self._scheduler, request.agent_id))
+        return agents_pb2.ResumeAgentResponse(agent=self._summary(request.agent_id))
 
-
-def _summary(scheduler: Scheduler, agent_id: str) -> agents_pb2.AgentSummary:
-    record, use, is_drained = (
-        scheduler.roster.get(agent_id),
-        scheduler.planner.use_of(agent_id),
-        agent_id in scheduler.drains,
-    )
-    summary = agents_pb2.AgentSummary(
-        agent_id=agent_id,
-        connected=record is not None and record.is_connected,
-        vcpus_milli_used=use.used.vcpus_milli,
-        memory_mib_used=use.used.memory_mib,
-        gpus_used=use.used.gpus,
-        runs=use.runs,
-        status="DRAINING" if is_drained else "ACTIVE",
-    )
-    if is_drained:
-        jobs = islice(scheduler.planner.jobs_on(agent_id), JOB_IDS_MAX)
-        summary.job_ids.extend(job.job_id for job in jobs)
-    if record is not None and record.registration is not None:
-        summary.hostname = record.registration.hostname
-        summary.runtime = record.registration.runtime
-        summary.vcpus_milli = record.registration.capacity.vcpus_milli
-        summary.memory_mib = record.registration.capacity.memory_mib
-        summary.gpus = record.registration.capacity.gpus
-        summary.compute_environments.extend(record.registration.compute_environments)
-    return summary
+    def _summary(self, agent_id: str, *, include_jobs: bool = False) -> agents_pb2.AgentSummary:
+        scheduler = self._scheduler
+        record, use, is_drained = (
+            scheduler.roster.get(agent_id),
+            scheduler.planner.use_of(agent_id),
+            agent_id in scheduler.drains,
+        )
+        summary = agents_pb2.AgentSummary(
+            agent_id=agent_id,
+            connected=record is not None and record.is_connected,
+            vcpus_milli_used=use.used.vcpus_milli,
+            memory_mib_used=use.used.memory_mib,
+            gpus_used=use.used.gpus,
+            runs=use.runs,
+            status="DRAINING" if is_drained else "ACTIVE",
+        )
+        if is_drained or include_jobs:
+            jobs = islice(scheduler.planner.jobs_on(agent_id), JOB_IDS_MAX)
+            summary.job_ids.extend(job.job_id for job in jobs)
+        lease_left = scheduler.lease_left(agent_id, self._clock.monotonic_s())
+        if lease_left is not None:
+            summary.lease_left_ms = int(lease_left * 1000)
+        if record is not None and record.registration is not None:
+            summary.hostname = record.registration.hostname
+            summary.runtime = record.registration.runtime
+            summary.vcpus_milli = record.registration.capacity.vcpus_milli
+            summary.memory_mib = record.registration.capacity.memory_mib
+            summary.gpus = record.registration.capacity.gpus
+            summary.compute_environments.extend(record.registration.compute_environments)
+        return summary

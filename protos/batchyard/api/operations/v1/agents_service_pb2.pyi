@@ -115,14 +115,21 @@ Global___ResumeAgentResponse: _TypeAlias = ResumeAgentResponse  # noqa: Y015
 class ListAgentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    INCLUDE_JOBS_FIELD_NUMBER: _builtins.int
+    include_jobs: _builtins.bool
+    """Name the jobs of each agent, not only of those that are DRAINING."""
     def __init__(
         self,
+        *,
+        include_jobs: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "include_jobs", b"include_jobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "include_jobs", b"include_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__include_jobs: _TypeAlias = _typing.Literal["include_jobs"]  # noqa: Y015
+    _WhichOneofArgType__include_jobs: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__include_jobs) -> _WhichOneofReturnType__include_jobs | None: ...
 
 Global___ListAgentsRequest: _TypeAlias = ListAgentsRequest  # noqa: Y015
 
@@ -166,6 +173,7 @@ class AgentSummary(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     JOB_IDS_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     hostname: _builtins.str
     connected: _builtins.bool
@@ -183,13 +191,19 @@ class AgentSummary(_message.Message):
     """Jobs that are offered to it or run on it."""
     status: _builtins.str
     """"ACTIVE", or "DRAINING" if it is offered nothing."""
+    lease_left_ms: _builtins.int
+    """In how many milliseconds it counts as lost, with all that it runs, if it is not heard again; absent if it has no
+    lease.
+    """
     @_builtins.property
     def compute_environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the compute environments that it serves; empty: all."""
 
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of a DRAINING agent: the ids of the jobs that are still offered to it or run on it, the first 100 of them."""
+        """Of a DRAINING agent, or if they were asked for: the ids of the jobs that are offered to it or run on it, the first
+        100 of them.
+        """
 
     def __init__(
         self,
@@ -208,10 +222,11 @@ class AgentSummary(_message.Message):
         runs: _builtins.int | None = ...,
         status: _builtins.str | None = ...,
         job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lease_left_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_id: _TypeAlias = _typing.Literal["agent_id"]  # noqa: Y015
     _WhichOneofArgType__agent_id: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
@@ -223,6 +238,8 @@ class AgentSummary(_message.Message):
     _WhichOneofArgType__gpus_used: _TypeAlias = _typing.Literal["_gpus_used", b"_gpus_used"]  # noqa: Y015
     _WhichOneofReturnType__hostname: _TypeAlias = _typing.Literal["hostname"]  # noqa: Y015
     _WhichOneofArgType__hostname: _TypeAlias = _typing.Literal["_hostname", b"_hostname"]  # noqa: Y015
+    _WhichOneofReturnType__lease_left_ms: _TypeAlias = _typing.Literal["lease_left_ms"]  # noqa: Y015
+    _WhichOneofArgType__lease_left_ms: _TypeAlias = _typing.Literal["_lease_left_ms", b"_lease_left_ms"]  # noqa: Y015
     _WhichOneofReturnType__memory_mib: _TypeAlias = _typing.Literal["memory_mib"]  # noqa: Y015
     _WhichOneofArgType__memory_mib: _TypeAlias = _typing.Literal["_memory_mib", b"_memory_mib"]  # noqa: Y015
     _WhichOneofReturnType__memory_mib_used: _TypeAlias = _typing.Literal["memory_mib_used"]  # noqa: Y015
@@ -247,6 +264,8 @@ class AgentSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpus_used) -> _WhichOneofReturnType__gpus_used | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hostname) -> _WhichOneofReturnType__hostname | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_left_ms) -> _WhichOneofReturnType__lease_left_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_mib) -> _WhichOneofReturnType__memory_mib | None: ...
     @_typing.overload
