@@ -12,6 +12,7 @@ from batchyard.domain.errors import SupersededError
 from batchyard.domain.jobs import JobKey
 from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.jobstore.group import Group
+from batchyard.jobstore.memory import Memory
 from batchyard.jobstore.offers import Cause, Proposal, Refusal, refused_for_job
 from batchyard.storage.jobs import Changes, EnvironmentCopy, EnvironmentKey, StorageError
 from batchyard.storage.sqlite.database import connect
@@ -64,6 +65,7 @@ def test_a_queue_must_lead_to_the_environment(store: Store) -> None:
 def test_a_queue_that_goes_away_places_nothing(store: Store) -> None:
     key = store.submit()
     store.connection.execute("UPDATE queues SET gone = 1")  # no command does this while it has unfinished jobs
+    store.core.memory = Memory()
     assert propose(store, key) == Refusal(Cause.ENVIRONMENT, "job queue queue does not exist")
 
 

@@ -29,9 +29,6 @@ STOP_PATIENCE_S: Final = 2.0
 
 COALESCE_S: Final = 0.002
 """After news were passed on at once, what comes within this time shares the next message."""
-BUSY_RECORDS: Final = 4
-BUSY_COALESCE_S: Final = 0.010
-"""When so many came together, more will: the start and the end of a short job then make one report and one commit."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,11 +97,10 @@ class Shift:
 
     async def _follow(self) -> None:
         while True:
-            count = await self._take_news()
-            await anyio.sleep(BUSY_COALESCE_S if count >= BUSY_RECORDS else COALESCE_S)
+            await self._take_news()
+            await anyio.sleep(COALESCE_S)
 
-    async def _take_news(self) -> int:
-        """Wait for news of runs and pass them on; return of how many runs they were."""
+    async def _take_news(self) -> None:
         records = await self._runtime.changes()
         # Before the end of a run is reported: whoever sees the end finds the log complete.
         await self._tracker.observe(records)
@@ -113,7 +109,6 @@ class Shift:
             await self._runtime.carry_out(orders)
         self._session.wake()
         self._notify()
-        return len(records)
 
     async def _keep_session(self) -> None:
         while True:

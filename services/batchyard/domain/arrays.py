@@ -6,7 +6,8 @@ here by state, and those that have ended are kept as bits too, for other childre
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 from batchyard.domain.lifecycle import JobEvent, JobState
@@ -150,6 +151,10 @@ class Children:
 
     # Changes
 
+    def copy(self) -> "Children":
+        """Return what changes apart from this one."""
+        return Children(*_values_of(self))
+
     def move(self, indices: Indices, event: JobEvent, target: JobState) -> None:
         """Bring children without rows, which have not ended, into the state that an event leads to."""
         self.pending &= ~indices
@@ -205,4 +210,5 @@ class Children:
         return released & ~failed, failed
 
 
+_values_of = attrgetter(*(field.name for field in fields(Children)))
 _ROWLESS: Final = (JobState.RUNNABLE, JobState.PENDING, JobState.FAILED)

@@ -2,7 +2,9 @@
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final, NamedTuple, NewType
 
 from batchyard.domain.arrays import SIZE_MAX, VERSION_WITHOUT_ROW, Children, each, from_bytes
@@ -48,6 +50,13 @@ class Run:
     log_stream_name: str
     evicted: bool = False
     """It is to be ended because its host is drained."""
+
+    def in_state(self, state: RunState) -> "Run":
+        """Return the same run in another state."""
+        return Run(
+            *(self.fence, self.agent_id, self.incarnation, self.compute_environment, state),
+            *(self.task_id, self.log_stream_name, self.evicted),
+        )
 
 
 @dataclass(slots=True)
@@ -107,6 +116,13 @@ class Job:
     children: Children | None = None
     """Of an array."""
 
+    def copy(self) -> "Job":
+        """Return a job that changes apart from this one."""
+        copy = Job(*_values_of(self))
+        if self.children is not None:
+            copy.children = self.children.copy()
+        return copy
+
     @property
     def index(self) -> int:
         """Place of a child in its array, from 0."""
@@ -117,6 +133,9 @@ class Job:
     def spec_sequence(self) -> int:
         """Sequence of the job whose specification is this one's: children share that of their array."""
         return self.sequence if self.parent is None else self.parent
+
+
+_values_of = attrgetter(*(field.name for field in fields(Job)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +219,7 @@ def child_key(array: JobKey, index: int) -> JobKey:
     return JobKey(array.namespace, JobId(f"{array.job_id}:{index}"))
 
 
+@lru_cache(maxsize=8192)
 def array_and_index(key: JobKey) -> tuple[JobKey, int] | None:
     """Return the array that a child's key belongs to, and the child's index; None for other keys."""
     array_id, _, index = key.job_id.rpartition(":")
@@ -214,24 +234,19 @@ def child_without_row(array: Job, index: int) -> Job | None:
     if children is None or state is None:
         return None
     was_stopped = bool(children.stopped >> index & 1)
-    child = replace(
-        array,
-        key=child_key(array.key, index),
-        sequence=array.sequence + 1 + index,
-        parent=array.sequence,
-        children=None,
-        created_at=children.created_at,
-        state=state,
-        version=VERSION_WITHOUT_ROW,
-        status_reason=None,
-        dependencies_left=0,
-        runnable_at=children.runnable_at if state is JobState.RUNNABLE else None,
-        stop_reason=None,
-        cancelled=was_stopped and array.cancelled,
-        terminated=was_stopped and not array.cancelled,
-        stopped_at=None,
-        ended_at=None,
-    )
+    child = Job(*_values_of(array))
+    child.key = child_key(array.key, index)
+    child.sequence = array.sequence + 1 + index
+    child.parent = array.sequence
+    child.children = None
+    child.created_at = children.created_at
+    child.state = state
+    child.version = VERSION_WITHOUT_ROW
+    child.dependencies_left = 0
+    child.runnable_at = children.runnable_at if state is JobState.RUNNABLE else None
+    child.cancelled = was_stopped and array.cancelled
+    child.terminated = was_stopped and not array.cancelled
+    child.status_reason = child.stop_reason = child.stopped_at = child.ended_at = None
     if state is JobState.FAILED:
         child.status_reason = array.stop_reason if was_stopped else REASON_DEPENDENCY_FAILED
     return child

@@ -10,7 +10,7 @@ stays RUNNABLE; it is the agent's claim that makes it STARTING.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Flag, IntEnum, StrEnum, auto
+from enum import IntEnum, StrEnum, auto
 from types import MappingProxyType
 from typing import Final
 
@@ -60,10 +60,9 @@ class JobEvent(StrEnum):
     """The attempt failed, and it was the last, or none may follow."""
 
 
-class Effect(Flag):
+class Effect(IntEnum):
     """What must be done, in the same transaction, when a job moves."""
 
-    NONE = 0
     ENQUEUE = auto()
     """The scheduler is to place it."""
     WITHDRAW = auto()
@@ -79,7 +78,7 @@ class Move:
     """The answer of the table."""
 
     target: JobState
-    effects: Effect = Effect.NONE
+    effects: frozenset[Effect] = frozenset()
 
 
 class IllegalMoveError(AssertionError):
@@ -88,10 +87,11 @@ class IllegalMoveError(AssertionError):
 
 _S, _E = JobState, JobEvent
 
-_READY = Move(_S.RUNNABLE, Effect.ENQUEUE)
-_NEVER_RAN = Move(_S.FAILED, Effect.WITHDRAW | Effect.SETTLE_DEPENDENTS)
-_RETRY = Move(_S.RUNNABLE, Effect.RECORD_ATTEMPT | Effect.ENQUEUE)
-_OVER = Effect.RECORD_ATTEMPT | Effect.SETTLE_DEPENDENTS
+_SETTLES = frozenset({Effect.SETTLE_DEPENDENTS})
+_READY = Move(_S.RUNNABLE, frozenset({Effect.ENQUEUE}))
+_NEVER_RAN = Move(_S.FAILED, frozenset({Effect.WITHDRAW, Effect.SETTLE_DEPENDENTS}))
+_RETRY = Move(_S.RUNNABLE, frozenset({Effect.RECORD_ATTEMPT, Effect.ENQUEUE}))
+_OVER = frozenset({Effect.RECORD_ATTEMPT, Effect.SETTLE_DEPENDENTS})
 
 TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, Move]]] = MappingProxyType(
     {
@@ -107,8 +107,8 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[JobEvent, Move]]] = MappingProxyTyp
             _E.DEPENDENCY_FAILED: _NEVER_RAN,
             _E.CANCELLED: _NEVER_RAN,
             _E.CHILDREN_RELEASED: Move(_S.PENDING),
-            _E.CHILDREN_SUCCEEDED: Move(_S.SUCCEEDED, Effect.SETTLE_DEPENDENTS),
-            _E.CHILD_FAILED: Move(_S.FAILED, Effect.SETTLE_DEPENDENTS),
+            _E.CHILDREN_SUCCEEDED: Move(_S.SUCCEEDED, _SETTLES),
+            _E.CHILD_FAILED: Move(_S.FAILED, _SETTLES),
         },
         _S.RUNNABLE: {
             _E.CANCELLED: _NEVER_RAN,

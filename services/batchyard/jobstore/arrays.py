@@ -61,6 +61,7 @@ class Arrays:
         """Arrays that are to be looked at: children have ended, or wait no longer for what all of them waited for."""
         self._failed: list[tuple[Job, Indices]] = []
         self._paired_with: dict[int, Sequence[Job]] = {}
+        self._array_of: dict[int, Job] = {}
         self._new_pairings: dict[int, list[Job]] = {}
 
     # Children
@@ -73,10 +74,15 @@ class Arrays:
 
     def array_of(self, child: Job) -> Job:
         """Return the array of a child."""
+        assert child.parent is not None
+        known = self._array_of.get(child.parent)
+        if known is not None:
+            return known
         found = array_and_index(child.key)
         array = self._find(found[0]) if found is not None else None
         assert array is not None
         assert array.sequence == child.parent
+        self._array_of[child.parent] = array
         return array
 
     def gets_row(self, child: Job) -> None:

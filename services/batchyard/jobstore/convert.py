@@ -1,6 +1,6 @@
 """Between the dispatch stream's messages and the store's own words."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from google.protobuf.message import Message
@@ -30,8 +30,8 @@ ENTRIES_A_MESSAGE: Final = 1000
 OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024
 """Bounds that keep every message of the stream well below what a receiver takes."""
 
-_RUN_STATES: Final[frozenset[int]] = frozenset(RunState)
-_RUN_ENDS: Final[frozenset[int]] = frozenset(RunEnd)
+_RUN_STATES: Final[Mapping[int, RunState]] = {int(state): state for state in RunState}
+_RUN_ENDS: Final[Mapping[int, RunEnd]] = {int(end): end for end in RunEnd}
 _REFUSAL: Final = {cause: wire.OfferRefusal.Value(f"OFFER_REFUSAL_{cause.name}") for cause in Cause}
 _RUN_STATE: Final = {state: run_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
 
@@ -46,15 +46,16 @@ def report_of(message: run_pb2.RunReport) -> RunReport | None:
 
     One that does not say, in words known here, how its run ended says that it is lost.
     """
-    if message.state not in _RUN_STATES:
+    state = _RUN_STATES.get(message.state)
+    if state is None:
         return None
     return RunReport(
         fence=fence_of(message.fence),
         key=JobKey(message.namespace, JobId(message.job_id)),
-        state=RunState(message.state),
+        state=state,
         started_ago_ms=message.started_ago_ms if message.HasField("started_ago_ms") else None,
         ended_ago_ms=message.ended_ago_ms if message.HasField("ended_ago_ms") else None,
-        end=RunEnd(message.end) if message.end in _RUN_ENDS else RunEnd.LOST,
+        end=_RUN_ENDS.get(message.end, RunEnd.LOST),
         exit_code=message.exit_code if message.HasField("exit_code") else None,
         reason=message.reason or None,
     )

@@ -8,6 +8,7 @@ from batchyard.domain.errors import BatchyardError
 from batchyard.domain.jobs import JobKey
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
+from batchyard.jobstore.memory import Memory
 from batchyard.jobstore.moves import Numbers
 from batchyard.storage.jobs import JobWriter, StorageError
 
@@ -48,7 +49,7 @@ def run_group(core: "JobStoreCore", commands: Sequence[Command], now_ms: int) ->
     failed: dict[int, CommandError] = {}
     while True:
         keys = {key for command in commands for key in command.keys}
-        group = Group(core.storage, core.numbers, now_ms, keys)
+        group = Group(core.storage, core.numbers, core.memory, now_ms, keys)
         answers: list[object | BatchyardError | CommandError] = []
         for index, command in enumerate(commands):
             if index in failed:
@@ -75,3 +76,4 @@ class JobStoreCore:
         self.storage = storage
         self.counters = storage.begin_epoch()
         self.numbers = Numbers(self.counters, storage.reserved_vcpus())
+        self.memory = Memory()

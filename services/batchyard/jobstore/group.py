@@ -95,7 +95,8 @@ class Group(Moves):
         paired_with = [self._arrays.pairing(key, size) for key in dict.fromkeys(new.paired_with)]
 
         # A copy, so that the submission can be taken in again by another group if this one comes to nothing.
-        job = replace(new.job, sequence=self._numbers.sequence + 1, created_at=self._now)
+        job = new.job.copy()
+        job.sequence, job.created_at = self._numbers.sequence + 1, self._now
         self._numbers.sequence += 1 + size
         if size:
             self._arrays.begin(job, size, sequential=new.sequential, paired_with=paired_with)
@@ -408,6 +409,7 @@ class Group(Moves):
         self._summarize_arrays()
         if changes:
             self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
+            self._memory.committed(changes)
         for key, added in self._reserved.items():
             if reserved := self._numbers.reserved_vcpus.pop(key, 0) + added:
                 self._numbers.reserved_vcpus[key] = reserved
@@ -417,12 +419,12 @@ class Group(Moves):
 
     def _answer_offers(self) -> None:
         """Tell of each offer. One that was given up in this very group is refused: nobody has heard of its fence."""
-        specs = self._storage.specs({job.spec_sequence for job, _ in self._offered})
+        specs = self._memory.specs(self._storage, [job for job, _ in self._offered])
         given_up = set()
         for job, run in self._offered:
             if job.run is not None and job.run.fence == run.fence:
                 spec = specs[job.spec_sequence]
-                outcome = OfferOutcome(job.key, run.agent_id, job.run.incarnation, replace(job), spec)
+                outcome = OfferOutcome(job.key, run.agent_id, job.run.incarnation, job.copy(), spec)
             else:
                 given_up.add(run.fence)
                 refusal = Refusal(Cause.AGENT, "the agent was lost, or has begun anew")

@@ -31,6 +31,7 @@ from batchyard.jobstore.effects import (
     OfferOutcome,
     demand_on,
 )
+from batchyard.jobstore.memory import Memory
 from batchyard.jobstore.offers import (
     Cause,
     Refusal,
@@ -71,15 +72,18 @@ class Numbers:
 class Moves:
     """A group's picture, and the moves in it."""
 
-    def __init__(self, storage: JobWriter, numbers: Numbers, now_ms: int, keys: Collection[JobKey]) -> None:
+    def __init__(
+        self, storage: JobWriter, numbers: Numbers, memory: Memory, now_ms: int, keys: Collection[JobKey]
+    ) -> None:
         """Begin with the jobs that the commands name, loaded together."""
         self._storage = storage
         self._numbers = numbers
+        self._memory = memory
         self._now = now_ms
         wanted = dict.fromkeys(keys)
         wanted.update((child[0], None) for key in keys if (child := array_and_index(key)) is not None)
         self._jobs: dict[JobKey, Job | None] = dict(wanted)
-        for job in storage.jobs(wanted) if wanted else ():
+        for job in memory.jobs(storage, wanted):
             self._jobs[job.key] = job
         self._touched: dict[JobKey, Job] = {}
         self._new: dict[JobKey, NewJob] = {}
@@ -117,7 +121,7 @@ class Moves:
             # The cancel lost the race: it succeeds without effect.
             job.cancelled, job.stop_reason = False, None
         self._decided.add(job.key)
-        job.run = replace(run, state=RunState.CLAIMED)
+        job.run = run.in_state(RunState.CLAIMED)
         job.agent_id, job.task_id, job.log_stream_name = run.agent_id, run.task_id, None
         job.exit_code = job.reason = None
         self._move(job, JobEvent.CLAIMED)
@@ -125,7 +129,7 @@ class Moves:
     def _started(self, job: Job, ago_ms: int) -> None:
         run = job.run
         assert run is not None
-        job.run = replace(run, state=RunState.STARTED)
+        job.run = run.in_state(RunState.STARTED)
         job.started_at = max(job.created_at, self._now - max(ago_ms, 0))
         job.log_stream_name = run.log_stream_name or None
         self._move(job, JobEvent.STARTED)
@@ -331,8 +335,7 @@ class Moves:
     def _job(self, key: JobKey) -> Job | None:
         known = self._jobs.get(key) or self._arrays.child(key)
         if known is None and key not in self._jobs:
-            found = self._storage.jobs([key])
-            known = self._jobs[key] = found[0] if found else None
+            known = self._jobs[key] = next(self._memory.jobs(self._storage, [key]), None)
         return known
 
     def _has_row(self, job: Job) -> bool:
@@ -371,17 +374,17 @@ class Moves:
 
     def _queue(self, key: QueueKey) -> QueueCopy | None:
         if key not in self._queues:
-            self._queues[key] = self._storage.queue(key)
+            self._queues[key] = self._memory.queue(self._storage, key)
         return self._queues[key]
 
     def _environment(self, key: EnvironmentKey) -> EnvironmentCopy | None:
         if key not in self._environments:
-            self._environments[key] = self._storage.environment(key)
+            self._environments[key] = self._memory.environment(self._storage, key)
         return self._environments[key]
 
     def _agent(self, agent_id: AgentId) -> AgentRecord | None:
         if agent_id not in self._agents:
-            self._agents[agent_id] = self._storage.agent(agent_id)
+            self._agents[agent_id] = self._memory.agent(self._storage, agent_id)
         return self._agents[agent_id]
 
     def _put_agent(self, agent: AgentRecord) -> None:

@@ -125,7 +125,7 @@ class Ledger:
         self.start_margin_s = start_margin_s
 
     def offer(self, run: Run) -> None:
-        """Take an offer into the queue.
+        """Take an offer into the queue; whoever made it knows, so that alone is no change.
 
         One that is known only has its state told again. One that was forgotten, or that is of a lower store epoch than
         any seen, is given back: it may have run before.
@@ -140,7 +140,6 @@ class Ledger:
             return
         self._epoch = run.fence[0]
         self._waiting.append(run)
-        self._changed[run.fence] = run
 
     def revoke(self, fence: Fence) -> None:
         """Give an offer back unless it is claimed; either way its state is told again.
@@ -228,6 +227,10 @@ class Ledger:
             self._epoch = max(self._epoch, run.fence[0])
             if run.state in _HOLDS_ROOM:
                 self._free = _minus(self._free, run.need)
+
+    def has_changes(self) -> bool:
+        """Tell whether `take_changes` has something to return."""
+        return bool(self._changed)
 
     def take_changes(self) -> list[Run]:
         """Return the runs that changed, or whose state was asked for, since the last call."""

@@ -45,6 +45,9 @@ SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
 INSERT_AGENT = f"INSERT OR REPLACE INTO agents ({_AGENT}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 
 
+_JOB_STATES = {int(state): state for state in JobState}
+_RUN_STATES = {int(state): state for state in RunState}
+
 encode_events = msgspec.msgpack.Encoder().encode
 _encode = msgspec.json.Encoder().encode
 _decode_exit_rules = msgspec.json.Decoder(tuple[ExitRule, ...]).decode
@@ -174,12 +177,12 @@ def job_of(row: Any) -> Job:
     run = None
     if run_state is not None:
         run = Run(
-            Fence(run_epoch, run_number), run_agent, run_incarnation, run_environment, RunState(run_state), run_task,
+            Fence(run_epoch, run_number), run_agent, run_incarnation, run_environment, _RUN_STATES[run_state], run_task,
             run_stream, bool(run_evicted),
         )  # fmt: skip
     return Job(
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, JobState(state), version, status_reason, dependencies_left, attempts_made,
+        attempts_allowed, created_at, _JOB_STATES[state], version, status_reason, dependencies_left, attempts_made,
         unstarted_losses, run, stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at,
         exit_code, reason, agent_id, task_id, log_stream_name,
         _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at, share_identifier, parent,
