@@ -4,7 +4,6 @@ What is here in place of production code is the async shell alone: when it conne
 """
 
 import json
-from pathlib import Path
 
 from batchyard.agent.convert import demands_of, fence_message, report_of
 from batchyard.agent.host import Identity, IdentityKeeper, OutdatedSchedulerError
@@ -20,7 +19,7 @@ from simulation.host import Host
 from simulation.kernel import Life
 from simulation.network import End
 
-LOG = Path("log")
+LOG = "/logs/job.log"
 
 
 class AgentActor:

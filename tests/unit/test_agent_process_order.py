@@ -28,7 +28,7 @@ ENVIRON = {"PATH": "/tools", "LANG": "C.UTF-8", "HOME": "/home/agent", "AWS_SECR
 
 
 def order_for(offer: Offer) -> dict[str, Any]:
-    return start_order(offer, agent_id="me", log=Path("/logs/job.log"), environ=ENVIRON)
+    return start_order(offer, agent_id="me", log="/logs/job.log", environ=ENVIRON)
 
 
 def test_the_order_says_how_to_start_the_command() -> None:

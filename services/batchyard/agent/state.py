@@ -96,6 +96,10 @@ class Demands:
     """Runs that are not this agent's any more."""
 
 
+_RUN_STATES = {int(state): state for state in RunState}
+_RUN_ENDS = {int(end): end for end in RunEnd}
+
+
 def record_of(run: Run) -> RunRecord:
     """Return the record of a ledger's run."""
     return RunRecord(
@@ -108,12 +112,12 @@ def record_from_launcher(parts: Sequence[Any]) -> RunRecord:
     fence, state, about, started, ended, exit_code, end, reason = parts
     return RunRecord(
         (fence[0], fence[1]),
-        RunState(state),
+        _RUN_STATES[state],
         *_about(about),
         started,
         ended,
         exit_code,
-        RunEnd(end) if end is not None else None,
+        _RUN_ENDS[end] if end is not None else None,
         reason,
     )
 

@@ -117,7 +117,7 @@ class ProcessRuntime:
         self._inbox = inbox
         self._sending = anyio.Lock()
         self._environ = dict(os.environ)
-        self._log_folders: set[Path] = set()
+        self._log_folders: set[str] = set()
         self._instance: str = hello["instance"]
         self._claimed_before = [wire.decode_fence(pair) for pair in hello["lost"]]
 
@@ -177,23 +177,24 @@ class ProcessRuntime:
             for offer in orders.offers
         ]
 
-    async def _prepare_log(self, offer: Offer) -> Path | None:
+    async def _prepare_log(self, offer: Offer) -> str | None:
         """Return where the job's output goes, in a folder made for it; None if its log can have no such name."""
         try:
-            path = self._logs.path(offer.spec.namespace, offer.log_stream_name)
+            location = self._logs.location(offer.spec.namespace, offer.log_stream_name)
         except ValueError:
             return None
+        folder = location.rpartition("/")[0]
         group = log_group_of(offer.spec)
-        if path.parent not in self._log_folders or group != LOG_GROUP:
+        if folder not in self._log_folders or group != LOG_GROUP:
             try:
                 await to_thread.run_sync(self._logs.set_group, offer.spec.namespace, offer.log_stream_name, group)
-                await to_thread.run_sync(partial(path.parent.mkdir, parents=True, exist_ok=True))
+                await to_thread.run_sync(partial(os.makedirs, folder, exist_ok=True))
             except OSError as error:
                 # The offer goes on: the launcher cannot open the log, and says so of this job alone.
-                _log.warning("no log can be made in %s: %s", path.parent, error)
+                _log.warning("no log can be made in %s: %s", folder, error)
             else:
-                self._log_folders.add(path.parent)
-        return path
+                self._log_folders.add(folder)
+        return location
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         async with self._sending:

@@ -54,7 +54,7 @@ def start_order(
     offer: Offer,
     *,
     agent_id: str,
-    log: Path | None,
+    log: str | None,
     environ: Mapping[str, str],
     timeout_grace_s: float = TIMEOUT_GRACE_S,
 ) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def start_order(
         "need": offer.need,
         "about": offer.about,
         "argv": list(container.command),
-        "log": str(log or os.devnull),
+        "log": log or os.devnull,
         "memory_mib": offer.spec.memory_mib,
     }
     if offer.spec.timeout.HasField("attempt_duration_seconds"):
