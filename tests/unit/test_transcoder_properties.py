@@ -1,4 +1,4 @@
-"""The transcoder against protobuf's own JSON printer and parser, on random messages of every public type."""
+"""The transcoder against protobuf's own JSON printer and parser, on random messages of every type that is sent as AWS's JSON."""
 
 import json
 import re
@@ -10,20 +10,19 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchyard.gateway.routes import RouteTable
 from batchyard.gateway.transcoder import MemberError, compile_decoder, compile_encoder
 from batchyard.gateway.upstreams import PUBLIC_SERVICES
 from support.messages import aws_json_by_oracle, message_by_oracle, messages_of
 
-PUBLIC_TYPES = {
-    kind.name: kind
-    for service in PUBLIC_SERVICES
-    for method in service.methods
-    for kind in (method.input_type, method.output_type)
-}
+METHODS = {route.method.full_name: route.method for route in RouteTable(PUBLIC_SERVICES).routes}.values()
+PUBLIC_TYPES = {kind.name: kind for method in METHODS for kind in (method.input_type, method.output_type)}
+REQUESTS = {method.input_type.name: method.input_type for method in METHODS}
 ENCODERS = {name: compile_encoder(kind) for name, kind in PUBLIC_TYPES.items()}
 DECODERS = {name: compile_decoder(kind) for name, kind in PUBLIC_TYPES.items()}
 
 every_public_type = pytest.mark.parametrize("kind", PUBLIC_TYPES.values(), ids=PUBLIC_TYPES)
+every_request = pytest.mark.parametrize("kind", REQUESTS.values(), ids=REQUESTS)
 few_examples = settings(max_examples=20)
 
 JSON_VALUES = st.recursive(
@@ -57,7 +56,7 @@ def test_reads_what_the_oracle_reads(kind: Descriptor, data: st.DataObject) -> N
     assert DECODERS[kind.name](members) == message_by_oracle(members, kind)
 
 
-@every_public_type
+@every_request
 @few_examples
 @given(st.data())
 def test_makes_a_message_of_any_json_or_refuses_it_by_name(kind: Descriptor, data: st.DataObject) -> None:
