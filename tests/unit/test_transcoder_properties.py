@@ -1,4 +1,4 @@
-"""The transcoder against protobuf's own JSON printer and parser, on random messages of every type that is sent as AWS's JSON."""
+"""The transcoder against protobuf's own JSON printer and parser, on random messages of all types sent as JSON."""
 
 import json
 import re

@@ -4,8 +4,9 @@ The stores are synchronous classes over a `sqlite3.Connection`, so that the simu
 production `Database.run` hands such a call to aiosqlite's thread: one hop for a batch, not for each statement.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -58,13 +59,34 @@ async def open_database(path: Path, *, durable: bool = True, read_only: bool = F
     """Open a file for the length of the context."""
     connection = aiosqlite.Connection(lambda: connect(path, durable=durable, read_only=read_only), iter_chunk_size=64)
     # Whoever cancels us still waits for the thread, which may be opening the file, or in the middle of a statement.
-    with anyio.CancelScope(shield=True):
-        await connection
+    try:
+        await _to_its_end(connection)
+    except asyncio.CancelledError:
+        await _to_its_end(connection.close())
+        raise
     try:
         yield Database(connection)
     finally:
-        with anyio.CancelScope(shield=True):
-            await connection.close()
+        await _to_its_end(connection.close())
+
+
+async def _to_its_end(work: Awaitable[object]) -> None:
+    """Wait for work, however often and in whatever way this is cancelled meanwhile; then be cancelled."""
+    with anyio.CancelScope(shield=True):
+        task = asyncio.ensure_future(_awaited(work))
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:  # by asyncio: a scope does not keep that off
+                cancelled = error
+        task.result()
+        if cancelled is not None:
+            raise cancelled
+
+
+async def _awaited(work: Awaitable[object]) -> None:
+    await work
 
 
 async def until_writable(path: Path, *, durable: bool, failed: Callable[[sqlite3.Error], None]) -> None:
