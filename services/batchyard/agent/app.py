@@ -28,6 +28,7 @@ from batchyard.agent.runtimes.engine import capacity_of_engine, engine_answers, 
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.shift import HostFacts, Shift, end_everything
 from batchyard.agent.shipping import expire_shipped, ship_logs
+from batchyard.agent.talkback import TalkBack, TalkingBack
 from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceStub
 from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceStub
 from batchyard.domain.clock import Clock
@@ -78,6 +79,8 @@ class AgentConfig:
     """Network of containers; None: the engine's default."""
     installation: str = "batchyard"
     """Name of the installation, in the names and labels of containers."""
+    talk_back: TalkBack | None = None
+    """What jobs are told of this installation."""
     lock_patience_s: float = LOCK_PATIENCE_S
     """How long to wait for another agent on the same folder to end."""
     process: ProcessSettings = field(default=ProcessSettings())
@@ -163,7 +166,7 @@ class _Agent:
             while not self._stopping.is_set():
                 async with self._open_runtime(name) as runtime:
                     shift = Shift(
-                        runtime,
+                        runtime if config.talk_back is None else TalkingBack(runtime, config.talk_back),
                         AgentSessionServiceStub(channel),
                         HostFacts(name, self._capacity, config.compute_environments),
                         identity=self._keeper,

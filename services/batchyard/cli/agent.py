@@ -101,5 +101,7 @@ def agent(
         stop_jobs=host_options.stop_jobs,
         parent_death=with_parent,
         log_bytes_max=host_options.log_bytes_max,
+        docker_network=host_options.docker_network,
+        talk_back=host_options.talk_back(),
     )
     serve(partial(open_agent, config, monitoring_host, monitoring_port))

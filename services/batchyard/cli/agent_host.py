@@ -3,13 +3,18 @@
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import click
 
 from batchyard.agent.capacity import check_capacity, parse_size
 from batchyard.agent.policy import Policy
+from batchyard.agent.talkback import TalkBack, TalkBackError, read_credentials
 from batchyard.cli.options import Command, Decorator, all_of, option
+from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
+
+_ACCOUNT: Final = "account"
+_NONE: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,10 @@ class HostOptions:
     allow_host_path: tuple[str, ...]
     allow_device: tuple[str, ...]
     log_limit: str
+    docker_network: str | None
+    job_endpoint: str | None
+    job_region: str
+    job_credentials: str
 
     @property
     def reserve_mib(self) -> int | None:
@@ -35,6 +44,18 @@ class HostOptions:
     def log_bytes_max(self) -> int:
         """How long the log of an attempt may become."""
         return (parse_size(self.log_limit) or 0) * 1024 * 1024
+
+    def talk_back(self) -> TalkBack | None:
+        """Return what jobs are told of this installation; raise UsageError if it cannot be."""
+        if self.job_endpoint is None:
+            return None
+        try:
+            if self.job_credentials in (_ACCOUNT, _NONE):
+                return TalkBack(self.job_endpoint, self.job_region, has_credentials=self.job_credentials == _ACCOUNT)
+            credentials = read_credentials(Path(self.job_credentials), DEFAULT_NAMESPACE)
+            return TalkBack(self.job_endpoint, self.job_region, credentials=credentials)
+        except TalkBackError as error:
+            raise click.UsageError(str(error)) from error
 
     def policy(self, *guarded: Path) -> Policy:
         """Return what of the host jobs may have; these paths only if they are named themselves."""
@@ -112,6 +133,29 @@ def agent_host() -> Decorator:
             default="256MiB",
             callback=_size,
             help="How much is kept of what an attempt prints; of more, the middle is cut out.",
+        ),
+        option(
+            "--docker-network",
+            metavar="NETWORK",
+            default=None,
+            show_default="the engine's default",
+            help="Network of containers: bridge, host, none, or one of the engine's own.",
+        ),
+        option(
+            "--job-endpoint",
+            metavar="URL",
+            default=None,
+            show_default="jobs are told nothing",
+            help="Tell jobs that the AWS API is here, in AWS_ENDPOINT_URL_BATCH and its like, with a region and"
+            " credentials. What a job sets by itself wins.",
+        ),
+        option("--job-region", metavar="REGION", default=DEFAULT_REGION, help="Region that jobs are told."),
+        option(
+            "--job-credentials",
+            metavar="account|none|FILE",
+            default=_ACCOUNT,
+            help="account: jobs sign with their account as access key. FILE: with a key of their account from this"
+            " file, which is like that of --access-keys.",
         ),
     )
 

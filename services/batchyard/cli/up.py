@@ -186,6 +186,8 @@ def up(
     stop, unless --stop-jobs is given, and are found again at the next start.
     """
     configure_logging(log_format, log_level)
+    # Refused here, as the agent would be started again and again.
+    host_options.talk_back()
     agent_arguments = [*host_options.arguments(), "--log-format", log_format, "--log-level", log_level]
     config = UpConfig(
         folder=DataFolder(data_dir),
