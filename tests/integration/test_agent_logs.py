@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from batchyard.agent.launcher.ledger import RunState
-from batchyard.agent.logs import LogTracker
+from batchyard.agent.logs import LogTracker, UnshippedLogs, finished_logs
 from batchyard.agent.shipping import REQUEST_BYTES_MAX, SEGMENT_BYTES_MAX, LogReel, expire_shipped, ship_logs
 from batchyard.agent.state import RunRecord
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
@@ -106,19 +106,19 @@ def test_a_log_that_is_refused_stays_and_does_not_hold_up_the_others(folder: Log
         folder.create(NAMESPACE, stream).write_bytes(b"text")
         folder.mark(NAMESPACE, stream, (4, 1000))
         folder.finish(NAMESPACE, stream)
-    reel = LogReel(folder)
+    reel = LogReel(folder, UnshippedLogs())
     assert len(reel.next_segments()) == 2
     refused = ingest_pb2.LogName(namespace=NAMESPACE, log_stream_name=STREAM)
     reel.acknowledge(ingest_pb2.ShipLogsResponse(refused=[refused]))
     assert [segment.log_stream_name for segment in reel.next_segments()] == ["definition/default/2"]
     assert folder.path(NAMESPACE, STREAM).exists()
-    assert len(LogReel(folder).next_segments()) == 2
+    assert len(LogReel(folder, UnshippedLogs()).next_segments()) == 2
 
 
 def test_only_what_shows_and_is_not_held_is_shipped(folder: LogFolder) -> None:
     folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
     folder.mark(NAMESPACE, STREAM, (6, 1000))
-    reel = LogReel(folder)
+    reel = LogReel(folder, UnshippedLogs())
     assert segments_of(reel) == [(0, b"012345", False)]
     reel.acknowledge(held(4))
     assert segments_of(reel) == [(4, b"45", False)]
@@ -130,7 +130,7 @@ def test_a_complete_log_ends_with_a_final_segment_and_is_deleted_once_that_is_he
     folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
     folder.mark(NAMESPACE, STREAM, (10, 1000))
     folder.finish(NAMESPACE, STREAM)
-    reel = LogReel(folder)
+    reel = LogReel(folder, UnshippedLogs())
     reel.acknowledge(held(10))
     assert segments_of(reel) == [(10, b"", True)]
     assert folder.path(NAMESPACE, STREAM).exists()
@@ -143,7 +143,7 @@ def test_a_long_log_is_shipped_in_pieces(folder: LogFolder) -> None:
     content = bytes(2 * REQUEST_BYTES_MAX)
     folder.create(NAMESPACE, STREAM).write_bytes(content)
     folder.finish(NAMESPACE, STREAM)
-    segments = LogReel(folder).next_segments()
+    segments = LogReel(folder, UnshippedLogs()).next_segments()
     assert max(len(segment.data) for segment in segments) == SEGMENT_BYTES_MAX
     assert sum(len(segment.data) for segment in segments) <= REQUEST_BYTES_MAX
     assert not any(segment.final for segment in segments)
@@ -188,15 +188,16 @@ class FakeLogs(ingest_grpc.LogIngestServiceServicer):
 
 
 @asynccontextmanager
-async def shipping(folder: LogFolder, logs: FakeLogs) -> AsyncIterator[None]:
+async def shipping(folder: LogFolder, logs: FakeLogs, unshipped: UnshippedLogs | None = None) -> AsyncIterator[None]:
     """Ship a folder to a service."""
+    unshipped = unshipped or UnshippedLogs()
     server = grpc.aio.server()
     ingest_grpc.add_LogIngestServiceServicer_to_server(logs, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, anyio.create_task_group() as tasks:
         stub = ingest_grpc.LogIngestServiceStub(channel)
-        tasks.start_soon(lambda: ship_logs(stub, folder, interval_s=0.01))
+        tasks.start_soon(lambda: ship_logs(stub, folder, unshipped, interval_s=0.01))
         tasks.start_soon(expire_shipped, stub, folder, SystemClock())
         yield
         tasks.cancel_scope.cancel()
@@ -302,7 +303,7 @@ async def test_a_log_is_left_whole_where_the_file_system_cannot_cut(
 def test_what_was_cut_is_not_shipped_and_the_service_cuts_it_too(folder: LogFolder, tmp_path: Path) -> None:
     held_there = LogFolder(tmp_path / "service")
     path = folder.create(NAMESPACE, STREAM)
-    reel = LogReel(folder)
+    reel = LogReel(folder, UnshippedLogs())
 
     def ship() -> None:
         for segment in reel.next_segments():
@@ -342,7 +343,21 @@ def test_a_long_log_does_not_keep_back_the_others(folder: LogFolder) -> None:
         path = folder.create(NAMESPACE, stream)
         path.write_bytes(bytes(size))
         folder.finish(NAMESPACE, stream)
-    reel = LogReel(folder)
+    reel = LogReel(folder, UnshippedLogs())
     first, second = ({segment.log_stream_name for segment in reel.next_segments()} for _ in range(2))
     assert first == {"a/loud"}
     assert second == {"a/loud", "b/quiet", "c/quiet"}
+
+
+async def test_the_logs_of_ended_runs_count_until_the_service_holds_them(folder: LogFolder) -> None:
+    folder.create(NAMESPACE, "d/default/growing")
+    folder.create(NAMESPACE, STREAM).write_bytes(b"all\n")
+    unshipped = UnshippedLogs(finished_logs(folder))
+    assert len(unshipped) == 0
+    await LogTracker(folder, SystemClock(), unshipped=unshipped).observe([a_record(RunState.DONE)])
+    assert len(unshipped) == len(finished_logs(folder)) == 1
+    changes: list[int] = []
+    unshipped.changed = lambda: changes.append(len(unshipped))
+    async with shipping(folder, FakeLogs(), unshipped):
+        await eventually(lambda: changes == [0])
+    assert list(folder.names()) == [(NAMESPACE, "d/default/growing")]

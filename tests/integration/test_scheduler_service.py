@@ -477,6 +477,15 @@ async def test_agents_are_listed_with_what_they_have_and_what_is_taken(world: Wo
     assert list(agent.compute_environments) == ["default"]
 
 
+async def test_an_agent_is_listed_with_the_logs_that_are_on_its_host_alone(world: World) -> None:
+    agent = await world.joined(await world.leading(agents=live()))
+    for heartbeat, unshipped in ((2, 3), (3, 0)):
+        await agent.send(heartbeat=heartbeat, unshipped_logs=unshipped)
+        await agent.until(lambda seen, heartbeat=heartbeat: seen.heartbeat == heartbeat)  # type: ignore[misc]
+        (listed,) = (await world.agents.ListAgents(ListAgentsRequest())).agents
+        assert listed.unshipped_logs == unshipped
+
+
 async def _until_connected(world: World, expected: dict[str, bool]) -> None:
     """Wait until the agents are listed as expected; the list is asked for again after each other event."""
     while True:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import anyio
+from anyio import to_thread
 
 from batchyard.agent.capacity import capacity_of_host, check_capacity, offered_capacity
 from batchyard.agent.host import (
@@ -20,7 +21,7 @@ from batchyard.agent.host import (
     locked_folder,
 )
 from batchyard.agent.launcher.ledger import Need
-from batchyard.agent.logs import LOG_BYTES_MAX, LOG_BYTES_MIN, LogTracker
+from batchyard.agent.logs import LOG_BYTES_MAX, LOG_BYTES_MIN, LogTracker, UnshippedLogs, finished_logs
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
 from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
@@ -154,6 +155,7 @@ class _Agent:
         name = await self._choose_runtime()
         await self._end_other_runtime(name)
         self._capacity = await self._offered_capacity(name)
+        unshipped: UnshippedLogs | None = None
         async with AsyncExitStack() as stack:
             channel = await stack.enter_async_context(open_channel(config.scheduler, config.tls))
             if config.logs is not None:
@@ -161,7 +163,8 @@ class _Agent:
                 shipping = await stack.enter_async_context(anyio.create_task_group())
                 stack.callback(shipping.cancel_scope.cancel)
                 stub = LogIngestServiceStub(logs_channel)
-                shipping.start_soon(ship_logs, stub, self._logs)
+                unshipped = UnshippedLogs(await to_thread.run_sync(finished_logs, self._logs))
+                shipping.start_soon(ship_logs, stub, self._logs, unshipped)
                 shipping.start_soon(expire_shipped, stub, self._logs, self._clock)
             while not self._stopping.is_set():
                 async with self._open_runtime(name) as runtime:
@@ -170,7 +173,9 @@ class _Agent:
                         AgentSessionServiceStub(channel),
                         HostFacts(name, self._capacity, config.compute_environments),
                         identity=self._keeper,
-                        tracker=LogTracker(self._logs, self._clock, bytes_max=config.log_bytes_max),
+                        tracker=LogTracker(
+                            self._logs, self._clock, bytes_max=config.log_bytes_max, unshipped=unshipped
+                        ),
                         clock=self._clock,
                         welcomed=self._ready,
                     )

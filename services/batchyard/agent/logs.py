@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -18,7 +18,7 @@ from batchyard.api.agent.v1 import run_pb2
 from batchyard.domain.clock import Clock
 from batchyard.domain.names import LOG_GROUP
 from batchyard.storage.log_cuts import Cut, NoHolesError
-from batchyard.storage.log_files import LogFolder
+from batchyard.storage.log_files import LogFolder, LogNameError
 
 LOOK_INTERVAL_S: Final = 0.025
 """How long after it has grown a log is looked at again, at the earliest."""
@@ -48,6 +48,36 @@ def log_group_of(spec: run_pb2.JobSpec) -> str:
     return named or LOG_GROUP
 
 
+def finished_logs(folder: LogFolder) -> list[LogName]:
+    """Return the logs in a folder to which nothing will be added."""
+    found = []
+    for name in folder.names():
+        with suppress(FileNotFoundError):
+            if folder.is_finished(*name):
+                found.append(name)
+    return found
+
+
+class UnshippedLogs:
+    """The logs of ended runs that the logs service does not hold whole yet."""
+
+    def __init__(self, names: Iterable[LogName] = ()) -> None:
+        self._names = set(names)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when the service holds some more."""
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: LogName) -> None:
+        """Take in the log of a run that has ended."""
+        self._names.add(name)
+
+    def discard(self, name: LogName) -> None:
+        """Leave out a log that the service holds."""
+        self._names.discard(name)
+
+
 @dataclass(slots=True)
 class _Growing:
     """A log that a run may be writing."""
@@ -70,10 +100,19 @@ class LogTracker:
     is cut: of what fits, the first half stays, and the last quarter at least.
     """
 
-    def __init__(self, folder: LogFolder, clock: Clock, *, bytes_max: int = LOG_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        folder: LogFolder,
+        clock: Clock,
+        *,
+        bytes_max: int = LOG_BYTES_MAX,
+        unshipped: UnshippedLogs | None = None,
+    ) -> None:
+        """`unshipped` is where the logs of ended runs go; without it they stay here."""
         self._folder = folder
         self._clock = clock
         self._bytes_max = bytes_max
+        self.unshipped = unshipped
         self._growing: dict[Fence, _Growing] = {}
         self._has_growing = anyio.Event()
         self._fails = False
@@ -167,11 +206,13 @@ class LogTracker:
 
     def _finish(self, logs: Iterable[_Growing]) -> None:
         for log in logs:
-            # A run that never started has no log.
-            with suppress(FileNotFoundError):
+            # A run that never started has no log, and may have been refused for the name of it.
+            with suppress(FileNotFoundError, LogNameError):
                 if os.stat(self._folder.location(*log.name)).st_size > self._bytes_max:
                     self._look_at([log])
                 self._folder.finish(*log.name)
+                if self.unshipped is not None:
+                    self.unshipped.add(log.name)
 
 
 def _read(file: BinaryIO, start: int, end: int) -> bytes:

@@ -15,6 +15,7 @@ import grpc.aio
 from batchyard.agent.convert import demands_of, report_of
 from batchyard.agent.host import Epochs, OutdatedSchedulerError
 from batchyard.agent.lease import Heartbeats
+from batchyard.agent.logs import UnshippedLogs
 from batchyard.agent.reconcile import Reconciler
 from batchyard.agent.runtimes import Runtime
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
@@ -53,10 +54,12 @@ class Session:
         clock: Clock,
         welcomed: Callable[[], None],
         heard: Callable[[], None],
+        unshipped: UnshippedLogs | None,
     ) -> None:
         """`register` makes a registration that lacks the runs; `follow` is IdentityKeeper's.
 
-        `welcomed` is called at every welcome, `heard` after every message that was dealt with.
+        `welcomed` is called at every welcome, `heard` after every message that was dealt with. How many logs are
+        `unshipped` is told; None: the logs stay here.
         """
         self._stub = stub
         self._register = register
@@ -69,6 +72,8 @@ class Session:
         self._something_to_send = anyio.Event()
         self._heartbeats = Heartbeats()
         self._refusal = ""
+        self._unshipped = unshipped or UnshippedLogs()
+        self._unshipped_told = 0
 
     def wake(self) -> None:
         """Have new reports sent."""
@@ -101,6 +106,7 @@ class Session:
             self._heartbeats.begin_session()
             now = self._clock.monotonic_s()
             first = session_pb2.ConnectRequest(registration=self._register(), heartbeat=self._heartbeats.next(now))
+            first.unshipped_logs = self._unshipped_told = len(self._unshipped)
             first.registration.runs.extend(report_of(run, now) for run in self._reconciler.everything())
             await call.write(first)
             with anyio.fail_after(WELCOME_PATIENCE_S):
@@ -154,7 +160,9 @@ class Session:
             request.reports.extend(report_of(record, now) for record in reports)
             if self._reconciler.has_reports():
                 self.wake()
-            if request.heartbeat or reports:
+            request.unshipped_logs = len(self._unshipped)
+            if request.heartbeat or reports or request.unshipped_logs != self._unshipped_told:
+                self._unshipped_told = request.unshipped_logs
                 await call.write(request)
 
     async def _handle(self, response: session_pb2.ConnectResponse, welcome: session_pb2.Welcome) -> None:

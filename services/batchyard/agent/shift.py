@@ -72,7 +72,10 @@ class Shift:
             clock=clock,
             welcomed=welcomed,
             heard=self._notify,
+            unshipped=tracker.unshipped,
         )
+        if tracker.unshipped is not None:
+            tracker.unshipped.changed = self._session.wake
 
     async def run(self, stopping: anyio.Event, *, stop_jobs: bool) -> None:
         """Work until the runtime is lost, or until told to stop; then, if asked to, end all jobs first."""

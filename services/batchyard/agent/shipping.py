@@ -10,7 +10,7 @@ import anyio
 import grpc.aio
 from anyio import to_thread
 
-from batchyard.agent.logs import LogName
+from batchyard.agent.logs import LogName, UnshippedLogs
 from batchyard.api.agent.v1 import log_ingest_service_pb2 as ingest_pb2
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
@@ -34,14 +34,18 @@ _log = logging.getLogger(__name__)
 
 
 async def ship_logs(
-    stub: "LogIngestServiceAsyncStub", folder: LogFolder, *, interval_s: float = SHIP_INTERVAL_S
+    stub: "LogIngestServiceAsyncStub",
+    folder: LogFolder,
+    unshipped: UnshippedLogs,
+    *,
+    interval_s: float = SHIP_INTERVAL_S,
 ) -> NoReturn:
     """Ship what is in the folder and what comes, until cancelled; connect again when the stream breaks."""
 
     async def attempt() -> None:
         call = stub.ShipLogs()
         try:
-            await _ship(call, LogReel(folder), interval_s)
+            await _ship(call, LogReel(folder, unshipped), unshipped, interval_s)
         finally:
             call.cancel()
 
@@ -51,7 +55,7 @@ async def ship_logs(
 _Call = grpc.aio.StreamStreamCall[ingest_pb2.ShipLogsRequest, ingest_pb2.ShipLogsResponse]
 
 
-async def _ship(call: _Call, reel: "LogReel", interval_s: float) -> None:
+async def _ship(call: _Call, reel: "LogReel", unshipped: UnshippedLogs, interval_s: float) -> None:
     while True:
         segments = await to_thread.run_sync(reel.next_segments)
         if not segments:
@@ -62,7 +66,10 @@ async def _ship(call: _Call, reel: "LogReel", interval_s: float) -> None:
             response = await call.read()
         if not isinstance(response, ingest_pb2.ShipLogsResponse):
             raise UnavailableError("the logs service has ended the stream")
+        before = len(unshipped)
         await to_thread.run_sync(reel.acknowledge, response)
+        if len(unshipped) < before:
+            unshipped.changed()
 
 
 async def expire_shipped(stub: "LogIngestServiceAsyncStub", folder: LogFolder, clock: Clock) -> NoReturn:
@@ -84,8 +91,9 @@ async def expire_shipped(stub: "LogIngestServiceAsyncStub", folder: LogFolder, c
 class LogReel:
     """How much of each log in a folder the service holds. It begins anew with each stream: what is held is skipped."""
 
-    def __init__(self, folder: LogFolder) -> None:
+    def __init__(self, folder: LogFolder, unshipped: UnshippedLogs) -> None:
         self._folder = folder
+        self._unshipped = unshipped
         self._held: dict[LogName, int] = {}
         self._last: LogName = ("", "")
         self._refused: set[LogName] = set()
@@ -120,6 +128,7 @@ class LogReel:
             if position.final:
                 self._held.pop(name, None)
                 self._folder.remove(*name)
+                self._unshipped.discard(name)
             else:
                 self._held[name] = position.offset
 

@@ -32,7 +32,7 @@ POLL_S: Final = 0.5
 async def drain_agent(
     target: str, name: str, tls: Tls | None, *, limit_s: int | None, resume: bool, wait: bool
 ) -> None:
-    """Drain or resume an agent, named by its id or its host; if asked to, wait until nothing runs on it."""
+    """Drain or resume an agent, named by its id or its host; if asked to, wait until its host can be taken away."""
     async with open_channel(target, tls) as channel:
         stub: AgentsServiceAsyncStub = AgentsServiceStub(channel)
         patience = Patience()
@@ -44,13 +44,13 @@ async def drain_agent(
             return
         answer = await stub.DrainAgent(DrainAgentRequest(agent_id=agent_id, limit_seconds=limit_s))
         click.echo(f"agent {agent_id} is DRAINING, {_what_runs(answer.agent)}", err=True)
-        while wait and answer.agent.runs:
+        while wait and (answer.agent.runs or answer.agent.unshipped_logs):
             await anyio.sleep(POLL_S)
             agents = await _agents(stub, patience)
             found = next((agent for agent in agents if agent.agent_id == agent_id), AgentSummary())
             if found.status != "DRAINING":
                 raise click.ClickException(f"agent {agent_id} is not drained any more")
-            if found.runs != answer.agent.runs:
+            if _what_runs(found) != _what_runs(answer.agent):
                 click.echo(f"agent {agent_id} is DRAINING, {_what_runs(found)}", err=True)
             answer.agent.CopyFrom(found)
 
@@ -78,6 +78,8 @@ def _found(name: str, agents: list[AgentSummary]) -> str:
 
 
 def _what_runs(agent: AgentSummary) -> str:
+    if not agent.runs and agent.unshipped_logs:
+        return f"nothing runs on it, and {agent.unshipped_logs} logs are still on their way"
     if not agent.runs:
         return "nothing runs on it"
     named = ", ".join(agent.job_ids[:3])
@@ -96,7 +98,9 @@ def _what_runs(agent: AgentSummary) -> str:
     metavar="SECONDS",
     help="End what still runs after so long, as if the host were gone. Default: jobs may take as long as they like.",
 )
-@options.option("--wait", is_flag=True, help="Return only when nothing runs on it any more.")
+@options.option(
+    "--wait", is_flag=True, help="Return only when nothing runs on it any more, and all its logs are held elsewhere."
+)
 @options.option("--resume", is_flag=True, help="Let it take jobs again.")
 @options.logging()
 @click.argument("agent")

@@ -329,6 +329,7 @@ class Scheduler:
             return
         now = self._clock.monotonic_s()
         news = session.hear(request.reports, now)
+        record.unshipped_logs = request.unshipped_logs
         session.heartbeat = max(session.heartbeat, request.heartbeat)
         if self._store is None or not self._may_act(now) or not session.accepted:
             return

@@ -11,7 +11,7 @@ from batchyard.scheduler.session import Session
 class AgentRecord:
     """One agent."""
 
-    __slots__ = ("agent_id", "demands", "offers", "registration", "session")
+    __slots__ = ("agent_id", "demands", "offers", "registration", "session", "unshipped_logs")
 
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
@@ -22,6 +22,9 @@ class AgentRecord:
         """Offers that it is not known to have claimed."""
         self.demands: dict[Fence, bool] = {}
         """Demands about runs that have not ended; True: to kill."""
+
+        self.unshipped_logs = 0
+        """Ended runs of which it had not shipped the whole log when it was last heard of."""
 
     @property
     def is_connected(self) -> bool:

@@ -133,6 +133,7 @@ class AgentsServicer(AgentsServiceServicer):
         if lease_left is not None:
             summary.lease_left_ms = int(lease_left * 1000)
         if record is not None and record.registration is not None:
+            summary.unshipped_logs = record.unshipped_logs
             summary.hostname = record.registration.hostname
             summary.runtime = record.registration.runtime
             summary.vcpus_milli = record.registration.capacity.vcpus_milli

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from batchyard.api.agent.v1 import run_pb2 as batchyard_dot_api_dot_agent_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2batchyard/api/agent/v1/agent_session_service.proto\x12\x16\x62\x61tchyard.api.agent.v1\x1a batchyard/api/agent/v1/run.proto\"A\n\x08\x43\x61pacity\x12\x13\n\x0bvcpus_milli\x18\x01 \x01(\x03\x12\x12\n\nmemory_mib\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x05\"\xa3\x02\n\x0cRegistration\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x32\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32 .batchyard.api.agent.v1.Capacity\x12\x1c\n\x14\x63ompute_environments\x18\x07 \x03(\t\x12/\n\x04runs\x18\x08 \x03(\x0b\x32!.batchyard.api.agent.v1.RunReport\x12\x35\n\x0e\x63laimed_before\x18\t \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\"\x93\x01\n\x0e\x43onnectRequest\x12:\n\x0cregistration\x18\x01 \x01(\x0b\x32$.batchyard.api.agent.v1.Registration\x12\x11\n\theartbeat\x18\x02 \x01(\x03\x12\x32\n\x07reports\x18\x03 \x03(\x0b\x32!.batchyard.api.agent.v1.RunReport\"e\n\x07Welcome\x12\x1d\n\x15heartbeat_interval_ms\x18\x01 \x01(\x03\x12\x10\n\x08lease_ms\x18\x02 \x01(\x03\x12\x13\n\x0bstore_epoch\x18\x03 \x01(\x03\x12\x14\n\x0cleader_epoch\x18\x04 \x01(\x03\"F\n\x04Kill\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x10\n\x08grace_ms\x18\x02 \x01(\x03\"\xcc\x02\n\x0f\x43onnectResponse\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1f.batchyard.api.agent.v1.Welcome\x12\x11\n\theartbeat\x18\x02 \x01(\x03\x12\x30\n\x06offers\x18\x03 \x03(\x0b\x32 .batchyard.api.agent.v1.RunOffer\x12\x32\n\x0brevocations\x18\x04 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12+\n\x05kills\x18\x05 \x03(\x0b\x32\x1c.batchyard.api.agent.v1.Kill\x12\x33\n\x0c\x61\x63knowledged\x18\x06 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12,\n\x05stale\x18\x07 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence2u\n\x13\x41gentSessionService\x12^\n\x07\x43onnect\x12&.batchyard.api.agent.v1.ConnectRequest\x1a\'.batchyard.api.agent.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2batchyard/api/agent/v1/agent_session_service.proto\x12\x16\x62\x61tchyard.api.agent.v1\x1a batchyard/api/agent/v1/run.proto\"A\n\x08\x43\x61pacity\x12\x13\n\x0bvcpus_milli\x18\x01 \x01(\x03\x12\x12\n\nmemory_mib\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x05\"\xa3\x02\n\x0cRegistration\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x32\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32 .batchyard.api.agent.v1.Capacity\x12\x1c\n\x14\x63ompute_environments\x18\x07 \x03(\t\x12/\n\x04runs\x18\x08 \x03(\x0b\x32!.batchyard.api.agent.v1.RunReport\x12\x35\n\x0e\x63laimed_before\x18\t \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\"\xab\x01\n\x0e\x43onnectRequest\x12:\n\x0cregistration\x18\x01 \x01(\x0b\x32$.batchyard.api.agent.v1.Registration\x12\x11\n\theartbeat\x18\x02 \x01(\x03\x12\x32\n\x07reports\x18\x03 \x03(\x0b\x32!.batchyard.api.agent.v1.RunReport\x12\x16\n\x0eunshipped_logs\x18\x04 \x01(\x05\"e\n\x07Welcome\x12\x1d\n\x15heartbeat_interval_ms\x18\x01 \x01(\x03\x12\x10\n\x08lease_ms\x18\x02 \x01(\x03\x12\x13\n\x0bstore_epoch\x18\x03 \x01(\x03\x12\x14\n\x0cleader_epoch\x18\x04 \x01(\x03\"F\n\x04Kill\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x10\n\x08grace_ms\x18\x02 \x01(\x03\"\xcc\x02\n\x0f\x43onnectResponse\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1f.batchyard.api.agent.v1.Welcome\x12\x11\n\theartbeat\x18\x02 \x01(\x03\x12\x30\n\x06offers\x18\x03 \x03(\x0b\x32 .batchyard.api.agent.v1.RunOffer\x12\x32\n\x0brevocations\x18\x04 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12+\n\x05kills\x18\x05 \x03(\x0b\x32\x1c.batchyard.api.agent.v1.Kill\x12\x33\n\x0c\x61\x63knowledged\x18\x06 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12,\n\x05stale\x18\x07 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence2u\n\x13\x41gentSessionService\x12^\n\x07\x43onnect\x12&.batchyard.api.agent.v1.ConnectRequest\x1a\'.batchyard.api.agent.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRATION']._serialized_start=180
   _globals['_REGISTRATION']._serialized_end=471
   _globals['_CONNECTREQUEST']._serialized_start=474
-  _globals['_CONNECTREQUEST']._serialized_end=621
-  _globals['_WELCOME']._serialized_start=623
-  _globals['_WELCOME']._serialized_end=724
-  _globals['_KILL']._serialized_start=726
-  _globals['_KILL']._serialized_end=796
-  _globals['_CONNECTRESPONSE']._serialized_start=799
-  _globals['_CONNECTRESPONSE']._serialized_end=1131
-  _globals['_AGENTSESSIONSERVICE']._serialized_start=1133
-  _globals['_AGENTSESSIONSERVICE']._serialized_end=1250
+  _globals['_CONNECTREQUEST']._serialized_end=645
+  _globals['_WELCOME']._serialized_start=647
+  _globals['_WELCOME']._serialized_end=748
+  _globals['_KILL']._serialized_start=750
+  _globals['_KILL']._serialized_end=820
+  _globals['_CONNECTRESPONSE']._serialized_start=823
+  _globals['_CONNECTRESPONSE']._serialized_end=1155
+  _globals['_AGENTSESSIONSERVICE']._serialized_start=1157
+  _globals['_AGENTSESSIONSERVICE']._serialized_end=1274
 # @@protoc_insertion_point(module_scope)

@@ -116,8 +116,13 @@ class ConnectRequest(_message.Message):
     REGISTRATION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
+    UNSHIPPED_LOGS_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.int
     """A number that grows; the answer repeats it."""
+    unshipped_logs: _builtins.int
+    """In every message: of how many runs that have ended the logs service does not hold the whole log yet. Those of the
+    reports in the message are counted.
+    """
     @_builtins.property
     def registration(self) -> Global___Registration:
         """In the first message, and only there."""
@@ -130,10 +135,11 @@ class ConnectRequest(_message.Message):
         registration: Global___Registration | None = ...,
         heartbeat: _builtins.int = ...,
         reports: _abc.Iterable[_run_pb2.RunReport] | None = ...,
+        unshipped_logs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "registration", b"registration", "reports", b"reports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "registration", b"registration", "reports", b"reports", "unshipped_logs", b"unshipped_logs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

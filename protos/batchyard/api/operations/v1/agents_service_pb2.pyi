@@ -174,6 +174,7 @@ class AgentSummary(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     JOB_IDS_FIELD_NUMBER: _builtins.int
     LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
+    UNSHIPPED_LOGS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     hostname: _builtins.str
     connected: _builtins.bool
@@ -195,6 +196,8 @@ class AgentSummary(_message.Message):
     """In how many milliseconds it counts as lost, with all that it runs, if it is not heard again; absent if it has no
     lease.
     """
+    unshipped_logs: _builtins.int
+    """Ended jobs whose whole log is on this host alone, as far as is known: they are lost if the host is taken away now."""
     @_builtins.property
     def compute_environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the compute environments that it serves; empty: all."""
@@ -223,10 +226,11 @@ class AgentSummary(_message.Message):
         status: _builtins.str | None = ...,
         job_ids: _abc.Iterable[_builtins.str] | None = ...,
         lease_left_ms: _builtins.int | None = ...,
+        unshipped_logs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_unshipped_logs", b"_unshipped_logs", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "unshipped_logs", b"unshipped_logs", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_unshipped_logs", b"_unshipped_logs", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "unshipped_logs", b"unshipped_logs", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_id: _TypeAlias = _typing.Literal["agent_id"]  # noqa: Y015
     _WhichOneofArgType__agent_id: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
@@ -250,6 +254,8 @@ class AgentSummary(_message.Message):
     _WhichOneofArgType__runtime: _TypeAlias = _typing.Literal["_runtime", b"_runtime"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__unshipped_logs: _TypeAlias = _typing.Literal["unshipped_logs"]  # noqa: Y015
+    _WhichOneofArgType__unshipped_logs: _TypeAlias = _typing.Literal["_unshipped_logs", b"_unshipped_logs"]  # noqa: Y015
     _WhichOneofReturnType__vcpus_milli: _TypeAlias = _typing.Literal["vcpus_milli"]  # noqa: Y015
     _WhichOneofArgType__vcpus_milli: _TypeAlias = _typing.Literal["_vcpus_milli", b"_vcpus_milli"]  # noqa: Y015
     _WhichOneofReturnType__vcpus_milli_used: _TypeAlias = _typing.Literal["vcpus_milli_used"]  # noqa: Y015
@@ -276,6 +282,8 @@ class AgentSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__runtime) -> _WhichOneofReturnType__runtime | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unshipped_logs) -> _WhichOneofReturnType__unshipped_logs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vcpus_milli) -> _WhichOneofReturnType__vcpus_milli | None: ...
     @_typing.overload

@@ -1,0 +1,55 @@
+"""What `batchyard drain --wait` waits for, with a server that says how far it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from batchyard.api.operations.v1 import agents_service_pb2 as pb
+from batchyard.api.operations.v1.agents_service_pb2_grpc import (
+    AgentsServiceServicer,
+    add_AgentsServiceServicer_to_server,
+)
+from batchyard.cli import drain
+from batchyard.rpc.server import Service, serve_grpc
+
+
+class FakeAgents(AgentsServiceServicer):
+    """One agent that goes through some states, one each time it is asked for."""
+
+    def __init__(self, states: Iterator[tuple[int, int]]) -> None:
+        self._states = states
+
+    def _next(self) -> pb.AgentSummary:
+        runs, unshipped = next(self._states)
+        return pb.AgentSummary(agent_id="agent", status="DRAINING", runs=runs, unshipped_logs=unshipped)
+
+    async def ListAgents(self, request: Any, context: Any) -> pb.ListAgentsResponse:  # noqa: N802
+        return pb.ListAgentsResponse(agents=[self._next()])
+
+    async def DrainAgent(self, request: Any, context: Any) -> pb.DrainAgentResponse:  # noqa: N802
+        return pb.DrainAgentResponse(agent=self._next())
+
+    async def ResumeAgent(self, request: Any, context: Any) -> pb.ResumeAgentResponse:  # noqa: N802
+        raise NotImplementedError
+
+
+async def test_a_drain_waits_for_jobs_and_then_for_their_logs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drain, "POLL_S", 0.01)
+    states = iter([(1, 0), (1, 0), (1, 0), (0, 2), (0, 2), (0, 1), (0, 0), (9, 9)])
+    agents = FakeAgents(states)
+    service = Service(
+        pb.DESCRIPTOR.services_by_name["AgentsService"],
+        lambda server: add_AgentsServiceServicer_to_server(agents, server),
+    )
+    async with serve_grpc([service], address="127.0.0.1:0") as port:
+        await drain.drain_agent(f"127.0.0.1:{port}", "agent", None, limit_s=None, resume=False, wait=True)
+    assert list(states) == [(9, 9)]
+    said = [line.partition("DRAINING, ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said[1:] == [
+        "nothing runs on it, and 2 logs are still on their way",
+        "nothing runs on it, and 1 logs are still on their way",
+        "nothing runs on it",
+    ]
