@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/compatibility.md: which members of AWS Batch's API have which effect here.
+"""Write docs/compatibility.md: which members of AWS Batch's and CloudWatch Logs' APIs have which effect here.
 
 The operations and members are botocore's, what of them exists here is in the descriptors of the public services, and
 what becomes of each is said in compatibility/members.toml. A member that is there and of which nothing is said, an
@@ -20,6 +20,7 @@ import botocore.session
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
+from batchyard.api.common.v1 import annotations_pb2
 from batchyard.gateway.transcoder import member_name
 from batchyard.gateway.upstreams import PUBLIC_SERVICES
 
@@ -132,12 +133,14 @@ class Page:
                 missing.append(name)
             else:
                 there.append("\n".join(self._operation(service.operation_model(name), method)))
-        shapes, done = [], 0
-        while done < len(self._shapes):  # a shape may lead to others
-            name = list(self._shapes)[done]
-            shapes.append("\n".join(self._shape(name, *self._shapes[name])))
-            done += 1
+        shapes = self._shapes_from(0)
         counts = "\n".join(f"| {status} | {count} |" for status, count in self._counts.items())
+        logs = botocore.session.get_session().get_service_model("logs")
+        log_names = [name for name in logs.operation_names if self._is_target(f"Logs_20140328.{name}")]
+        first = len(self._shapes)
+        log_operations = [
+            "\n".join(self._operation(logs.operation_model(name), self._methods[name])) for name in log_names
+        ]
         return _FRAME.format(
             version=botocore.__version__,
             counts=counts,
@@ -153,7 +156,25 @@ class Page:
             missing=", ".join(missing),
             operations="\n".join(there),
             shapes="\n".join(shapes),
+            log_names=", ".join(log_names),
+            log_operations="\n".join(log_operations),
+            log_shapes="\n".join(self._shapes_from(first)),
         )
+
+    def _is_target(self, target: str) -> bool:
+        """Tell whether an AWS JSON operation is there."""
+        return any(
+            method.GetOptions().Extensions[annotations_pb2.aws_json_target] == target
+            for method in self._methods.values()
+        )
+
+    def _shapes_from(self, number: int) -> list[str]:
+        """Return the shapes that were met, from this one on, and those that they lead to."""
+        shapes: list[str] = []
+        while number + len(shapes) < len(self._shapes):
+            name = list(self._shapes)[number + len(shapes)]
+            shapes.append("\n".join(self._shape(name, *self._shapes[name])))
+        return shapes
 
     def shape_of(self, shape: Shape | None) -> StructureShape | None:
         """Return the structure that a member's value is made of, if it is."""
@@ -273,7 +294,13 @@ What is easily made otherwise, and is noticed late:
 {operations}
 ## Shapes
 
-{shapes}"""
+{shapes}
+## CloudWatch Logs
+
+{log_names} are there, for what jobs print ([more](logs.md)). The others are answered by an `UnknownOperationException`.
+
+{log_operations}
+{log_shapes}"""
 
 
 def main() -> None:

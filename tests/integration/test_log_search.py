@@ -214,6 +214,13 @@ async def test_streams_are_merged_by_time(service: Service) -> None:
     assert await service.filter(log_stream_name_prefix="b") == [expected[1], *expected[3:]]
 
 
+async def test_a_group_is_searched_by_its_arn_too(service: Service) -> None:
+    service.write("a", (1000, "one"), group="/team/a")
+    request = pb.FilterLogEventsRequest(log_group_identifier=f"{GROUP_ARN}/team/a:*")
+    (event,) = (await service.stub.FilterLogEvents(request)).events
+    assert (event.log_stream_name, event.message, event.ingestion_time) == ("a", "one", 1000)
+
+
 async def test_events_have_names_of_their_own_that_stay(service: Service) -> None:
     service.write("a", (1000, "one"), (1000, "two"))
     service.write("b", (1000, "one"))

@@ -157,6 +157,15 @@ async def test_an_unknown_group_is_not_found(service: Service) -> None:
     assert (type(error), error.message) == (NotFoundError, "The specified log group does not exist.")
 
 
+async def test_a_group_is_named_by_its_arn_too(service: Service) -> None:
+    service.write(b"one\n")
+    arn = f"arn:aws:logs:us-east-1:{DEFAULT_NAMESPACE}:log-group:/aws/batch/job"
+    for identifier in ("/aws/batch/job", arn, f"{arn}:*"):
+        assert messages(await service.page(log_group_identifier=identifier)) == ["one"]
+    error = error_from(await failure_of(service.page(log_group_identifier=f"{arn}s")))
+    assert (type(error), error.message) == (NotFoundError, "The specified log group does not exist.")
+
+
 async def test_a_log_is_seen_by_its_own_account_alone(service: Service) -> None:
     service.write(b"secret\n")
     request = pb.GetLogEventsRequest(log_stream_name=STREAM)
