@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: what its certificate says, and which services it may call.
+"""Who is at the other end of a connection: what its certificate says.
 
 A certificate names its holder by one URI among its alternative names: `batchyard://service/NAME`,
 `batchyard://agent/NAME` or `batchyard://client/NAME`, a client's perhaps with `?account=DIGITS`. Connections without
@@ -10,10 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol
-
-from batchyard.domain.errors import NotAllowedError
-from batchyard.rpc.interception import Behavior, CallInterceptor, Context, Method
+from typing import Final, Protocol
 
 _SCHEME: Final = "batchyard://"
 _URI: Final = re.compile(
@@ -76,26 +73,3 @@ def peer_of(context: _Authenticated) -> Peer | None:
     """Return who calls; None for a connection without certificates."""
     names = context.auth_context().get(_ALTERNATIVE_NAMES, ())
     return peer_in(name.decode("utf-8", "replace") for name in names)
-
-
-class Admission(CallInterceptor):
-    """Refuses calls that their caller's certificate is not for, on servers that ask for certificates."""
-
-    def __init__(self, callers: Mapping[str, frozenset[Role]]) -> None:
-        """`callers` says by the full name of a service who may call it; other services are for all but agents."""
-        super().__init__()
-        self._callers = callers
-
-    def around(self, method: Method, behavior: Behavior) -> Behavior:
-        """Check the caller of a method before anything else."""
-        allowed = self._callers.get(method.path.split("/")[1], EVERY_CLIENT)
-
-        async def admitted(request: Any, context: Context) -> Any:
-            peer = peer_of(context)
-            if peer is None:
-                raise NotAllowedError("The certificate of the caller is of no service, agent or client of Batchyard.")
-            if peer.role not in allowed:
-                raise NotAllowedError(f"The certificate is that of {peer}, which may not call {method.path}.")
-            return await behavior(request, context)
-
-        return admitted

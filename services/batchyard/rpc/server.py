@@ -12,12 +12,13 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from grpc_reflection.v1alpha import reflection
 
+from batchyard.rpc.admission import Admission
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
 from batchyard.rpc.draining import Draining
 from batchyard.rpc.errors import ErrorMapping
 from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.metrics import Measuring
-from batchyard.rpc.peers import Admission, Role
+from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls
 from batchyard.rpc.validation import RequiredMembers
 

@@ -1,0 +1,208 @@
+"""The fleet of docs/security.md, set up by the commands of that page: real processes, real handshakes."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import grpc
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, SSLError
+
+from batchyard.api.operations.v1.agents_service_pb2 import ListAgentsRequest
+from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
+from support.installation import BatchyardProcess, free_ports
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "security.md"
+HOST: Final = "control.example.net"
+FOLDER: Final = "/etc/batchyard"
+USUAL_PORTS: Final = {
+    "gateway http": 8080,
+    "gateway": 8081,
+    "registry": 8082,
+    "jobstore": 8083,
+    "scheduler": 8084,
+    "logs": 8085,
+}
+PATIENCE_S: Final = 120
+BLOCK: Final = re.compile(r"```(sh|toml)\n(.*?)```", re.DOTALL)
+
+
+@dataclass
+class Fleet:
+    """The machines of the page, on this one: a folder for each, and free ports in place of the usual ones."""
+
+    root: Path
+    ports: Mapping[str, int]
+    processes: dict[str, BatchyardProcess] = field(default_factory=dict)
+
+    def here(self, text: str, machine: str) -> str:
+        """Return a text of the page as it has to be on this machine."""
+        for name, port in self.ports.items():
+            text = text.replace(f"{HOST}:{USUAL_PORTS[name]}", f"localhost:{port}")
+        return text.replace(HOST, "localhost").replace(FOLDER, str(self.root / machine))
+
+    def environment(self, machine: str) -> dict[str, str]:
+        """Return what a machine's shell has."""
+        own = {
+            "BATCHYARD_DATA_DIR": str(self.root / machine / "data"),
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+            **{
+                f"BATCHYARD_{name.upper()}": f"localhost:{self.ports[name]}"
+                for name in ("registry", "jobstore", "scheduler", "logs")
+            },
+        }
+        return {**os.environ, **own}
+
+    def shell(self, script: str, machine: str) -> str:
+        """Run a block of the page; return what it prints."""
+        done = subprocess.run(
+            ["sh", "-e", "-c", self.here(script, machine)],
+            env=self.environment(machine),
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, script: str, machine: str) -> None:
+        """Start the services of a block of the page, which are to go on, and wait until they are ready."""
+        lines = self.here(script, machine).splitlines()
+        words = [shlex.split(line) for line in lines]
+        exported = dict(word.split("=", 1) for line in words if line[0] == "export" for word in line[1:])
+        started = []
+        for line in words:
+            if line[0] == "batchyard":
+                assert line[-1] == "&"
+                started.append(self.start_one(line[1:-1], machine, exported))
+        for process in started:
+            assert process.ready_line().startswith("batchyard ready")
+
+    def start_one(self, command: Sequence[str], machine: str, exported: Mapping[str, str]) -> BatchyardProcess:
+        name = command[0]
+        ports = [] if name == "agent" else ["--grpc-port", str(self.ports[name])]
+        if name == "gateway":
+            ports += ["--port", str(self.ports["gateway http"])]
+        options = (
+            ["--runtime", "process", "--capacity", "vcpus=2,memory=1GiB", "--stop-jobs"] if name == "agent" else []
+        )
+        process = BatchyardProcess(
+            [*command, *ports, *options],
+            log=self.root / f"{machine}.log",
+            environment={**self.environment(machine), **exported},
+        )
+        self.processes[f"{machine} {name}"] = process
+        return process
+
+    def credentials(self, machine: str, name: str) -> grpc.ChannelCredentials:
+        """Return a certificate on a machine, for use by the test itself."""
+        folder = self.root / machine
+        return grpc.ssl_channel_credentials(
+            (folder / "ca.pem").read_bytes(),
+            (folder / f"{name}.key").read_bytes(),
+            (folder / f"{name}.pem").read_bytes(),
+        )
+
+
+@contextmanager
+def a_fleet(root: Path) -> Iterator[Fleet]:
+    fleet = Fleet(root, dict(zip(USUAL_PORTS, free_ports(len(USUAL_PORTS)), strict=True)))
+    try:
+        yield fleet
+    finally:
+        for process in reversed(fleet.processes.values()):
+            process.close()
+
+
+@pytest.fixture(scope="module")
+def blocks() -> Sequence[str]:
+    """The commands and files of the page, in the order in which a reader meets them."""
+    return [block for _, block in BLOCK.findall(PAGE.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def fleet(blocks: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The fleet after the first four steps."""
+    make_certificates, keys, control, worker, *_ = blocks
+    with a_fleet(tmp_path_factory.mktemp("fleet")) as running:
+        root = running.root
+        running.shell(make_certificates, "authority")
+        for machine, name in (
+            *(("control", "service-control"), ("worker-1", "agent-worker-1"), ("worker-2", "agent-worker-2")),
+            ("laptop", "client-alice"),
+        ):
+            (root / machine).mkdir()
+            for file in ("ca.pem", f"{name}.pem", f"{name}.key"):
+                shutil.copy(root / "ca" / file, root / machine / file)
+        (root / "control" / "keys.toml").write_text(keys, encoding="utf-8")
+        (root / "control" / "keys.toml").chmod(0o600)
+        running.start(control, "control")
+        for machine in ("worker-1", "worker-2"):
+            running.start(worker.replace("worker-1", machine), machine)
+        yield running
+
+
+def test_the_fleet_of_the_page_runs_a_job_for_who_has_a_key_and_a_certificate(
+    fleet: Fleet, blocks: Sequence[str]
+) -> None:
+    with_key, with_certificate = blocks[4:6]
+    fleet.shell(with_key, "laptop")
+    assert fleet.shell(with_certificate, "laptop") == "hello from the fleet\n"
+
+
+def test_agents_are_known_by_their_certificates(fleet: Fleet) -> None:
+    target = f"localhost:{fleet.ports['gateway']}"
+    with grpc.secure_channel(target, fleet.credentials("control", "service-control")) as channel:
+        agents = AgentsServiceStub(channel).ListAgents(ListAgentsRequest(), timeout=PATIENCE_S).agents
+    assert sorted(agent.agent_id.partition(".")[0] for agent in agents) == ["worker-1", "worker-2"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "registry", "jobstore", "scheduler", "logs"])
+def test_an_agents_certificate_opens_no_other_door(fleet: Fleet, name: str) -> None:
+    with grpc.secure_channel(
+        f"localhost:{fleet.ports[name]}", fleet.credentials("worker-1", "agent-worker-1")
+    ) as channel:
+        call: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=PATIENCE_S)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_an_agent_does_not_start_on_the_folder_of_another(fleet: Fleet) -> None:
+    folder, own = fleet.root / "stolen" / "data" / "agent", fleet.root / "worker-2"
+    folder.mkdir(parents=True)
+    shutil.copy(fleet.root / "worker-1" / "data" / "agent" / "agent.json", folder)
+    tls = {
+        "BATCHYARD_TLS_CA": str(own / "ca.pem"),
+        "BATCHYARD_TLS_CERT": str(own / "agent-worker-2.pem"),
+        "BATCHYARD_TLS_KEY": str(own / "agent-worker-2.key"),
+    }
+    thief = fleet.start_one(["agent"], "stolen", tls)
+    assert thief.wait() == 2
+    assert "the certificate is that of agent worker-2" in thief.log.read_text()
+
+
+def test_aws_clients_without_the_authority_or_a_key_are_refused(fleet: Fleet) -> None:
+    session = boto3.Session("AKIDMALLORY", "a secret of enough characters", region_name="us-east-1")
+    url, config = f"https://localhost:{fleet.ports['gateway http']}", Config(retries={"total_max_attempts": 1})
+    trusting = session.client("batch", endpoint_url=url, config=config, verify=str(fleet.root / "laptop" / "ca.pem"))
+    with pytest.raises(ClientError, match="UnrecognizedClientException"):
+        trusting.describe_job_queues()
+    doubting = session.client("batch", endpoint_url=url, config=config)
+    with pytest.raises(SSLError):
+        doubting.describe_job_queues()
+    for client in (trusting, doubting):
+        client.close()
