@@ -13,6 +13,7 @@ from batchyard.jobstore.effects import Committed, OfferOutcome
 from batchyard.storage.jobs import EnvironmentKey
 from batchyard.storage.sqlite.job_reader import SqliteJobReader
 from batchyard.storage.sqlite.jobs import SqliteJobWriter
+from simulation import intruder
 from simulation.arrays import Arrays
 from simulation.kernel import Kernel
 from support.jobs import NAMESPACE
@@ -123,6 +124,10 @@ class Checker:
         for change in committed.changes:
             for single in change.each():
                 self._moved(single.key, single.state)
+        for report in committed.effects.reports:
+            self.require(
+                report.stale or report.agent_id != intruder.AGENT_ID, "I13", f"what the intruder says counts: {report}"
+            )
         for ended in committed.effects.ended:
             self.require(ended.fence not in self.live, "I4", f"{ended.fence} is over for the store, and runs")
         for offer in committed.effects.offers:
@@ -164,6 +169,8 @@ class Checker:
     def _moved(self, key: JobKey, state: JobState, *, unseen: bool = False) -> None:
         before = self._states.get(key, JobState.SUBMITTED)
         self._states[key] = state
+        exit_code = self._job(key.job_id).exit_code
+        self.require(exit_code != intruder.FORGED_EXIT_CODE, "I13", f"{key.job_id} ends as the intruder says")
         self.require(before not in TERMINAL, "I1", f"{key.job_id} leaves {before.name}")
         forward = state > before or (state is JobState.RUNNABLE and before in (JobState.STARTING, JobState.RUNNING))
         # A run that is given up before anybody knows of its claim is retried: RUNNABLE again.

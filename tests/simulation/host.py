@@ -66,7 +66,7 @@ class Host:
     @property
     def agent_id(self) -> str:
         """The agent's id: that of the disk."""
-        return f"{self.name}-{self.disks}"
+        return f"{self.name}.{self.disks}"
 
     def new_disk(self) -> None:
         """Lose the disk, and get an empty one; the agent on it is another one."""

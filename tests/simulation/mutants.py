@@ -22,6 +22,7 @@ from batchyard.jobstore import group
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.offers import Proposal, Refusal, refused_for_agent
+from batchyard.rpc.peers import Peer
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
 from batchyard.storage.jobs import AgentRecord, RequestKey
@@ -50,6 +51,16 @@ def _report_of_any_incarnation(self: Group, agent_id: AgentId, incarnation: int,
     if job is not None and job.run is not None and job.run.agent_id == agent_id:
         incarnation = job.run.incarnation
     _report(self, agent_id, incarnation, report)
+
+
+def _report_of_any_agent(self: Group, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
+    job = self._job(report.key)
+    run = job.run if job is not None and job.run is not None and job.run.fence == report.fence else None
+    if run is None:
+        _report(self, agent_id, incarnation, report)
+        return
+    _report(self, run.agent_id, run.incarnation, report)
+    self._effects.reports[-1] = replace(self._effects.reports[-1], agent_id=agent_id, incarnation=incarnation)
 
 
 def _offer_what_is_offered(self: Group, job: Job | None, proposal: Proposal) -> Refusal | None:
@@ -157,6 +168,8 @@ def _nothing(*_: object, **__: object) -> None:
 MUTANTS: Final[Mapping[str, Mutation]] = {
     "reports count under any fence": (Group, "report", _report_under_any_fence),
     "reports count from any incarnation": (Group, "report", _report_of_any_incarnation),
+    "reports count from any agent": (Group, "report", _report_of_any_agent),
+    "an agent registers as another": (Peer, "is_agent", lambda self, agent_id: True),
     "a job is offered that has an offer": (Group, "_why_not", _offer_what_is_offered),
     "offers go to agents that are not live": (Group, "_why_not", _offer_to_any_incarnation),
     "offers go beyond maxvCpus": (group, "refused_for_environment", _nothing),
@@ -207,6 +220,8 @@ STORMS: Final[Mapping[str, str]] = {
     "the journal is not read": "crashes",
     "offers go beyond maxvCpus": "resources",
     "runs start without a lease": "pauses",
+    "reports count from any agent": "intruders",
+    "an agent registers as another": "intruders",
     "the lease counts from the receipt of the answer": "late answers",
     "a scheduler leads without waiting": "two schedulers",
     "a scheduler grants without its own lease": "two schedulers",

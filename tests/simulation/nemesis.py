@@ -7,6 +7,7 @@ from batchyard.domain.jobs import AgentId
 from batchyard.scheduler.config import SchedulerConfig
 from simulation.agent import AgentActor
 from simulation.host import Host
+from simulation.intruder import Intruder
 from simulation.kernel import Kernel, Life
 from simulation.network import Network
 from simulation.profiles import Profile
@@ -39,6 +40,7 @@ class Scene:
     machines: Sequence[Machine]
     registry: Registry
     config: SchedulerConfig
+    intruder: Intruder
 
 
 class Nemesis:
@@ -249,6 +251,10 @@ class Nemesis:
             machine.agent.start()
 
         self._later(self._a_while(), boot)
+
+    def _intruder(self) -> None:
+        self._scene.intruder.break_in()
+        self._later(self._a_while(), self._scene.intruder.leave)
 
     # Pauses
 

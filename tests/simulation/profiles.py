@@ -32,6 +32,7 @@ KINDS: Final = (
     "resource changes",
     "drain",
     "journal disk",
+    "intruder",
 )
 
 
@@ -55,6 +56,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "backups": Profile(("store restore", "agent crash", "partition"), (4, 8)),
     "crashes": Profile(("launcher death", "power failure", "agent crash", "slow network"), (6, 15), aim=0.4),
     "drains": Profile(("drain", "scheduler stop", "scheduler crash", "agent crash"), (6, 15)),
+    "intruders": Profile(("intruder", "agent crash", "partition", "scheduler crash"), (4, 8)),
     "runtimes": Profile(("lying runtime", "launcher death", "death at a claim", "agent crash"), (6, 15)),
 }
 """Storms, by name. A seed without one has any number of kinds."""

@@ -4,7 +4,8 @@ import anyio
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
-from batchyard.domain.errors import BatchyardError, StaleIncarnationError, UnavailableError
+from batchyard.domain.errors import BatchyardError, NotAllowedError, StaleIncarnationError, UnavailableError
+from batchyard.rpc.peers import Peer, Role
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.dispatch import HEARTBEATS_A_LEASE
 from batchyard.scheduler.loop import Scheduler
@@ -120,11 +121,13 @@ class SchedulerActor:
 
     def _accept_agent(self, end: End, data: bytes) -> None:
         first = session_pb2.ConnectRequest.FromString(data)
-        session = Session(first.registration, self._clock.monotonic_s())
-        self._kernel.note(f"{self.name}: session of {session.agent.agent_id} {session.agent.incarnation}")
+        name, incarnation = first.registration.agent_id, first.registration.incarnation
+        self._kernel.note(f"{self.name}: session of {name} {incarnation}, from {end.peer.site}")
         try:
+            # An agent's certificate has the name of its host.
+            session = Session(first.registration, self._clock.monotonic_s(), Peer(Role.AGENT, end.peer.site))
             self.core.session_opened(session)
-        except StaleIncarnationError as error:
+        except (StaleIncarnationError, NotAllowedError) as error:
             end.close(error)
             return
 

@@ -10,6 +10,7 @@ from batchyard.scheduler.config import SchedulerConfig
 from simulation.checker import Checker, ViolationError
 from simulation.client import Client
 from simulation.host import Host, simulated_machine
+from simulation.intruder import Intruder
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.nemesis import Machine, Nemesis, Scene
 from simulation.network import Network
@@ -75,7 +76,8 @@ class World:
         self.watcher = Watcher(kernel, self.net, self.checker)
         self.checker.on_rollback = self._rolled_back
         drawn = draw(rng)
-        scene = Scene(self.store, self.scheduler, self.rival, self.machines, self.registry, config)
+        self.intruder = Intruder(kernel, self.net, lambda: self.store.connection)
+        scene = Scene(self.store, self.scheduler, self.rival, self.machines, self.registry, config, self.intruder)
         self.nemesis = Nemesis(kernel, self.net, scene, profile or drawn, within_s=self.faults_s)
         self.checker.on_offer = self.nemesis.offered
         self.checker.on_start = self.nemesis.aim

@@ -15,7 +15,7 @@ from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionSe
 from batchyard.api.operations.v1 import agents_service_pb2 as agents_pb2
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceServicer
 from batchyard.domain.clock import Clock
-from batchyard.domain.errors import InvalidRequestError, NotAllowedError, UnavailableError
+from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.rpc.peers import peer_of
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.session import Session
@@ -43,10 +43,7 @@ class AgentSessionServicer(AgentSessionServiceServicer):
         first = await anext(request_iterator, None)
         if first is None or not first.registration.agent_id:
             raise InvalidRequestError("the first message must be the registration of an agent", field="registration")
-        peer, agent_id = peer_of(context), first.registration.agent_id
-        if peer is not None and not peer.is_agent(agent_id):
-            raise NotAllowedError(f"The certificate is that of {peer}, which may not register as agent {agent_id}.")
-        session = Session(first.registration, self._clock.monotonic_s())
+        session = Session(first.registration, self._clock.monotonic_s(), peer_of(context))
         self._scheduler.session_opened(session)
         scope = anyio.CancelScope()
         try:

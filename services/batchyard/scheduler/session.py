@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.errors import NotAllowedError
 from batchyard.domain.jobs import Fence
+from batchyard.rpc.peers import Peer
 from batchyard.scheduler.convert import fence_messages, fence_of
 from batchyard.scheduler.leases import Incarnation
 from batchyard.scheduler.outbox import AgentOutbox
@@ -27,7 +29,12 @@ class _Reported:
 class Session:
     """One stream of one agent."""
 
-    def __init__(self, registration: session_pb2.Registration, now: float) -> None:
+    def __init__(self, registration: session_pb2.Registration, now: float, peer: Peer | None = None) -> None:
+        """Raise NotAllowedError if its peer, where that is known by a certificate, is another agent."""
+        if peer is not None and not peer.is_agent(registration.agent_id):
+            raise NotAllowedError(
+                f"The certificate is that of {peer}, which may not register as agent {registration.agent_id}."
+            )
         self.agent = Incarnation(registration.agent_id, registration.incarnation)
         self.outbox = AgentOutbox()
         self.accepted = False
