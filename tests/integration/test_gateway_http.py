@@ -69,7 +69,7 @@ async def test_serves_many_requests_on_one_connection(gateway: GatewayAddresses,
         with closing(http.client.HTTPConnection(urlsplit(gateway.http).netloc)) as connection:
             statuses = []
             for body in (b"{}", b"{", b"[]", b"{}"):
-                connection.request("POST", "/v1/describejobs", body, {"Authorization": authorization()})
+                connection.request("POST", "/v1/describejobqueues", body, {"Authorization": authorization()})
                 response = connection.getresponse()
                 response.read()
                 statuses.append(response.status)
@@ -142,12 +142,12 @@ async def test_garbage_is_the_clients_fault_and_reaches_no_service(
 
 async def test_a_pipelined_request_is_answered_after_the_one_before(gateway: GatewayAddresses) -> None:
     one = (
-        f"POST /v1/describejobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization()}\r\n"
+        f"POST /v1/describejobqueues HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization()}\r\n"
         "Content-Length: 2\r\n\r\n{}"
     )
     other = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = await send_raw(gateway, (one + other).encode())
-    assert 0 < answer.index(b'{"jobs":[]}') < answer.index(b'{"status":"alive"}')
+    assert 0 < answer.index(b'{"jobQueues":[]}') < answer.index(b'{"status":"alive"}')
 
 
 async def test_a_head_request_has_no_body(gateway: GatewayAddresses) -> None:
@@ -247,4 +247,4 @@ async def test_listens_on_ipv6(services: FakeServices) -> None:
     async with over_sockets(services) as upstreams, open_gateway(config=config, upstreams=upstreams) as gateway:
         assert gateway.http.startswith("http://[::1]:")
         assert gateway.grpc.startswith("grpc://[::1]:")
-        assert (await send(gateway, "POST", "/v1/describejobs", b"{}")).status == 200
+        assert (await send(gateway, "POST", "/v1/describejobqueues", b"{}")).status == 200

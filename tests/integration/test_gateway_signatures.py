@@ -1,6 +1,7 @@
 """Signatures, with AWS's own client on one side and a gateway that verifies them on the other."""
 
 import http.client
+import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -13,13 +14,14 @@ import pytest
 from anyio import to_thread
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from grpc import StatusCode
 
 from batchyard.api.registry.v1 import registry_service_pb2
 from batchyard.gateway.access_keys import AccessKey
 from batchyard.gateway.app import GatewayAddresses
 from batchyard.gateway.config import GatewayConfig
 from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY
-from support.gateway import FakeServices, a_gateway
+from support.gateway import FakeServices, a_gateway, refusing
 
 if TYPE_CHECKING:
     from types_boto3_batch import BatchClient
@@ -190,3 +192,25 @@ async def test_probes_and_metrics_need_no_signature(gateway: GatewayAddresses) -
             connection.close()
 
     assert [await to_thread.run_sync(get, path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
+
+
+async def test_no_secret_is_logged_or_answered(
+    client: Callable[..., Any], services: FakeServices, caplog: pytest.LogCaptureFixture
+) -> None:
+    services.answer("DescribeJobQueues", refusing(StatusCode.INTERNAL, "it broke"))
+    with caplog.at_level(logging.DEBUG, logger="batchyard"):
+        for key_id, token in (
+            ("AKIDONE", None),
+            ("AKIDTWO", "a token"),
+            ("AKIDTWO", "another token"),
+            ("AKIDNOT", None),
+        ):
+            batch: BatchClient = await client(key_id, token=token)
+            with pytest.raises(ClientError) as caught:
+                await in_thread(batch.describe_job_queues)
+            answer = str(caught.value.response)
+            assert SECRET not in answer
+            assert "a token" not in answer
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("batchyard")]
+    assert any("failed" in line for line in logged)
+    assert not any(SECRET in line or " token" in line for line in logged)

@@ -11,6 +11,8 @@ import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 
+from batchyard.rpc.http_protocol import LimitedProtocol
+
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -50,7 +52,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: AsgiApp, drain_s: int, tls: ssl.SSLContext | None) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=LimitedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
