@@ -20,6 +20,9 @@ from botocore.exceptions import ClientError, SSLError
 
 from batchyard.api.operations.v1.agents_service_pb2 import ListAgentsRequest
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
+from batchyard.rpc.peers import Peer, Role
+from batchyard.rpc.tls import TlsFiles
+from support.certificates import Certificates
 from support.installation import BatchyardProcess, free_ports
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "security.md"
@@ -33,8 +36,18 @@ USUAL_PORTS: Final = {
     "scheduler": 8084,
     "logs": 8085,
 }
+AGENT_OPTIONS: Final = ("--runtime", "process", "--capacity", "vcpus=2,memory=1GiB", "--stop-jobs")
 PATIENCE_S: Final = 120
 BLOCK: Final = re.compile(r"```(sh|toml)\n(.*?)```", re.DOTALL)
+
+
+def variables(files: TlsFiles) -> dict[str, str]:
+    """Return the environment of who has these files."""
+    return {
+        "BATCHYARD_TLS_CA": str(files.ca),
+        "BATCHYARD_TLS_CERT": str(files.cert),
+        "BATCHYARD_TLS_KEY": str(files.key),
+    }
 
 
 @dataclass
@@ -95,9 +108,7 @@ class Fleet:
         ports = [] if name == "agent" else ["--grpc-port", str(self.ports[name])]
         if name == "gateway":
             ports += ["--port", str(self.ports["gateway http"])]
-        options = (
-            ["--runtime", "process", "--capacity", "vcpus=2,memory=1GiB", "--stop-jobs"] if name == "agent" else []
-        )
+        options = AGENT_OPTIONS if name == "agent" else ()
         process = BatchyardProcess(
             [*command, *ports, *options],
             log=self.root / f"{machine}.log",
@@ -185,14 +196,36 @@ def test_an_agent_does_not_start_on_the_folder_of_another(fleet: Fleet) -> None:
     folder, own = fleet.root / "stolen" / "data" / "agent", fleet.root / "worker-2"
     folder.mkdir(parents=True)
     shutil.copy(fleet.root / "worker-1" / "data" / "agent" / "agent.json", folder)
-    tls = {
-        "BATCHYARD_TLS_CA": str(own / "ca.pem"),
-        "BATCHYARD_TLS_CERT": str(own / "agent-worker-2.pem"),
-        "BATCHYARD_TLS_KEY": str(own / "agent-worker-2.key"),
-    }
+    tls = variables(TlsFiles(own / "agent-worker-2.pem", own / "agent-worker-2.key", own / "ca.pem"))
     thief = fleet.start_one(["agent"], "stolen", tls)
     assert thief.wait() == 2
     assert "the certificate is that of agent worker-2" in thief.log.read_text()
+
+
+def test_up_needs_no_certificate_for_its_own_agent(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    service = certificates.files(Peer(Role.SERVICE, "up"))
+    client = certificates.files(Peer(Role.CLIENT, "alice"))
+    ports = ["--port", "0", "--grpc-port", "0"]
+    up = BatchyardProcess(
+        ["up", "--data-dir", str(tmp_path / "data"), *ports, *AGENT_OPTIONS],
+        log=tmp_path / "up.log",
+        environment=variables(service),
+    )
+    try:
+        assert up.ready_line().startswith("batchyard ready https://127.0.0.1:")
+        job = ["run", "--data-dir", str(tmp_path / "data"), "--", "echo", "hello"]
+        environment = {**os.environ, **variables(client)}
+        printed = subprocess.run(
+            [sys.executable, "-m", "batchyard.cli", *job],
+            env=environment,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=True,
+        ).stdout
+    finally:
+        up.close()
+    assert printed == b"hello\n"
 
 
 def test_aws_clients_without_the_authority_or_a_key_are_refused(fleet: Fleet) -> None:

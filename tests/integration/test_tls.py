@@ -138,6 +138,19 @@ async def test_a_server_shows_a_new_certificate_to_new_connections_without_a_res
         assert (await failure_of(health(port, shown))).code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_certificates_of_two_authorities_count_while_one_takes_the_place_of_the_other(
+    certificates: Certificates,
+) -> None:
+    fresh = Certificates(certificates.folder, an_authority("fresh"))
+    files = certificates.files(SERVER)
+    put(files.ca, certificates.authority.cert + fresh.authority.cert)
+    both = files.ca.read_bytes()
+    async with served(Tls(files)) as port:
+        for authority_of in (certificates, fresh):
+            pair = authority_of.pair(CLIENT)
+            await health(port, grpc.ssl_channel_credentials(both, pair.key, pair.cert))
+
+
 async def test_https_shows_a_new_certificate_to_new_connections(certificates: Certificates) -> None:
     files = certificates.files(SERVER)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
@@ -189,6 +202,13 @@ def test_an_expired_certificate_is_told(certificates: Certificates) -> None:
     files = certificates.files(CLIENT, certificates.pair(CLIENT, valid=timedelta(minutes=-1)))
     with pytest.raises(TlsError, match="has expired, on 20"):
         Tls(files)
+
+
+def test_a_certificate_that_expires_soon_is_told(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    Tls(certificates.files(CLIENT, certificates.pair(CLIENT, valid=timedelta(days=30))))
+    assert caplog.text == ""
+    Tls(certificates.files(CLIENT, certificates.pair(CLIENT, valid=timedelta(days=6))))
+    assert "client-alice.pem expires on 20" in caplog.text
 
 
 def test_no_key_shows_in_a_text(certificates: Certificates) -> None:

@@ -22,7 +22,7 @@ def put(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def an_authority(name: str = "tests") -> KeyPair:
-    return create_authority(name, datetime.now(UTC), 30 * A_DAY)
+    return create_authority(name, datetime.now(UTC), 60 * A_DAY)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Certificates:
             path.write_bytes(self.authority.cert)
         return path
 
-    def pair(self, peer: Peer, *, authority: KeyPair | None = None, valid: timedelta = A_DAY) -> KeyPair:
+    def pair(self, peer: Peer, *, authority: KeyPair | None = None, valid: timedelta = 30 * A_DAY) -> KeyPair:
         """Return a new certificate of a peer."""
         return issue(authority or self.authority, peer, HOSTS, datetime.now(UTC), valid)
 

@@ -68,12 +68,12 @@ async def _agents(stub: "AgentsServiceAsyncStub", patience: Patience) -> list[Ag
 
 
 def _found(name: str, agents: list[AgentSummary]) -> str:
-    """Return the id of the agent of this id or, if there is none, of the one on the host of this name."""
+    """Return the id of the agent of this id or, if there is none, of the one with this name or on this host."""
     if any(agent.agent_id == name for agent in agents):
         return name
-    on_host = [agent.agent_id for agent in agents if agent.hostname == name]
+    on_host = [agent.agent_id for agent in agents if agent.hostname == name or agent.agent_id.startswith(f"{name}.")]
     if len(on_host) > 1:
-        raise click.UsageError(f"host {name} has several agents, name one of them: {', '.join(on_host)}")
+        raise click.UsageError(f"{name} has several agents, name one of them: {', '.join(on_host)}")
     return on_host[0] if on_host else name
 
 
@@ -116,7 +116,7 @@ def drain(
     log_level: str,
     agent: str,
 ) -> None:
-    """Have AGENT, an agent's id or the name of its host, take no more jobs.
+    """Have AGENT, an agent's id, its name or that of its host, take no more jobs.
 
     What it was offered and has not begun is placed elsewhere. It stays so, over restarts of everything, until --resume.
     """

@@ -4,9 +4,9 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import grpc
 from cryptography import x509
@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from batchyard.rpc.peers import Peer, peer_in
 from batchyard.rpc.private_files import PrivateFileError, read_private
+
+EXPIRY_WARNING: Final = timedelta(days=7)
+"""A certificate that is good for no longer than this is worth a line in the log."""
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +147,8 @@ def _read(files: TlsFiles) -> _Material:
         raise TlsError(f"{files.key} is not the key of {files.cert}")
     if own.not_valid_after_utc <= datetime.now(UTC):
         raise TlsError(f"{files.cert} has expired, on {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if own.not_valid_after_utc <= datetime.now(UTC) + EXPIRY_WARNING:
+        _log.warning("%s expires on %s UTC", files.cert, f"{own.not_valid_after_utc:%Y-%m-%d %H:%M}")
     peer = _peer_of(own)
     if peer is None:
         raise TlsError(
