@@ -5,6 +5,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
@@ -164,6 +165,16 @@ def test_what_botocore_signs_is_verified(
 ) -> None:
     request = signed(verb, target, body, headers, token=token)
     assert verified(request, body, key=replace(KEY, session_token=token or "")).namespace == "210987654321"
+
+
+@pytest.mark.parametrize("digest", ["UNSIGNED-PAYLOAD", sha256(b"signed").hexdigest()])
+def test_a_header_never_stands_for_the_body(digest: str) -> None:
+    request = signed(body=b"signed", headers={"x-amz-content-sha256": digest})
+    assert refusal(request, b"other") == INVALID
+
+
+def test_a_header_that_tells_the_hash_of_the_body_does_no_harm() -> None:
+    assert verified(signed(body=b"a", headers={"x-amz-content-sha256": sha256(b"a").hexdigest()}), b"a") == KEY
 
 
 PATH: Final = "/v1/tags/" + quote("arn:aws:batch:us-east-1:1:job-queue/a b+é", safe="")
