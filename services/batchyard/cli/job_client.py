@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,13 +15,15 @@ from batchyard.api.common.v1.container_pb2 import KeyValuePair
 from batchyard.api.jobs.v1.jobs_pb2 import (
     JOB_STATUS_FAILED,
     JOB_STATUS_SUCCEEDED,
+    ArrayProperties,
     ContainerOverrides,
+    JobDependency,
 )
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, TerminateJobRequest
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceStub
 from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange, WatchJobsRequest
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
-from batchyard.api.operations.v1.logs_service_pb2 import FollowLogEventsRequest
+from batchyard.api.operations.v1.logs_service_pb2 import FollowLogEventsRequest, LogEvent
 from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceStub
 from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest, RegisterJobDefinitionRequest
@@ -63,6 +65,9 @@ class JobRequest:
     vcpus: int
     memory_mib: int
     environment: Mapping[str, str]
+    array_size: int | None = None
+    after: Sequence[str] = ()
+    """Ids, ARNs or names of jobs that it waits for."""
 
 
 class JobClient:
@@ -88,6 +93,8 @@ class JobClient:
                     command=request.command,
                     environment=[KeyValuePair(name=name, value=value) for name, value in request.environment.items()],
                 ),
+                array_properties=ArrayProperties(size=request.array_size) if request.array_size is not None else None,
+                depends_on=[JobDependency(job_id=job) for job in request.after],
             ),
             metadata=self._metadata,
         )
@@ -137,7 +144,7 @@ class JobClient:
             except grpc.aio.AioRpcError as error:
                 await patience.wait_or_raise(error)
 
-    async def lines(self, log_stream_name: str) -> AsyncGenerator[str]:
+    async def lines(self, log_stream_name: str) -> AsyncGenerator[LogEvent]:
         """Yield the lines of a log until the attempt has ended, each of them once also when the connection breaks."""
         request = FollowLogEventsRequest(log_stream_name=log_stream_name)
         patience = Patience()
@@ -147,7 +154,7 @@ class JobClient:
                     patience.renew()
                     request.next_token = response.next_forward_token
                     for event in response.events:
-                        yield event.message
+                        yield event
             except grpc.aio.AioRpcError as error:
                 await patience.wait_or_raise(error)
             else:
@@ -178,9 +185,11 @@ class Patience:
 class Follower:
     """Follows one job: its states from the watch, its output from the log of each attempt."""
 
-    def __init__(self, client: JobClient, job_id: str) -> None:
+    def __init__(self, client: JobClient, job_id: str, show: Callable[[LogEvent], None] | None = None) -> None:
+        """Print lines as they are, or let `show` do it."""
         self._client = client
         self._job_id = job_id
+        self._show = show or _print_line
         self._printed: set[str] = set()
 
     async def to_the_end(self) -> JobChange:
@@ -200,7 +209,11 @@ class Follower:
     async def _print_log(self, log_stream_name: str) -> None:
         async with aclosing(self._client.lines(log_stream_name)) as lines:
             async for line in lines:
-                print(line, flush=True)
+                self._show(line)
+
+
+def _print_line(event: LogEvent) -> None:
+    print(event.message, flush=True)
 
 
 def exit_code_of(change: JobChange) -> int:
@@ -211,19 +224,32 @@ def exit_code_of(change: JobChange) -> int:
     return change.exit_code or EXIT_FAILED_WITHOUT_CODE
 
 
-async def run_job(target: str, caller: Caller, request: JobRequest, tls: Tls | None) -> int:
-    """Submit the job, follow it, return its exit code. The first interrupt terminates the job, the second leaves it."""
-    end: JobChange | None = None
+async def run_job(
+    target: str, caller: Caller, request: JobRequest, tls: Tls | None, attend: "Attend | None" = None
+) -> int:
+    """Submit the job, attend to it until it has ended, and return what to exit with.
+
+    To attend to it is to print what it prints, unless said otherwise. The first interrupt terminates the job, the
+    second leaves it.
+    """
+    code: int | None = None
     async with open_channel(target, tls) as channel:
         client = JobClient(channel, caller)
         job_id = await client.submit(request)
         _log.info("submitted", extra={"job_id": job_id})
         async with anyio.create_task_group() as group:
             group.start_soon(_terminate_on_signal, client, job_id, group.cancel_scope)
-            end = await Follower(client, job_id).to_the_end()
+            code = await (attend(channel, job_id) if attend is not None else _follow(client, job_id))
             group.cancel_scope.cancel()
-    if end is None:
-        return EXIT_INTERRUPTED
+    return EXIT_INTERRUPTED if code is None else code
+
+
+Attend = Callable[[grpc.aio.Channel, str], Awaitable[int]]
+"""Waits for the end of a job, and returns what to exit with."""
+
+
+async def _follow(client: JobClient, job_id: str) -> int:
+    end = await Follower(client, job_id).to_the_end()
     if end.status == JOB_STATUS_FAILED:
         detail = f" ({end.reason})" if end.reason else ""
         code = f", exit code {end.exit_code}" if end.HasField("exit_code") else ""

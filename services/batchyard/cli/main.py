@@ -9,17 +9,27 @@ import click
 _COMMANDS: Final = {
     "up": ("batchyard.cli.up", "Start everything here: the control plane and one local agent."),
     "run": ("batchyard.cli.run", "Run one command as a job, follow its log, exit with its code."),
+    "submit": ("batchyard.cli.submit", "Submit jobs from a file in AWS's member names."),
+    "jobs": ("batchyard.cli.jobs", "List jobs in whatever status, the newest first."),
+    "describe": ("batchyard.cli.jobs", "Tell all about jobs: why they wait, how their attempts went."),
+    "wait": ("batchyard.cli.wait", "Wait until jobs have ended; exit with 0 only if all have succeeded."),
+    "logs": ("batchyard.cli.job_logs", "Print what a job prints; without a job: keep and serve it."),
+    "cancel": ("batchyard.cli.stop", "Cancel jobs that have not begun."),
+    "terminate": ("batchyard.cli.stop", "End jobs in whatever status."),
+    "queues": ("batchyard.cli.resources", "List job queues, with how many jobs are in which status."),
+    "environments": ("batchyard.cli.resources", "List compute environments."),
+    "agents": ("batchyard.cli.resources", "List the hosts that run jobs, and how much of them is taken."),
     "events": ("batchyard.cli.events", "Print the events of jobs as they come, one JSON object a line."),
     "registry": ("batchyard.cli.services", "Serve compute environments, job queues and job definitions."),
     "jobstore": ("batchyard.cli.services", "Serve the jobs."),
     "scheduler": ("batchyard.cli.services", "Decide which job runs next, and on which agent."),
-    "logs": ("batchyard.cli.services", "Keep and serve what jobs print."),
     "gateway": ("batchyard.cli.gateway", "Serve the AWS API and the public gRPC port."),
     "agent": ("batchyard.cli.agent", "Run jobs on this host."),
     "drain": ("batchyard.cli.drain", "Have an agent take no more jobs, before its host is taken away."),
     "certificates": ("batchyard.cli.certificates", "Make the certificates with which the parts know each other."),
     "backup": ("batchyard.cli.backup", "Copy all resources and jobs to a file, also while they are in use."),
     "restore": ("batchyard.cli.backup", "Put the resources and jobs of a backup into an empty data folder."),
+    "completion": ("batchyard.cli.completion", "Print what makes a shell complete commands and flags."),
 }
 """Name: the module that holds the command under that name, and its line in the help."""
 

@@ -2,15 +2,18 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import anyio
 import click
+import grpc.aio
 
 from batchyard.cli import clients, options
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import JobRequest, run_job
 from batchyard.cli.logging import configure_logging
+from batchyard.domain.names import Caller
 from batchyard.rpc.tls import Tls
 
 
@@ -30,11 +33,26 @@ def job_name_for(program: str) -> str:
     return name[:128] or "run"
 
 
+async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: str) -> int:
+    from batchyard.cli.session import Session
+    from batchyard.cli.wait import wait_and_tell
+
+    return await wait_and_tell(Session(channel, caller), [job_id], as_json=False, timeout_s=None)
+
+
 @click.command(context_settings={"allow_interspersed_args": False})
 @clients.endpoint()
 @options.data_dir()
 @clients.tls_of_client()
 @options.option("--queue", default="default", help="Job queue.")
+@options.option(
+    "--array",
+    type=click.IntRange(min=2),
+    default=None,
+    metavar="N",
+    help="Run it N times, each with its AWS_BATCH_JOB_ARRAY_INDEX; exit with 0 if all succeed.",
+)
+@options.option("--after", multiple=True, metavar="JOB", help="Wait for the success of this job; repeatable.")
 @options.option("--name", default=None, help="Job name. Default: that of the program.")
 @options.option("--image", default="busybox", help="Image in which the command runs; the process runtime ignores it.")
 @options.option("--vcpus", type=click.IntRange(min=1), default=1, help="vCPUs to reserve.")
@@ -49,6 +67,8 @@ def run(
     data_dir: Path,
     tls: Tls | None,
     queue: str,
+    array: int | None,
+    after: tuple[str, ...],
     name: str | None,
     image: str,
     vcpus: int,
@@ -60,10 +80,15 @@ def run(
     log_level: str,
     command: tuple[str, ...],
 ) -> None:
-    """Run COMMAND as a job: print what it prints, exit with its exit code. Ctrl-C terminates the job."""
+    """Run COMMAND as a job: print what it prints, exit with its exit code. Ctrl-C terminates the job.
+
+    With --array nothing is printed but how they ended, and on a terminal a bar: see `batchyard logs` for each child.
+    """
     configure_logging(log_format, log_level)
-    request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env)
+    request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env, array, after)
+    caller = clients.caller_for(account, region, tls)
+    attend = None if array is None else partial(_attend_to_array, caller)
     target = clients.target_of(endpoint, DataFolder(data_dir))
     with clients.talking_to(target, unread="nobody reads the output any more; the job goes on"):
-        exit_code = anyio.run(run_job, target, clients.caller_for(account, region, tls), request, tls)
+        exit_code = anyio.run(run_job, target, caller, request, tls, attend)
     sys.exit(exit_code)

@@ -1,0 +1,199 @@
+"""`batchyard jobs` and `describe`: which jobs there are, and all about one."""
+
+from collections.abc import Callable, Sequence
+from heapq import merge
+from itertools import islice
+from typing import Any, Final
+
+import click
+
+from batchyard.api.jobs.v1.jobs_pb2 import JobDetail, JobSummary
+from batchyard.api.jobs.v1.jobs_service_pb2 import KeyValuesPair, ListJobsRequest
+from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobQueuesRequest
+from batchyard.cli import options
+from batchyard.cli.job_client import Patience
+from batchyard.cli.output import age, duration, members_of, moment, print_facts, print_json, print_table
+from batchyard.cli.session import STATUS_NUMBERS, Server, Session, job_argument, server_options, status_of, unique
+
+PAGE: Final = 100
+
+_COLUMNS: Final = ("JOB", "NAME", "QUEUE", "STATUS", "AGE", "RAN", "REASON")
+
+
+async def queue_names(session: Session) -> list[str]:
+    """Return the names of all queues."""
+    names: list[str] = []
+    request = DescribeJobQueuesRequest()
+    while True:
+        answer = await session.call_patiently(session.registry.DescribeJobQueues, request, Patience())
+        names += [queue.job_queue_name for queue in answer.job_queues]
+        if not answer.next_token:
+            return names
+        request.next_token = answer.next_token
+
+
+async def listed(session: Session, request: ListJobsRequest, limit: int) -> list[JobSummary]:
+    """Return the first jobs of a listing, page by page."""
+    found: list[JobSummary] = []
+    while len(found) < limit:
+        request.max_results = min(PAGE, limit - len(found))
+        answer = await session.call_patiently(session.jobs.ListJobs, request, Patience())
+        found += answer.job_summary_list
+        if not answer.next_token:
+            break
+        request.next_token = answer.next_token
+    return found[:limit]
+
+
+def _requests(queue: str, statuses: Sequence[str], name: str | None, array: str | None) -> list[ListJobsRequest]:
+    """Return the listings that together have what is wanted of a queue, or of an array."""
+    if array is not None:
+        return [
+            ListJobsRequest(array_job_id=array, job_status=STATUS_NUMBERS[status])
+            for status in statuses or STATUS_NUMBERS
+        ]
+    if name is not None or not statuses:
+        # The one listing that goes over all statuses at once.
+        return [ListJobsRequest(job_queue=queue, filters=[KeyValuesPair(name="JOB_NAME", values=[name or "*"])])]
+    return [ListJobsRequest(job_queue=queue, job_status=STATUS_NUMBERS[status]) for status in statuses]
+
+
+async def _found(
+    session: Session, queues: Sequence[str], statuses: Sequence[str], name: str | None, array: str | None, limit: int
+) -> list[tuple[str, JobSummary]]:
+    """Return the newest jobs of queues, or the children of an array by index, each with its queue."""
+    places = [""] if array is not None else queues or await queue_names(session)
+    listings = []
+    for queue in places:
+        for request in _requests(queue, statuses, name, array):
+            # With a name the server looks at all statuses: what is not wanted is left out here.
+            jobs = [
+                (queue, job)
+                for job in await listed(session, request, limit)
+                if not statuses or status_of(job) in statuses
+            ]
+            listings.append(sorted(jobs, key=_order(array)))
+    return list(islice(merge(*listings, key=_order(array)), limit))
+
+
+def _order(array: str | None) -> Callable[[tuple[str, JobSummary]], tuple[int, int]]:
+    if array is not None:
+        return lambda entry: (entry[1].array_properties.index, 0)
+    return lambda entry: (-entry[1].created_at, 0)
+
+
+def _row(queue: str, job: JobSummary) -> tuple[str, ...]:
+    name = f"{job.job_name} [{job.array_properties.size}]" if job.array_properties.size else job.job_name
+    return (
+        *(job.job_id, name, queue, status_of(job), age(job.created_at), _ran(job)),
+        job.container.reason or job.status_reason,
+    )
+
+
+def _ran(job: Any) -> str:
+    if not job.started_at:
+        return ""
+    return duration(job.stopped_at - job.started_at) if job.stopped_at else age(job.started_at)
+
+
+@click.command()
+@server_options()
+@options.option("--queue", multiple=True, metavar="NAME", help="Jobs of this queue; repeatable. Default: of all.")
+@options.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(list(STATUS_NUMBERS), case_sensitive=False),
+    help="Jobs in this status; repeatable. Default: in all.",
+)
+@options.option("--name", metavar="NAME", default=None, help="Jobs of this name, in any case; a final * is a wildcard.")
+@options.option("--array", metavar="JOB", default=None, help="The children of this array job, in place of queues.")
+@options.option("--limit", type=click.IntRange(min=1), default=50, help="How many, the newest first.")
+def jobs(
+    *,
+    server: Server,
+    queue: Sequence[str],
+    status: Sequence[str],
+    name: str | None,
+    array: str | None,
+    limit: int,
+) -> None:
+    """List jobs in whatever status, the newest first."""
+    if array is not None and (queue or name is not None):
+        raise click.UsageError("--array goes with neither --queue nor --name")
+
+    async def act(session: Session) -> None:
+        found = await _found(session, queue, status, name, array, limit)
+        if server.as_json:
+            print_json({"jobSummaryList": [members_of(job) for _, job in found]})
+        else:
+            print_table(_COLUMNS, [_row(place, job) for place, job in found], whole=["JOB"])
+
+    server.run(act)
+
+
+@click.command()
+@server_options()
+@job_argument(several=True)
+def describe(*, server: Server, jobs: Sequence[str]) -> None:
+    """Tell all about each JOB, by id or ARN: what it is, why it waits, how its attempts went."""
+
+    async def act(session: Session) -> None:
+        found = await session.describe(unique(jobs))
+        if server.as_json:
+            print_json({"jobs": [members_of(job) for job in found]})
+            return
+        for number, job in enumerate(found):
+            if number:
+                print()
+            print_facts(_facts(job))
+            if job.attempts:
+                print_table(("ATTEMPT#", "STARTED", "RAN", "EXIT#", "REASON"), _attempts(job), whole=["REASON"])
+
+    server.run(act)
+
+
+def _facts(job: JobDetail) -> list[tuple[str, str]]:
+    container, array = job.container, job.array_properties
+    needs = [f"{requirement.type} {requirement.value}" for requirement in container.resource_requirements]
+    needs += [f"VCPU {container.vcpus}"] * container.HasField("vcpus")
+    needs += [f"MEMORY {container.memory} MiB"] * container.HasField("memory")
+    asked = [word for word, is_so in (("cancelled", job.is_cancelled), ("terminated", job.is_terminated)) if is_so]
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(array.status_summary.items()) if count)
+    return [
+        ("job", job.job_id),
+        ("name", job.job_name),
+        ("queue", job.job_queue.rpartition("/")[2]),
+        ("definition", job.job_definition.rpartition("/")[2]),
+        ("status", status_of(job)),
+        ("reason", job.status_reason),
+        ("container", container.reason),
+        ("asked", ", ".join(asked)),
+        ("exit code", str(container.exit_code) if container.HasField("exit_code") else ""),
+        ("created", moment(job.created_at)),
+        ("started", moment(job.started_at)),
+        ("stopped", moment(job.stopped_at)),
+        ("ran", _ran(job)),
+        ("children", f"{array.size}: {counts}" if array.size else ""),
+        ("index", str(array.index) if array.HasField("index") else ""),
+        ("depends on", ", ".join(f"{each.job_id} {each.type}".strip() for each in job.depends_on)),
+        ("command", " ".join(container.command)),
+        ("image", container.image),
+        ("needs", ", ".join(needs)),
+        ("environment", " ".join(f"{each.name}={each.value}" for each in container.environment)),
+        ("share", job.share_identifier),
+        ("timeout", f"{job.timeout.attempt_duration_seconds} s" if job.HasField("timeout") else ""),
+        ("attempts", f"{len(job.attempts)} of {job.retry_strategy.attempts}"),
+        ("log", container.log_stream_name),
+        ("tags", " ".join(f"{name}={value}" for name, value in sorted(job.tags.items()))),
+    ]
+
+
+def _attempts(job: JobDetail) -> list[tuple[str, ...]]:
+    return [
+        (
+            *(str(number), moment(attempt.started_at), _ran(attempt)),
+            str(attempt.container.exit_code) if attempt.container.HasField("exit_code") else "",
+            attempt.container.reason or attempt.status_reason,
+        )
+        for number, attempt in enumerate(job.attempts, start=1)
+    ]

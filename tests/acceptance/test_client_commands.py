@@ -1,0 +1,317 @@
+"""The commands for people: piped, as scripts use them, and on a terminal."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from batchyard.cli.main import main
+from support.aws import Account
+from support.installation import Installation, start_up
+
+LARGE = {"vcpus": 1000}
+"""Has a job wait for ever."""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    running = start_up(tmp_path_factory.mktemp("client") / "data", "--faults")
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def account(up: Installation) -> Iterator[Account]:
+    account = Account(up.http_url, "123456789012")
+    account.make_queue()
+    account.define()
+    yield account
+    account.close()
+
+
+@pytest.fixture
+def call(up: Installation, account: Account, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what calls a command in this process, as if its output were piped."""
+    monkeypatch.setenv("BATCHYARD_DATA_DIR", str(up.folder))
+
+    def call(*arguments: str, stdin: str | None = None, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, arguments, input=stdin, catch_exceptions=False)
+        assert result.exit_code == code, (result.stdout, result.stderr)
+        assert "\x1b" not in result.output
+        return result
+
+    return call
+
+
+def on_terminal(up: Installation, *arguments: str, columns: int = 100, **variables: str) -> tuple[str, int]:
+    """Return what a command writes to a terminal, and its exit code."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {**os.environ, "BATCHYARD_DATA_DIR": str(up.folder), "TERM": "xterm-256color", **variables}
+    environment.pop("COLUMNS", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "batchyard.cli", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        os.close(slave)
+        written = b""
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:  # how a terminal says that nobody has it open any more
+                break
+            if not chunk:
+                break
+            written += chunk
+    os.close(master)
+    return written.decode(), process.returncode
+
+
+def rows(result: Result) -> list[list[str]]:
+    """Return the cells of a table that was piped."""
+    return [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+
+
+def test_jobs_are_listed_in_whatever_status_newest_first(call: Any, account: Account) -> None:
+    ended, waiting = account.submit(jobName="listed-1"), account.submit(jobName="listed-2", containerOverrides=LARGE)
+    account.wait(ended)
+    head, *found = rows(call("jobs", "--queue", "queue", "--name", "listed-*"))
+    assert head == ["JOB", "NAME", "QUEUE", "STATUS", "AGE", "RAN", "REASON"]
+    assert [(row[0], row[1], row[2], row[3]) for row in found] == [
+        (waiting, "listed-2", "queue", "RUNNABLE"),
+        (ended, "listed-1", "queue", "SUCCEEDED"),
+    ]
+    assert rows(call("jobs", "--name", "listed-*", "--status", "succeeded"))[1][0] == ended
+    assert [row[0] for row in rows(call("jobs", "--limit", "1"))] == ["JOB", waiting]
+    document = json.loads(call("jobs", "--name", "listed-*", "--output", "json").stdout)
+    assert [job["jobId"] for job in document["jobSummaryList"]] == [waiting, ended]
+    assert document["jobSummaryList"][1]["container"]["exitCode"] == 0
+    account.batch.cancel_job(jobId=waiting, reason="seen")
+
+
+def test_children_are_listed_by_index_with_all_statuses(call: Any, account: Account) -> None:
+    script = 'exit "$AWS_BATCH_JOB_ARRAY_INDEX"'
+    array = account.submit(["sh", "-c", script], arrayProperties={"size": 3})
+    account.wait(array)
+    found = rows(call("jobs", "--array", array))[1:]
+    assert [(row[0], row[2]) for row in found] == [
+        (f"{array}:0", "SUCCEEDED"),
+        (f"{array}:1", "FAILED"),
+        (f"{array}:2", "FAILED"),
+    ]
+    assert "goes with neither" in call("jobs", "--array", array, "--queue", "queue", code=2).stderr
+    waited = call("wait", array, code=1)
+    assert rows(waited)[1] == [array, "job", "FAILED", "Array Child Job failed: 1, 2"]
+    assert "and prints nothing itself" in call("logs", array, code=1).stderr
+
+
+def test_a_job_is_described_with_its_attempts(call: Any, account: Account) -> None:
+    job_id = account.submit(
+        ["sh", "-c", "exit 3"], tags={"batchyard:fault": "1:oom"}, retryStrategy={"attempts": 2}, jobName="twice"
+    )
+    job = account.wait(job_id)
+    text = call("describe", job["jobArn"]).stdout
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in text.splitlines() if not line.startswith(" "))
+    assert (facts["job"], facts["name"], facts["status"], facts["exit code"]) == (job_id, "twice", "FAILED", "3")
+    assert (facts["command"], facts["attempts"]) == ("sh -c exit 3", "2 of 2")
+    assert "OutOfMemoryError: Container killed due to memory usage" in text
+    document = json.loads(call("describe", "--output", "json", job_id).stdout)
+    assert document["jobs"][0]["attempts"][1]["container"]["exitCode"] == 3
+    assert "there is no job nobody in account 123456789012" in call("describe", job_id, "nobody", code=1).stderr
+
+
+def test_what_users_write_is_no_order_to_a_terminal(call: Any, up: Installation, account: Account) -> None:
+    job_id = account.submit(["printf", "a\nb\x1b[31mc"], containerOverrides=LARGE)
+    account.batch.cancel_job(jobId=job_id, reason="two\nlines and \x1b[31mred")
+    assert "  two lines and  [31mred\n" in call("describe", job_id).stdout
+    written, _ = on_terminal(up, "jobs", "--limit", "1", columns=200)
+    assert "two lines and  [31mred" in written
+
+
+def test_logs_are_printed_and_followed_over_all_attempts(call: Any, account: Account) -> None:
+    script = 'echo "attempt $AWS_BATCH_JOB_ATTEMPT"; seq 3; [ "$AWS_BATCH_JOB_ATTEMPT" = 2 ]'
+    job_id = account.submit(["sh", "-c", script], retryStrategy={"attempts": 2})
+    followed = call("logs", "--follow", job_id).stdout.splitlines()
+    assert followed[-4:] == ["attempt 2", "1", "2", "3"]
+    assert call("logs", job_id).stdout.splitlines() == ["attempt 2", "1", "2", "3"]
+    assert call("logs", "--attempt", "1", job_id).stdout.splitlines() == ["attempt 1", "1", "2", "3"]
+    assert call("logs", "--tail", "2", job_id).stdout.splitlines() == ["2", "3"]
+    lines = call("logs", "--output", "json", job_id).stdout.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["attempt 2", "1", "2", "3"]
+    assert "2 attempts" in call("logs", "--attempt", "3", job_id, code=1).stderr
+    waiting = account.submit(containerOverrides=LARGE)
+    assert "is RUNNABLE and has printed nothing" in call("logs", waiting).stderr
+    account.batch.cancel_job(jobId=waiting, reason="seen")
+
+
+def test_jobs_are_cancelled_and_terminated_by_the_ids_on_stdin(call: Any, account: Account) -> None:
+    waiting = [account.submit(containerOverrides=LARGE) for _ in range(2)]
+    assert call("cancel", "--reason", "enough", "-", stdin="\n".join(waiting)).stdout.split() == waiting
+    assert [account.describe(job_id)["statusReason"] for job_id in waiting] == ["enough", "enough"]
+    running = account.submit(["sleep", "600"])
+    account.wait(running, "RUNNING")
+    failed = call("terminate", running, "no job", code=1)
+    assert (failed.stdout.split(), "neither the id nor the ARN" in failed.stderr) == ([running], True)
+    assert account.wait(running)["statusReason"] == "Terminated by the user"
+    document = json.loads(call("cancel", "--output", "json", "no job", code=1).stdout)
+    assert [error["code"] for error in document["errors"]] == ["ValidationException"]
+
+
+def test_wait_exits_with_0_only_if_all_have_succeeded(call: Any, account: Account) -> None:
+    good, bad = account.submit(), account.submit(["false"])
+    assert rows(call("wait", good))[1] == [good, "job", "SUCCEEDED", "Essential container in task exited"]
+    assert [row[2] for row in rows(call("wait", good, bad, good, code=1))] == ["STATUS", "SUCCEEDED", "FAILED"]
+    statuses = [job["status"] for job in json.loads(call("wait", "--output", "json", bad, code=1).stdout)["jobs"]]
+    assert statuses == ["FAILED"]
+    waiting = account.submit(containerOverrides=LARGE)
+    late = call("wait", "--timeout", "0", good, waiting, code=124)
+    assert rows(late)[2][2] == "RUNNABLE"
+    assert "not all have ended" in late.stderr
+    account.batch.cancel_job(jobId=waiting, reason="seen")
+
+
+def test_resources_are_listed(call: Any, account: Account) -> None:
+    table = {row[0]: row for row in rows(call("queues"))}
+    assert table["QUEUE"][1:4] == ["PRIORITY", "STATE", "STATUS"]
+    assert table["queue"][1:4] == ["1", "ENABLED", "VALID"]
+    (queue,) = [
+        queue
+        for queue in json.loads(call("queues", "--output", "json").stdout)["jobQueues"]
+        if queue["jobQueueName"] == "queue"
+    ]
+    assert set(queue["jobsByStatus"]) <= {"SUCCEEDED", "FAILED", "RUNNABLE"}
+    assert {row[0] for row in rows(call("environments"))} == {"ENVIRONMENT", "default", "queue"}
+    ((_, *_, served),) = rows(call("agents"))[1:]
+    assert served == "all"
+    (agent,) = json.loads(call("agents", "--output", "json").stdout)["agents"]
+    assert agent["vcpusMilli"] == 8000
+
+
+def test_jobs_are_submitted_from_a_file_in_awss_names(call: Any, account: Account, tmp_path: Path) -> None:
+    job = {"jobName": "filed", "jobQueue": "queue", "jobDefinition": "definition"}
+    (job_id,) = call("submit", "-", stdin=json.dumps(job)).stdout.split()
+    assert account.wait(job_id)["jobName"] == "filed"
+    file = tmp_path / "jobs.yaml"
+    file.write_text(
+        "jobName: first\njobQueue: queue\njobDefinition: definition\n"
+        "containerOverrides:\n  command: [echo, 'a word']\n"
+        "---\n- {jobName: second, jobQueue: nowhere, jobDefinition: definition}\n"
+    )
+    result = call("submit", "--wait", str(file), code=1)
+    assert rows(result)[1][1:3] == ["first", "SUCCEEDED"]
+    assert "second: JobQueue nowhere not found." in result.stderr
+    assert account.log_lines(account.describe(rows(result)[1][0])) == ["a word"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "there is no job in the file"),
+        ("[", "neither JSON nor YAML"),
+        ('{"jobname": "x"}', "SubmitJob has no member 'jobname'"),
+        ('[{"jobName": "x"}, {"jobName": 7}]', "job 2 of 2: jobName: expected a string, got a number"),
+        ("7", "expected an object, got a number"),
+        ("jobName: 2024-01-01\ntimeout: 5", "timeout: expected an object, got a number"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_by_what_is_wrong_with_it(call: Any, text: str, problem: str) -> None:
+    assert problem in call("submit", "-", stdin=text, code=1).stderr
+
+
+def test_a_command_is_run_as_an_array_after_another_job(call: Any, account: Account, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    first = account.submit(["sh", "-c", f"sleep 0.3; touch {gate}"])
+    script = f'[ -e {gate} ] && [ "$AWS_BATCH_JOB_ARRAY_SIZE" = 3 ]'
+    result = call("run", "--queue", "queue", "--after", first, "--array", "3", "--", "sh", "-c", script)
+    assert rows(result)[1][1:3] == ["sh", "SUCCEEDED"]
+
+
+def test_on_a_terminal_a_true_bar_goes_up_to_the_end(up: Installation, account: Account) -> None:
+    array = account.submit(arrayProperties={"size": 300})
+    written, code = on_terminal(up, "wait", array)
+    assert code == 0
+    shown = [int(count) for count in re.findall(r"(\d+)/300", written)]
+    assert shown == sorted(shown)
+    assert shown[-1] == 300
+    assert "300 succeeded" in written
+    assert "\x1b[32mSUCCEEDED" in written
+
+
+def test_the_bar_of_ten_thousand_children_counts_them_all(up: Installation, account: Account) -> None:
+    array = account.submit(arrayProperties={"size": 10_000}, containerOverrides=LARGE)
+    written, code = on_terminal(up, "wait", "--timeout", "0", array)
+    assert code == 124
+    assert "0/10000" in written
+    assert "10000 waiting" in written
+    account.batch.cancel_job(jobId=array, reason="enough")
+    written, code = on_terminal(up, "wait", array, columns=200)
+    assert code == 1
+    assert "10000/10000" in written
+    assert "10000 failed" in written
+    assert "enough: 0, 1, 2, 3, 4 and 9995 more" in written
+
+
+def test_a_terminal_can_be_without_colours_and_never_cuts_an_id(up: Installation, account: Account) -> None:
+    job_id = account.submit(jobName="a-name-that-is-much-longer-than-what-a-narrow-terminal-has-room-for")
+    account.wait(job_id)
+    written, code = on_terminal(up, "jobs", "--limit", "1", columns=80, NO_COLOR="1")
+    assert code == 0
+    assert job_id in written
+    assert "…" in written
+    assert not re.search(r"\x1b\[3\dm", written)
+    assert all(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip()) <= 80 for line in written.splitlines())
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["jobs", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no `batchyard up` runs on the data folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "submit", "jobs", "describe", "wait", "logs", "cancel", "terminate", "queues", "environments", "agents"],
+)
+def test_the_help_of_a_command_for_people_fits_a_screen(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "--help"], terminal_width=120)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) <= 45
+
+
+def test_logs_without_a_job_is_the_service() -> None:
+    result = CliRunner().invoke(main, ["logs", "--grpc-port", "none"])
+    assert result.exit_code == 2
+    assert "'--grpc-port'" in result.stderr
+    assert "--follow" in CliRunner().invoke(main, ["logs", "--help"]).stdout
+    assert "Missing argument 'JOB'" in CliRunner().invoke(main, ["logs", "--follow"]).stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_completion_script(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0
+    assert "_BATCHYARD_COMPLETE" in result.stdout
+
+
+def test_commands_and_flags_are_completed() -> None:
+    words = {"COMP_WORDS": "batchyard wa", "COMP_CWORD": "1", "_BATCHYARD_COMPLETE": "bash_complete"}
+    result = CliRunner().invoke(main, [], prog_name="batchyard", env=words)
+    assert result.stdout.splitlines() == ["plain,wait"]
+    words |= {"COMP_WORDS": "batchyard wait --time", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(main, [], prog_name="batchyard", env=words)
+    assert result.stdout.splitlines() == ["plain,--timeout"]
