@@ -98,6 +98,8 @@ def test_jobs_are_listed_in_whatever_status_newest_first(call: Any, account: Acc
     ]
     assert rows(call("jobs", "--name", "listed-*", "--status", "succeeded"))[1][0] == ended
     assert [row[0] for row in rows(call("jobs", "--limit", "1"))] == ["JOB", waiting]
+    found = rows(call("jobs", "--limit", "1", "--name", "listed-*", "--status", "SUCCEEDED"))[1:]
+    assert [row[0] for row in found] == [ended]
     document = json.loads(call("jobs", "--name", "listed-*", "--output", "json").stdout)
     assert [job["jobId"] for job in document["jobSummaryList"]] == [waiting, ended]
     assert document["jobSummaryList"][1]["container"]["exitCode"] == 0

@@ -1,6 +1,6 @@
 """`batchyard jobs` and `describe`: which jobs there are, and all about one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from heapq import merge
 from itertools import islice
 from typing import Any, Final
@@ -32,13 +32,13 @@ async def queue_names(session: Session) -> list[str]:
         request.next_token = answer.next_token
 
 
-async def listed(session: Session, request: ListJobsRequest, limit: int) -> list[JobSummary]:
-    """Return the first jobs of a listing, page by page."""
+async def listed(session: Session, request: ListJobsRequest, statuses: Collection[str], limit: int) -> list[JobSummary]:
+    """Return the first jobs of a listing that are in one of the statuses, or in any, page by page."""
     found: list[JobSummary] = []
+    request.max_results = min(PAGE, limit)
     while len(found) < limit:
-        request.max_results = min(PAGE, limit - len(found))
         answer = await session.call_patiently(session.jobs.ListJobs, request, Patience())
-        found += answer.job_summary_list
+        found += [job for job in answer.job_summary_list if not statuses or status_of(job) in statuses]
         if not answer.next_token:
             break
         request.next_token = answer.next_token
@@ -67,11 +67,7 @@ async def _found(
     for queue in places:
         for request in _requests(queue, statuses, name, array):
             # With a name the server looks at all statuses: what is not wanted is left out here.
-            jobs = [
-                (queue, job)
-                for job in await listed(session, request, limit)
-                if not statuses or status_of(job) in statuses
-            ]
+            jobs = [(queue, job) for job in await listed(session, request, statuses, limit)]
             listings.append(sorted(jobs, key=_order(array)))
     return list(islice(merge(*listings, key=_order(array)), limit))
 
