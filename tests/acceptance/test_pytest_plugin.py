@@ -7,10 +7,15 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import pytest
+
 from support.aws import eventually
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "testing-a-pipeline"
-TIMEOUT_S = 100.0
+TIMEOUT_S = 200.0
+
+# A pytest within pytest, with workers and a server of its own, takes its time on a machine that has others to serve.
+pytestmark = pytest.mark.timeout(300)
 
 
 def run_pytest(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
