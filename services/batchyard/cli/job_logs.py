@@ -74,7 +74,9 @@ def _show(event: LogEvent, *, as_json: bool) -> None:
 
 @click.command(cls=PrintOrServe)
 @server_options()
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, over all attempts, until the job has ended.")
+@options.option(
+    "--follow", "-f", is_flag=True, help="Go on with what comes, over all attempts, until the job has ended."
+)
 @options.option("--attempt", type=click.IntRange(min=1), default=None, help="Of this attempt, which has ended; from 1.")
 @options.option("--tail", type=click.IntRange(1, 10_000), default=None, metavar="LINES", help="Only the last lines.")
 @job_argument(several=False)

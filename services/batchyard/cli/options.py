@@ -30,9 +30,10 @@ SCHEDULER_PORT: Final = 8084
 LOGS_PORT: Final = 8085
 
 
-def option(flag: str, **attributes: Any) -> Decorator:
-    """Declare a flag, its environment variable, and the naming of both in the help text."""
-    return click.option(flag, envvar=variable_of(flag), **{"show_envvar": True, "show_default": True, **attributes})
+def option(flag: str, *letters: str, **attributes: Any) -> Decorator:
+    """Declare a flag, with single letters for it, its environment variable, and the naming of both in the help text."""
+    shown = {"show_envvar": True, "show_default": True, **attributes}
+    return click.option(flag, *letters, envvar=variable_of(flag), **shown)
 
 
 def variable_of(flag: str) -> str:
