@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from support.aws import Account, eventually, refused
 from support.installation import Installation, start_up
+from support.order import OneSlot
 
 _accounts: Final = count(400_000_000_001)
 
@@ -41,6 +43,18 @@ def account(aws: Installation) -> Iterator[Account]:
 def test_an_environment_must_be_created_enabled(account: Account) -> None:
     with refused("Compute Environment must be created in ENABLED state."):
         account.batch.create_compute_environment(computeEnvironmentName="e", type="UNMANAGED", state="DISABLED")
+
+
+def test_a_queue_with_a_higher_priority_goes_first(account: Account, tmp_path: Path) -> None:
+    slot = OneSlot(account, tmp_path / "gate")
+    for name, priority in (("one", 1), ("ten", 10)):
+        slot.make_queue(name, priority=priority)
+    with slot.occupied(jobQueue="one"):
+        first_one, second_one, first_ten, second_ten = (
+            account.submit(jobQueue=queue) for queue in ("one", "one", "ten", "ten")
+        )
+    order = slot.order_of_starts([first_one, second_one, first_ten, second_ten])
+    assert order == [first_ten, second_ten, first_one, second_one]
 
 
 def test_the_wish_for_vcpus_is_not_lowered(account: Account) -> None:

@@ -199,8 +199,13 @@ async def test_the_first_job_of_a_queue_that_waits_for_people_is_an_event_once_f
         queued = (await scheduler.until(lambda seen: len(seen.runnable) == 2)).runnable
 
         async def tell(reason: str, waiting: wire.QueuedJob) -> None:
-            line = {"vcpus_milli": waiting.vcpus_milli, "memory_mib": waiting.memory_mib}
-            wait = wire.WaitReason(namespace=NAMESPACE, job_queue="queue", reason=reason, **line)
+            wait = wire.WaitReason(
+                namespace=NAMESPACE,
+                job_queue="queue",
+                vcpus_milli=waiting.vcpus_milli,
+                memory_mib=waiting.memory_mib,
+                reason=reason,
+            )
             await scheduler.send(wait_reasons=[wait])
 
         first = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - too much."

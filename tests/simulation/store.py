@@ -17,10 +17,11 @@ from unittest.mock import patch
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import BatchyardError, UnavailableError
 from batchyard.domain.jobs import JobKey
-from batchyard.jobstore.convert import agents_message, effect_messages, snapshot_message
+from batchyard.jobstore.convert import agents_message, effect_messages, share_uses_message, snapshot_message
 from batchyard.jobstore.core import Command, JobStoreCore, run_group
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Subscription
+from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.reasons import WaitReasons
@@ -258,6 +259,7 @@ class _DispatchStream:
             epoch=lambda: 0,
             leadership=store.leadership,
             reasons=WaitReasons(),
+            fronts=Fronts(),
             clock=store.clock,
             tasks=cast("Any", None),
         )
@@ -311,6 +313,7 @@ class _DispatchStream:
         snapshot = SqliteJobReader(self._store.connection).snapshot()
         self._subscription.begin_after(snapshot.revision)
         self._send(agents_message(snapshot.agents))
+        self._send(share_uses_message(snapshot.share_uses, self._store.clock.now_ms()))
         for page in snapshot.jobs:
             self._send(snapshot_message(page))
         self._send(wire.DispatchResponse(snapshot_complete=True))

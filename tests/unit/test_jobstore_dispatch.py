@@ -13,6 +13,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import SupersededError
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.writer import Writer
@@ -50,6 +51,7 @@ async def a_servicer(writer: Told) -> AsyncIterator[DispatchServicer]:
             epoch=lambda: 1,
             leadership=Leadership(None, holder="", now=0),
             reasons=WaitReasons(),
+            fronts=Fronts(),
             clock=VirtualClock(),
             tasks=tasks,
         )

@@ -115,6 +115,10 @@ class Job:
     """Of a child of an array: the sequence of that."""
     children: Children | None = None
     """Of an array."""
+    scheduling_priority: int = 0
+    """Within its share higher ones go first; fixed at submission, as is the next one."""
+    timeout_s: int | None = None
+    """After which an attempt is ended."""
 
     def copy(self) -> "Job":
         """Return a job that changes apart from this one."""

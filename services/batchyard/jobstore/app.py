@@ -32,6 +32,7 @@ from batchyard.jobstore.counts import JobCounts
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.metrics import count_changes
 from batchyard.jobstore.operations import JobOperationsServicer
@@ -78,7 +79,8 @@ async def open_job_store(
     Finished jobs are kept for `retention_s`. With `faults`, jobs may ask for attempts that fail without running. While
     it cannot write, the health of its services says so.
     """
-    feed, numbers, health, reasons, ended = Feed(), _Numbers(), Health(), WaitReasons(), EndedJobs()
+    feed, numbers, health, reasons = Feed(), _Numbers(), Health(), WaitReasons()
+    ended, fronts = EndedJobs(), Fronts()
 
     def opened(counters: Counters) -> None:
         numbers.counters = counters
@@ -111,6 +113,7 @@ async def open_job_store(
                 copies=copies,
                 submitter=submitter,
                 reasons=reasons,
+                fronts=fronts,
                 clock=clock,
             )
             operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
@@ -124,6 +127,7 @@ async def open_job_store(
                     leader_lease_s, holder=numbers.counters.leader.scheduler_id, now=clock.monotonic_s()
                 ),
                 reasons=reasons,
+                fronts=fronts,
                 clock=clock,
                 tasks=tasks,
             )

@@ -23,7 +23,7 @@ from batchyard.jobstore.effects import (
     queued_children,
 )
 from batchyard.jobstore.offers import Cause, Proposal
-from batchyard.storage.jobs import AgentRecord
+from batchyard.storage.jobs import AgentRecord, QueueKey, ShareUse
 from batchyard.storage.listings import LineKey
 
 ENTRIES_A_MESSAGE: Final = 1000
@@ -74,7 +74,28 @@ def proposal_of(message: wire.OfferProposal) -> Proposal:
 
 def line_of(message: wire.WaitReason) -> LineKey:
     """Return which line a reason is about."""
-    return LineKey(message.namespace, message.job_queue, message.vcpus_milli, message.memory_mib, message.gpus)
+    need = (message.vcpus_milli, message.memory_mib, message.gpus)
+    return LineKey(message.namespace, message.job_queue, *need, message.share_identifier or None)
+
+
+def share_use_of(message: wire.ShareUse, now_ms: int) -> ShareUse:
+    """Return what a share has used up to now."""
+    queue = QueueKey(message.namespace, message.job_queue)
+    return ShareUse(queue, message.share_identifier, message.used_vcpu_seconds, now_ms)
+
+
+def share_uses_message(uses: Iterable[ShareUse], now_ms: int) -> wire.DispatchResponse:
+    """Return a part of a snapshot: what shares have used."""
+    message = wire.DispatchResponse()
+    for use in uses:
+        message.share_uses.add(
+            namespace=use.queue.namespace,
+            job_queue=use.queue.name,
+            share_identifier=use.share,
+            used_vcpu_seconds=use.used_vcpu_s,
+            ago_ms=max(now_ms - use.at, 0),
+        )
+    return message
 
 
 def key_of(message: wire.JobRef) -> JobKey:
@@ -150,6 +171,13 @@ def _entries(effects: Effects) -> Iterator[tuple[str, Message]]:
         )
     for report in effects.reports:
         yield "reports", _report_message(report)
+    for front in effects.fronts:
+        yield (
+            "front_requests",
+            wire.FrontRequest(
+                request=front.request, namespace=front.queue.namespace, job_queue=front.queue.name, limit=front.limit
+            ),
+        )
 
 
 def _report_message(outcome: ReportOutcome) -> wire.ReportOutcome:
@@ -184,6 +212,9 @@ def _held_message(job: Job, spec: bytes | None) -> wire.HeldRun:
         vcpus_milli=job.vcpus_milli,
         memory_mib=job.memory_mib,
         gpus=job.gpus,
+        job_queue=job.job_queue,
+        share_identifier=job.share_identifier or "",
+        time_limit_s=job.timeout_s or 0,
     )
     if spec is not None:
         message.offer.CopyFrom(_offer_message(job, spec))
@@ -213,6 +244,9 @@ def _queued_message(job: QueuedJob) -> wire.QueuedJob:
         memory_mib=job.memory_mib,
         gpus=job.gpus,
         version=job.version,
+        share_identifier=job.share,
+        scheduling_priority=job.priority,
+        time_limit_s=job.timeout_s or 0,
     )
 
 
@@ -226,6 +260,9 @@ def _children_message(children: QueuedChildren) -> wire.QueuedChildren:
         gpus=children.gpus,
         version=VERSION_WITHOUT_ROW,
         indices=to_bytes(children.indices),
+        share_identifier=children.share,
+        scheduling_priority=children.priority,
+        time_limit_s=children.timeout_s or 0,
     )
 
 

@@ -20,7 +20,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import DispatchServiceServicer
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, SupersededError
-from batchyard.domain.jobs import AgentId, JobKey, RunReport
+from batchyard.domain.jobs import AgentId, JobId, JobKey, RunReport
 from batchyard.jobstore.convert import (
     agents_message,
     effect_messages,
@@ -28,9 +28,12 @@ from batchyard.jobstore.convert import (
     line_of,
     proposal_of,
     report_of,
+    share_use_of,
+    share_uses_message,
     snapshot_message,
 )
 from batchyard.jobstore.feed import Feed, Subscription
+from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.reasons import WaitReasons
@@ -53,6 +56,7 @@ class DispatchServicer(DispatchServiceServicer):
         epoch: Callable[[], int],
         leadership: Leadership,
         reasons: WaitReasons,
+        fronts: Fronts,
         clock: Clock,
         tasks: TaskGroup,
     ) -> None:
@@ -62,6 +66,7 @@ class DispatchServicer(DispatchServiceServicer):
         self._epoch = epoch
         self._leadership = leadership
         self._reasons = reasons
+        self._fronts = fronts
         self._clock = clock
         self._tasks = tasks
         self._resigned = asyncio.Event()
@@ -79,6 +84,7 @@ class DispatchServicer(DispatchServiceServicer):
         subscription = Subscription()
         self._feed.subscribe(subscription, SupersededError("a newer scheduler has taken over"))
         telling = self._reasons.begin()
+        self._fronts.begin(subscription)
         scope = anyio.CancelScope()
         try:
             leader_epoch = await self._writer.do(lambda group: group.lead(scheduler_id))
@@ -98,6 +104,7 @@ class DispatchServicer(DispatchServiceServicer):
             scope.cancel()
             self._feed.unsubscribe(subscription)
             self._reasons.end(telling)
+            self._fronts.end(subscription)
 
     async def _until_it_may_lead(self, scheduler_id: str) -> None:
         """Wait until no other scheduler leads, and let this one."""
@@ -113,6 +120,7 @@ class DispatchServicer(DispatchServiceServicer):
             snapshot = await database.run(lambda connection: SqliteJobReader(connection).snapshot())
             subscription.begin_after(snapshot.revision)
             yield agents_message(snapshot.agents)
+            yield share_uses_message(snapshot.share_uses, self._clock.now_ms())
             pages = snapshot.jobs
 
             def next_page(_: sqlite3.Connection) -> wire.DispatchResponse | None:
@@ -172,6 +180,11 @@ class DispatchServicer(DispatchServiceServicer):
             tell(partial(Group.evict, agent_id=AgentId(agent_id)))
         for proposal in map(proposal_of, request.proposals):
             tell(partial(Group.offer, proposal=proposal), proposal.key)
+        if request.share_uses:
+            now_ms = self._clock.now_ms()
+            tell(partial(Group.keep_share_uses, uses=[share_use_of(use, now_ms) for use in request.share_uses]))
+        for front in request.fronts:
+            self._fronts.answered(front.request, [JobId(job_id) for job_id in front.job_ids])
         for waiting in request.wait_reasons:
             self._reasons.tell(line_of(waiting), waiting.reason, self._clock.monotonic_s())
 

@@ -6,6 +6,7 @@ from batchyard.domain.arrays import Indices
 from batchyard.domain.jobs import AgentId, Fence, Job, JobChange, JobKey
 from batchyard.domain.lifecycle import RunState
 from batchyard.jobstore.offers import Refusal
+from batchyard.storage.jobs import QueueKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,10 @@ class QueuedJob:
     memory_mib: int
     gpus: int
     version: int
+    share: str
+    """Empty in a queue without fair share."""
+    priority: int
+    timeout_s: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,9 @@ class QueuedChildren:
     vcpus_milli: int
     memory_mib: int
     gpus: int
+    share: str
+    priority: int
+    timeout_s: int | None
     indices: Indices
 
 
@@ -98,6 +106,15 @@ class EndedRun:
     ran_for_ms: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class FrontRequest:
+    """A question to the scheduler: which jobs of a queue it will place first."""
+
+    request: int
+    queue: QueueKey
+    limit: int
+
+
 @dataclass(slots=True)
 class Effects:
     """What one commit, or several merged, mean to a scheduler."""
@@ -113,6 +130,7 @@ class Effects:
     demands: list[RunDemand] = field(default_factory=list)
     ended: list[EndedRun] = field(default_factory=list)
     drains: list[DrainOutcome] = field(default_factory=list)
+    fronts: list[FrontRequest] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(
@@ -125,6 +143,7 @@ class Effects:
             or self.demands
             or self.ended
             or self.drains
+            or self.fronts
         )
 
     def enqueue(self, job: Job) -> None:
@@ -157,6 +176,7 @@ class Effects:
         self.demands += later.demands
         self.ended += later.ended
         self.drains += later.drains
+        self.fronts += later.fronts
 
     def _add_children(self, children: QueuedChildren) -> None:
         known = self.children.get(children.key)
@@ -180,13 +200,17 @@ class Committed:
 
 def queued(job: Job) -> QueuedJob:
     """Return what placing the job needs."""
-    return QueuedJob(job.key, job.job_queue, job.sequence, job.vcpus_milli, job.memory_mib, job.gpus, job.version)
+    return QueuedJob(
+        *(job.key, job.job_queue, job.sequence, job.vcpus_milli, job.memory_mib, job.gpus, job.version),
+        *(job.share_identifier or "", job.scheduling_priority, job.timeout_s),
+    )
 
 
 def queued_children(array: Job, indices: Indices) -> QueuedChildren:
     """Return what placing children needs."""
     return QueuedChildren(
-        array.key, array.job_queue, array.sequence, array.vcpus_milli, array.memory_mib, array.gpus, indices
+        *(array.key, array.job_queue, array.sequence, array.vcpus_milli, array.memory_mib, array.gpus),
+        *(array.share_identifier or "", array.scheduling_priority, array.timeout_s, indices),
     )
 
 

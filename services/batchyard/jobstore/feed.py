@@ -29,6 +29,11 @@ class Subscription:
             self._pending.append(committed)
             self._wake.set()
 
+    def say(self, effects: Effects) -> None:
+        """Have something said that comes of no commit."""
+        self._pending.append(Committed(revision=0, written=False, effects=effects, changes=[], decided=set()))
+        self._wake.set()
+
     def answer(self, heartbeat: int) -> None:
         """Have a heartbeat answered."""
         self._heartbeat = heartbeat

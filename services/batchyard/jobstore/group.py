@@ -51,6 +51,7 @@ from batchyard.storage.jobs import (
     QueueKey,
     Removal,
     RequestKey,
+    ShareUse,
 )
 
 
@@ -229,6 +230,10 @@ class Group(Moves):
         self._numbers.leader_epoch += 1
         self._changes.leader = Leader(self._numbers.leader_epoch, scheduler_id)
         return self._numbers.leader_epoch
+
+    def keep_share_uses(self, uses: Sequence[ShareUse]) -> None:
+        """Keep what shares have used, for the next scheduler."""
+        self._changes.share_uses += uses
 
     def register(
         self,

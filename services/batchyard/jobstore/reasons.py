@@ -74,7 +74,8 @@ class WaitReasons:
     def explain(self, job: Job) -> None:
         """Put the reason into what was read of a job, if it waits."""
         if job.state is JobState.RUNNABLE and job.run is None:
-            line = LineKey(job.key.namespace, job.job_queue, job.vcpus_milli, job.memory_mib, job.gpus)
+            need = (job.vcpus_milli, job.memory_mib, job.gpus)
+            line = LineKey(job.key.namespace, job.job_queue, *need, job.share_identifier)
             wait = self._lines.get(line)
             if not self._is_led:
                 job.status_reason = NO_SCHEDULER

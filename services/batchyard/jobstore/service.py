@@ -37,13 +37,14 @@ from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.domain.pagination import decode_token, encode_token, page_size
 from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
 from batchyard.jobstore.metrics import SUBMITTED
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import request_key, submit_once
 from batchyard.jobstore.resources import ResourceCopies
-from batchyard.jobstore.snapshots import queue_snapshot
+from batchyard.jobstore.snapshots import FRONT_JOBS_MAX, queue_snapshot
 from batchyard.jobstore.stops import Stopper, job_keys
 from batchyard.jobstore.submission import build_submission, check_request
 from batchyard.jobstore.views import described, job_summary, state_of
@@ -185,10 +186,12 @@ class JobsServicer(JobsServiceServicer):
         copies: ResourceCopies,
         submitter: Submitter,
         reasons: WaitReasons,
+        fronts: Fronts,
         clock: Clock,
     ) -> None:
         self._stopper = Stopper(writer=writer, feed=feed)
         self._reasons = reasons
+        self._fronts = fronts
         self._clock = clock
         self._reading = reading
         self._copies = copies
@@ -317,8 +320,9 @@ class JobsServicer(JobsServiceServicer):
     ) -> GetJobQueueSnapshotResponse:
         """Tell which jobs of a queue are first."""
         queue = await self._listed_queue(caller_of(context), request.job_queue)
+        first = await self._fronts.ask(queue.key, FRONT_JOBS_MAX)
         now_ms = self._clock.now_ms()
-        return await self._reading.ask(lambda reader: queue_snapshot(reader, queue, now_ms))
+        return await self._reading.ask(lambda reader: queue_snapshot(reader, queue, first, now_ms))
 
     async def _listed_queue(self, caller: Caller, reference: str) -> QueueCopy:
         try:

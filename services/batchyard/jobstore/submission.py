@@ -207,6 +207,8 @@ def build_submission(
         created_at=0,
         exit_rules=exit_rules(retry.evaluate_on_exit),
         share_identifier=spec.share_identifier or None,
+        scheduling_priority=spec.scheduling_priority,
+        timeout_s=spec.timeout.attempt_duration_seconds or None,
     )
     return Submission(
         job,

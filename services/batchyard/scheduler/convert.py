@@ -7,10 +7,12 @@ from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentDetail, ComputeEnvironmentType
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
+from batchyard.api.registry.v1.scheduling_policy_pb2 import SchedulingPolicyDetail
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.arrays import from_bytes
 from batchyard.domain.jobs import Fence, JobId, JobKey
 from batchyard.domain.names import ResourceKind, name_in_reference
+from batchyard.scheduler.fairshare import WEIGHT_DEFAULT
 from batchyard.scheduler.model import (
     Agent,
     ComputeEnvironment,
@@ -21,6 +23,8 @@ from batchyard.scheduler.model import (
     QueuedJob,
     ResourceKey,
     Resources,
+    SchedulingPolicy,
+    ShareUse,
     WaitReason,
 )
 
@@ -43,7 +47,10 @@ def job_key_of(message: wire.JobRef) -> JobKey:
 def queued_job_of(message: wire.QueuedJob) -> QueuedJob:
     """Return a job that is to be placed."""
     need = Resources(message.vcpus_milli, message.memory_mib, message.gpus)
-    return QueuedJob(job_key_of(message.job), message.job_queue, message.sequence, need, message.version)
+    return QueuedJob(
+        *(job_key_of(message.job), message.job_queue, message.sequence, need, message.version),
+        *(message.share_identifier, message.scheduling_priority, message.time_limit_s or None),
+    )
 
 
 def queued_children_of(message: wire.QueuedChildren) -> QueuedChildren:
@@ -55,6 +62,9 @@ def queued_children_of(message: wire.QueuedChildren) -> QueuedChildren:
         Resources(message.vcpus_milli, message.memory_mib, message.gpus),
         message.version,
         from_bytes(message.indices),
+        message.share_identifier,
+        message.scheduling_priority,
+        message.time_limit_s or None,
     )
 
 
@@ -68,6 +78,9 @@ def held_run_of(message: wire.HeldRun) -> HeldRun:
         message.compute_environment,
         need,
         claimed=message.state != run_pb2.RUN_STATE_OFFERED,
+        job_queue=message.job_queue,
+        share=message.share_identifier,
+        time_limit_s=message.time_limit_s or None,
     )
 
 
@@ -92,6 +105,7 @@ def environment_of(namespace: str, message: ComputeEnvironmentDetail) -> Compute
         enabled=message.state == ResourceState.RESOURCE_STATE_ENABLED,
         valid=message.status == ResourceStatus.RESOURCE_STATUS_VALID,
         max_vcpus_milli=message.compute_resources.maxv_cpus * 1000 if managed else None,
+        unmanaged_vcpus_milli=message.unmanagedv_cpus * 1000 if message.HasField("unmanagedv_cpus") else None,
     )
 
 
@@ -103,8 +117,43 @@ def queue_of(namespace: str, message: JobQueueDetail) -> JobQueue | None:
         entry.compute_environment for entry in sorted(message.compute_environment_order, key=lambda entry: entry.order)
     ]
     names = [name_in_reference(reference, ResourceKind.COMPUTE_ENVIRONMENT, namespace) for reference in references]
+    arn = message.scheduling_policy_arn
+    policy = name_in_reference(arn, ResourceKind.SCHEDULING_POLICY, namespace) if arn else None
     return JobQueue(
-        ResourceKey(namespace, message.job_queue_name), message.priority, tuple(name for name in names if name)
+        ResourceKey(namespace, message.job_queue_name),
+        message.priority,
+        tuple(name for name in names if name),
+        ResourceKey(namespace, policy) if policy else None,
+    )
+
+
+def policy_of(namespace: str, message: SchedulingPolicyDetail) -> SchedulingPolicy:
+    """Return a scheduling policy."""
+    policy = message.fairshare_policy
+    return SchedulingPolicy(
+        ResourceKey(namespace, message.name),
+        policy.share_decay_seconds,
+        policy.compute_reservation,
+        tuple(
+            (share.share_identifier, share.weight_factor if share.HasField("weight_factor") else WEIGHT_DEFAULT)
+            for share in policy.share_distribution
+        ),
+    )
+
+
+def share_use_of(message: wire.ShareUse) -> ShareUse:
+    """Return what a share has used."""
+    queue = ResourceKey(message.namespace, message.job_queue)
+    return ShareUse(queue, message.share_identifier, message.used_vcpu_seconds, message.ago_ms / 1000)
+
+
+def share_use_message(use: ShareUse) -> wire.ShareUse:
+    """Return what a share has used up to now."""
+    return wire.ShareUse(
+        namespace=use.queue.namespace,
+        job_queue=use.queue.name,
+        share_identifier=use.share,
+        used_vcpu_seconds=use.used,
     )
 
 
@@ -128,6 +177,7 @@ def wait_reason_message(reason: WaitReason) -> wire.WaitReason:
         memory_mib=reason.need.memory_mib,
         gpus=reason.need.gpus,
         reason=reason.reason,
+        share_identifier=reason.share,
     )
 
 

@@ -17,9 +17,18 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.errors import StaleIncarnationError, SupersededError, UnavailableError
 from batchyard.domain.jobs import Fence
 from batchyard.scheduler.config import SchedulerConfig
-from batchyard.scheduler.convert import agent_of, fence_of, held_run_of, job_key_of, queued_children_of, queued_job_of
+from batchyard.scheduler.convert import (
+    agent_of,
+    fence_of,
+    held_run_of,
+    job_key_of,
+    queued_children_of,
+    queued_job_of,
+    share_use_of,
+)
 from batchyard.scheduler.drains import Drains
 from batchyard.scheduler.leases import Incarnation, Leases
+from batchyard.scheduler.model import ResourceKey
 from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.planner import Planner
 from batchyard.scheduler.roster import AgentRecord, Roster
@@ -92,6 +101,8 @@ class Scheduler:
                 self._store.propose(plan.offers)
             if plan.wait_reasons:
                 self._store.explain(plan.wait_reasons)
+            if plan.share_uses:
+                self._store.keep(plan.share_uses)
             deadlines.append(plan.next_deadline)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -150,12 +161,16 @@ class Scheduler:
                 record.run_ended(fence_of(ended.fence))
         for drain in response.drains:
             self._drain_told(drain)
+        for use in response.share_uses:
+            self.planner.share_used(share_use_of(use))
         for job in response.runnable:
             self.planner.queue_job(queued_job_of(job))
         for children in response.children:
             self.planner.queue_children(queued_children_of(children))
         for ref in response.withdrawn:
             self.planner.withdraw_job(job_key_of(ref))
+        for asked in response.front_requests:
+            self._front_asked(asked)
         for registered in response.registered:
             self._registration_answered(registered)
         for report in response.reports:
@@ -166,6 +181,12 @@ class Scheduler:
                 self.planner.agent_undrained(agent_id)
             self._lead_if_it_may()
         self._wake.set()
+
+    def _front_asked(self, asked: wire.FrontRequest) -> None:
+        if self._store is not None:
+            queue = ResourceKey(asked.namespace, asked.job_queue)
+            job_ids = self.planner.front(queue, self._clock.monotonic_s(), asked.limit)
+            self._store.tell_front(wire.Front(request=asked.request, job_ids=job_ids))
 
     def _may_act(self, now: float) -> bool:
         return self._leads and now < self._leads_until

@@ -15,9 +15,15 @@ from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.jobs import Fence, JobKey
-from batchyard.scheduler.convert import fence_messages, fence_of, proposal_message, wait_reason_message
+from batchyard.scheduler.convert import (
+    fence_messages,
+    fence_of,
+    proposal_message,
+    share_use_message,
+    wait_reason_message,
+)
 from batchyard.scheduler.leases import Incarnation
-from batchyard.scheduler.model import Offer, ResourceKey, Resources, WaitReason
+from batchyard.scheduler.model import Offer, ResourceKey, Resources, ShareUse, WaitReason
 
 ENTRIES_A_MESSAGE: Final = 1000
 """Entries in one list of a message."""
@@ -143,7 +149,9 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._registrations: dict[str, wire.AgentRegistration] = {}
         self._reports: dict[tuple[Incarnation, Fence], run_pb2.RunReport] = {}
         self._proposals: dict[JobKey, Offer] = {}
-        self._reasons: dict[tuple[ResourceKey, Resources], WaitReason] = {}
+        self._reasons: dict[tuple[ResourceKey, str, Resources], WaitReason] = {}
+        self._uses: dict[tuple[ResourceKey, str], ShareUse] = {}
+        self._fronts: dict[int, wire.Front] = {}
         self._drains: dict[int, wire.AgentDrain] = {}
         self._evictions: dict[str, None] = {}
         self._heartbeat = 0
@@ -185,7 +193,17 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
 
     def explain(self, reasons: Iterable[WaitReason]) -> None:
         """Say why jobs wait."""
-        self._reasons.update(((reason.queue, reason.need), reason) for reason in reasons)
+        self._reasons.update(((reason.queue, reason.share, reason.need), reason) for reason in reasons)
+        self._filled.set()
+
+    def keep(self, uses: Iterable[ShareUse]) -> None:
+        """Have it kept what shares have used."""
+        self._uses.update(((use.queue, use.share), use) for use in uses)
+        self._filled.set()
+
+    def tell_front(self, front: wire.Front) -> None:
+        """Say which jobs of a queue come first."""
+        self._fronts[front.request] = front
         self._filled.set()
 
     def _next(self) -> wire.DispatchRequest | None:
@@ -207,6 +225,8 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         message.evictions.extend(agent_id for agent_id, _ in _taken(self._evictions))
         message.proposals.extend(proposal_message(offer) for _, offer in _taken(self._proposals))
         message.wait_reasons.extend(wait_reason_message(reason) for _, reason in _taken(self._reasons))
+        message.share_uses.extend(share_use_message(use) for _, use in _taken(self._uses))
+        message.fronts.extend(front for _, front in _taken(self._fronts))
         return message if message.ByteSize() else None
 
 

@@ -1,4 +1,4 @@
-"""Following the registry: what the scheduler knows of queues and compute environments."""
+"""Following the registry: what the scheduler knows of queues, their policies and compute environments."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -8,14 +8,18 @@ from batchyard.api.scheduler.v1.resources_service_pb2 import ResourceChange, Res
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceWatchServiceStub
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.rpc.errors import error_from
-from batchyard.scheduler.convert import environment_of, queue_of
+from batchyard.scheduler.convert import environment_of, policy_of, queue_of
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.model import ResourceKey
 
 if TYPE_CHECKING:
     from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceWatchServiceAsyncStub
 
-_KINDS: Final = (ResourceKind.RESOURCE_KIND_COMPUTE_ENVIRONMENT, ResourceKind.RESOURCE_KIND_JOB_QUEUE)
+_KINDS: Final = (
+    ResourceKind.RESOURCE_KIND_COMPUTE_ENVIRONMENT,
+    ResourceKind.RESOURCE_KIND_JOB_QUEUE,
+    ResourceKind.RESOURCE_KIND_SCHEDULING_POLICY,
+)
 
 
 class ResourceWatch:
@@ -27,6 +31,7 @@ class ResourceWatch:
         self._revision = 0
         self._environments: dict[ResourceKey, int] = {}
         self._queues: dict[ResourceKey, int] = {}
+        self._policies: dict[ResourceKey, int] = {}
         self._round = 0
         """Counts the watches that began from nothing; resources are kept with the one that last told of them."""
 
@@ -70,6 +75,14 @@ class ResourceWatch:
             else:
                 self._queues[key] = self._round
                 planner.put_queue(queue)
+        elif change.HasField("scheduling_policy"):
+            policy = policy_of(change.namespace, change.scheduling_policy)
+            if change.deleted:
+                self._policies.pop(policy.key, None)
+                planner.drop_policy(policy.key)
+            else:
+                self._policies[policy.key] = self._round
+                planner.put_policy(policy)
 
     def _drop_unmentioned(self) -> None:
         """Drop what a watch from nothing should have told of, and did not: it went while nobody watched."""
@@ -79,3 +92,6 @@ class ResourceWatch:
         for key in [key for key, told in self._queues.items() if told != self._round]:
             del self._queues[key]
             self._scheduler.planner.drop_queue(key)
+        for key in [key for key, told in self._policies.items() if told != self._round]:
+            del self._policies[key]
+            self._scheduler.planner.drop_policy(key)

@@ -7,7 +7,7 @@ from batchyard.scheduler.fairshare import FORGOTTEN, WINDOW_MIN_S
 from batchyard.scheduler.model import ShareUse
 from batchyard.scheduler.queues import Share
 
-SAVE_EVERY_S: Final = 10.0
+SAVE_EVERY_S: Final = 2.0
 """So much of what shares use is forgotten at worst when a scheduler dies: little, measured by the shortest window."""
 
 

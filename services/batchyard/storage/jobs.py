@@ -97,6 +97,18 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareUse:
+    """What a share of a queue has used of late, as the scheduler counts it."""
+
+    queue: QueueKey
+    share: str
+    used_vcpu_s: float
+    """0: nothing that is to be kept."""
+    at: int
+    """When that was so, in milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The scheduler that leads."""
 
@@ -191,6 +203,7 @@ class Changes:
     environments: list[EnvironmentCopy] = field(default_factory=list)
     agents: list[AgentRecord] = field(default_factory=list)
     leader: Leader | None = None
+    share_uses: list[ShareUse] = field(default_factory=list)
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
     """All tags of jobs that get others than they were submitted with, by sequence number."""
     events: list[JobChange] = field(default_factory=list)
@@ -209,6 +222,7 @@ class Changes:
             or self.agents
             or self.tags
             or self.leader is not None
+            or self.share_uses
             or self.events
             or self.answers
             or self.removal
@@ -348,6 +362,7 @@ class Snapshot:
     revision: int
     agents: Sequence[AgentRecord]
     """Those that are live, and those that are drained."""
+    share_uses: Sequence[ShareUse]
     jobs: Iterator[Sequence[tuple[Job, bytes | None]]]
     """In pages of bounded size, arrays first; the spec only where the job is offered and not claimed."""
 

@@ -23,13 +23,15 @@ class Pattern(NamedTuple):
 
 
 class LineKey(NamedTuple):
-    """Names the jobs of a queue that need the same."""
+    """Names the jobs of a queue's share that need the same."""
 
     namespace: str
     job_queue: str
     vcpus_milli: int
     memory_mib: int
     gpus: int
+    share: str | None = None
+    """None in a queue without fair share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _FRONT = (
     f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.PENDING)} AND {_HAS_WAITING_CHILDREN} {_FIRST}",
 )
 """The first jobs of a queue, children with rows, and arrays of children without: each kind has an index of its own."""
-_OF_LINE = "= ? AND vcpus_milli = ? AND memory_mib = ? AND gpus = ? AND parent IS"
+_OF_LINE = "= ? AND vcpus_milli = ? AND memory_mib = ? AND gpus = ? AND share_identifier IS ? AND parent IS"
 _OVERDUE = tuple(
     query.replace("= ? AND parent IS", _OF_LINE).replace(_FIRST, f"AND {since} <= ? {_FIRST}")
     for query, since in zip(

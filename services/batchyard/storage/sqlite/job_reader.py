@@ -17,6 +17,7 @@ from batchyard.storage.jobs import (
     QueueCopy,
     QueueKey,
     RequestKey,
+    ShareUse,
     Snapshot,
 )
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
@@ -261,7 +262,14 @@ class SqliteJobReader:
         revision = self.revision()
         rows = db.execute(f"{SELECT_AGENTS} WHERE live OR draining ORDER BY agent_id")
         agents = [agent_of(row) for row in rows]
-        return Snapshot(revision, agents, self._snapshot_pages())
+        uses = [
+            ShareUse(QueueKey(namespace, name), share, used, at)
+            for namespace, name, share, used, at in db.execute(
+                "SELECT namespace, job_queue, share_identifier, used_vcpu_seconds, at FROM share_uses"
+                " ORDER BY namespace, job_queue, share_identifier"
+            )
+        ]
+        return Snapshot(revision, agents, uses, self._snapshot_pages())
 
     def _snapshot_pages(self) -> Iterator[Sequence[tuple[Job, bytes | None]]]:
         try:

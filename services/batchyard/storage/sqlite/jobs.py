@@ -21,6 +21,7 @@ from batchyard.storage.jobs import (
     QueueCopy,
     QueueKey,
     RequestKey,
+    ShareUse,
     StorageError,
     WriterSupersededError,
 )
@@ -286,6 +287,8 @@ class SqliteJobWriter:
                     *(queue.fargate, queue.created, queue.first_job),
                 ),
             )
+            if queue.gone:
+                db.execute("DELETE FROM share_uses WHERE namespace = ? AND job_queue = ?", queue.key)
         for environment in changes.environments:
             db.execute(
                 "INSERT OR REPLACE INTO environments VALUES (?, ?, ?, ?, ?)",
@@ -299,8 +302,17 @@ class SqliteJobWriter:
         if changes.leader is not None:
             leader = changes.leader
             db.execute("UPDATE store SET leader_epoch = ?, leader_id = ?", (leader.epoch, leader.scheduler_id))
+        if changes.share_uses:
+            _put_share_uses(db, changes.share_uses)
         if changes.removal:
             removals.remove(db, changes.removal)
+
+
+def _put_share_uses(db: sqlite3.Connection, uses: Collection[ShareUse]) -> None:
+    kept = [(*use.queue, use.share, use.used_vcpu_s, use.at) for use in uses if use.used_vcpu_s > 0]
+    db.executemany("INSERT OR REPLACE INTO share_uses VALUES (?, ?, ?, ?, ?)", kept)
+    gone = [(*use.queue, use.share) for use in uses if use.used_vcpu_s <= 0]
+    db.executemany("DELETE FROM share_uses WHERE namespace = ? AND job_queue = ? AND share_identifier = ?", gone)
 
 
 def _path(db: sqlite3.Connection) -> str:

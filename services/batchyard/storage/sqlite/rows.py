@@ -21,7 +21,7 @@ def _names(*lines: str) -> list[str]:
 
 _FIXED = _names(
     "sequence namespace job_id job_name job_queue job_definition vcpus_milli memory_mib gpus",
-    "attempts_allowed created_at exit_rules faults share_identifier parent array_size",
+    "attempts_allowed created_at exit_rules faults share_identifier parent array_size scheduling_priority timeout_s",
 )
 _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
@@ -109,6 +109,8 @@ def fixed_values(job: Job) -> tuple[Any, ...]:
         job.share_identifier,
         job.parent,
         job.children.size if job.children is not None else None,
+        job.scheduling_priority,
+        job.timeout_s,
     )
 
 
@@ -169,10 +171,11 @@ def job_of(row: Any) -> Job:
     """Return a job, without what an array knows of its children."""
     (
         sequence, namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
-        attempts_allowed, created_at, exit_rules, faults, share_identifier, parent, _, state, version, status_reason,
-        dependencies_left, attempts_made, stop_reason, cancelled, terminated, started_at, stopped_at, ended_at,
-        exit_code, reason, agent_id, task_id, log_stream_name, runnable_at, unstarted_losses, run_epoch, run_number,
-        run_agent, run_incarnation, run_environment, run_state, run_task, run_stream, run_evicted,
+        attempts_allowed, created_at, exit_rules, faults, share_identifier, parent, _, scheduling_priority, timeout_s,
+        state, version, status_reason, dependencies_left, attempts_made, stop_reason, cancelled, terminated,
+        started_at, stopped_at, ended_at, exit_code, reason, agent_id, task_id, log_stream_name, runnable_at,
+        unstarted_losses, run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task,
+        run_stream, run_evicted,
     ) = row[: len(_COLUMNS)]  # fmt: skip
     run = None
     if run_state is not None:
@@ -186,6 +189,7 @@ def job_of(row: Any) -> Job:
         unstarted_losses, run, stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at,
         exit_code, reason, agent_id, task_id, log_stream_name,
         _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at, share_identifier, parent,
+        scheduling_priority=scheduling_priority, timeout_s=timeout_s,
     )  # fmt: skip
 
 

@@ -25,53 +25,59 @@ _sym_db = _symbol_database.Default()
 from batchyard.api.agent.v1 import run_pb2 as batchyard_dot_api_dot_agent_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1batchyard/api/scheduler/v1/dispatch_service.proto\x12\x1a\x62\x61tchyard.api.scheduler.v1\x1a batchyard/api/agent/v1/run.proto\"+\n\x06JobRef\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\xa9\x01\n\tQueuedJob\x12/\n\x03job\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x13\n\x0bvcpus_milli\x18\x04 \x01(\x03\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12\x0c\n\x04gpus\x18\x06 \x01(\x05\x12\x0f\n\x07version\x18\x07 \x01(\x03\"\xc1\x01\n\x0eQueuedChildren\x12\x31\n\x05\x61rray\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x13\n\x0bvcpus_milli\x18\x04 \x01(\x03\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12\x0c\n\x04gpus\x18\x06 \x01(\x05\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x0f\n\x07indices\x18\x08 \x01(\x0c\"\xc5\x02\n\x07HeldRun\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12/\n\x03job\x18\x02 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x03\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .batchyard.api.agent.v1.RunState\x12\x1b\n\x13\x63ompute_environment\x18\x06 \x01(\t\x12\x13\n\x0bvcpus_milli\x18\x07 \x01(\x03\x12\x12\n\nmemory_mib\x18\x08 \x01(\x03\x12\x0c\n\x04gpus\x18\t \x01(\x05\x12/\n\x05offer\x18\n \x01(\x0b\x32 .batchyard.api.agent.v1.RunOffer\"2\n\tLiveAgent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\"&\n\x0eSchedulerHello\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\"O\n\x10SchedulerWelcome\x12\x14\n\x0cleader_epoch\x18\x01 \x01(\x03\x12\x13\n\x0bstore_epoch\x18\x02 \x01(\x03\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"\x9f\x01\n\x11\x41gentRegistration\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x35\n\x0e\x63laimed_before\x18\x03 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12,\n\x05known\x18\x04 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\"\x95\x01\n\rOfferProposal\x12/\n\x03job\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x03\x12\x1b\n\x13\x63ompute_environment\x18\x05 \x01(\t\"i\n\x0c\x41gentReports\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x32\n\x07reports\x18\x03 \x03(\x0b\x32!.batchyard.api.agent.v1.RunReport\"y\n\nWaitReason\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x13\n\x0bvcpus_milli\x18\x03 \x01(\x03\x12\x12\n\nmemory_mib\x18\x04 \x01(\x03\x12\x0c\n\x04gpus\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\"v\n\nAgentDrain\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x15\n\x08limit_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07request\x18\x04 \x01(\x03\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\x42\x0b\n\t_limit_ms\"\xf3\x03\n\x0f\x44ispatchRequest\x12\x39\n\x05hello\x18\x01 \x01(\x0b\x32*.batchyard.api.scheduler.v1.SchedulerHello\x12\x44\n\rregistrations\x18\x02 \x03(\x0b\x32-.batchyard.api.scheduler.v1.AgentRegistration\x12<\n\tproposals\x18\x03 \x03(\x0b\x32).batchyard.api.scheduler.v1.OfferProposal\x12\x39\n\x07reports\x18\x04 \x03(\x0b\x32(.batchyard.api.scheduler.v1.AgentReports\x12:\n\x0blost_agents\x18\x05 \x03(\x0b\x32%.batchyard.api.scheduler.v1.LiveAgent\x12<\n\x0cwait_reasons\x18\x06 \x03(\x0b\x32&.batchyard.api.scheduler.v1.WaitReason\x12\x11\n\theartbeat\x18\x07 \x01(\x03\x12\x0e\n\x06resign\x18\x08 \x01(\x08\x12\x36\n\x06\x64rains\x18\t \x03(\x0b\x32&.batchyard.api.scheduler.v1.AgentDrain\x12\x11\n\tevictions\x18\n \x03(\t\"J\n\x0f\x41gentRegistered\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\"\xe3\x01\n\x0cOfferOutcome\x12/\n\x03job\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x03\x12/\n\x05offer\x18\x04 \x01(\x0b\x32 .batchyard.api.agent.v1.RunOffer\x12\x0f\n\x07refused\x18\x05 \x01(\t\x12\x39\n\x07refusal\x18\x06 \x01(\x0e\x32(.batchyard.api.scheduler.v1.OfferRefusal\"\xa4\x01\n\rReportOutcome\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12,\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .batchyard.api.agent.v1.RunState\x12\r\n\x05stale\x18\x05 \x01(\x08\"n\n\tRunDemand\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12,\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x0c\n\x04kill\x18\x04 \x01(\x08\"r\n\x08\x45ndedRun\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12,\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x17\n\nran_for_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_ran_for_ms\"\xf3\x05\n\x10\x44ispatchResponse\x12=\n\x07welcome\x18\x01 \x01(\x0b\x32,.batchyard.api.scheduler.v1.SchedulerWelcome\x12\x35\n\x06\x61gents\x18\x02 \x03(\x0b\x32%.batchyard.api.scheduler.v1.LiveAgent\x12\x31\n\x04held\x18\x03 \x03(\x0b\x32#.batchyard.api.scheduler.v1.HeldRun\x12\x37\n\x08runnable\x18\x04 \x03(\x0b\x32%.batchyard.api.scheduler.v1.QueuedJob\x12\x19\n\x11snapshot_complete\x18\x05 \x01(\x08\x12\x35\n\twithdrawn\x18\x06 \x03(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12?\n\nregistered\x18\x07 \x03(\x0b\x32+.batchyard.api.scheduler.v1.AgentRegistered\x12\x38\n\x06offers\x18\x08 \x03(\x0b\x32(.batchyard.api.scheduler.v1.OfferOutcome\x12:\n\x07reports\x18\t \x03(\x0b\x32).batchyard.api.scheduler.v1.ReportOutcome\x12\x36\n\x07\x64\x65mands\x18\n \x03(\x0b\x32%.batchyard.api.scheduler.v1.RunDemand\x12\x33\n\x05\x65nded\x18\x0b \x03(\x0b\x32$.batchyard.api.scheduler.v1.EndedRun\x12\x11\n\theartbeat\x18\x0c \x01(\x03\x12\x36\n\x06\x64rains\x18\r \x03(\x0b\x32&.batchyard.api.scheduler.v1.AgentDrain\x12<\n\x08\x63hildren\x18\x0e \x03(\x0b\x32*.batchyard.api.scheduler.v1.QueuedChildren*|\n\x0cOfferRefusal\x12\x1d\n\x19OFFER_REFUSAL_UNSPECIFIED\x10\x00\x12\x15\n\x11OFFER_REFUSAL_JOB\x10\x01\x12\x17\n\x13OFFER_REFUSAL_AGENT\x10\x02\x12\x1d\n\x19OFFER_REFUSAL_ENVIRONMENT\x10\x03\x32|\n\x0f\x44ispatchService\x12i\n\x08\x44ispatch\x12+.batchyard.api.scheduler.v1.DispatchRequest\x1a,.batchyard.api.scheduler.v1.DispatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1batchyard/api/scheduler/v1/dispatch_service.proto\x12\x1a\x62\x61tchyard.api.scheduler.v1\x1a batchyard/api/agent/v1/run.proto\"+\n\x06JobRef\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\xf6\x01\n\tQueuedJob\x12/\n\x03job\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x13\n\x0bvcpus_milli\x18\x04 \x01(\x03\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12\x0c\n\x04gpus\x18\x06 \x01(\x05\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x18\n\x10share_identifier\x18\x08 \x01(\t\x12\x1b\n\x13scheduling_priority\x18\t \x01(\x05\x12\x14\n\x0ctime_limit_s\x18\n \x01(\x05\"\x8e\x02\n\x0eQueuedChildren\x12\x31\n\x05\x61rray\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x13\n\x0bvcpus_milli\x18\x04 \x01(\x03\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12\x0c\n\x04gpus\x18\x06 \x01(\x05\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x0f\n\x07indices\x18\x08 \x01(\x0c\x12\x18\n\x10share_identifier\x18\t \x01(\t\x12\x1b\n\x13scheduling_priority\x18\n \x01(\x05\x12\x14\n\x0ctime_limit_s\x18\x0b \x01(\x05\"\x88\x03\n\x07HeldRun\x12,\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12/\n\x03job\x18\x02 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x03\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .batchyard.api.agent.v1.RunState\x12\x1b\n\x13\x63ompute_environment\x18\x06 \x01(\t\x12\x13\n\x0bvcpus_milli\x18\x07 \x01(\x03\x12\x12\n\nmemory_mib\x18\x08 \x01(\x03\x12\x0c\n\x04gpus\x18\t \x01(\x05\x12/\n\x05offer\x18\n \x01(\x0b\x32 .batchyard.api.agent.v1.RunOffer\x12\x11\n\tjob_queue\x18\x0b \x01(\t\x12\x18\n\x10share_identifier\x18\x0c \x01(\t\x12\x14\n\x0ctime_limit_s\x18\r \x01(\x05\"u\n\x08ShareUse\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x18\n\x10share_identifier\x18\x03 \x01(\t\x12\x19\n\x11used_vcpu_seconds\x18\x04 \x01(\x01\x12\x0e\n\x06\x61go_ms\x18\x05 \x01(\x03\"T\n\x0c\x46rontRequest\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x11\n\tjob_queue\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\")\n\x05\x46ront\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12\x0f\n\x07job_ids\x18\x02 \x03(\t\"2\n\tLiveAgent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\"&\n\x0eSchedulerHello\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\"O\n\x10SchedulerWelcome\x12\x14\n\x0cleader_epoch\x18\x01 \x01(\x03\x12\x13\n\x0bstore_epoch\x18\x02 \x01(\x03\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"\x9f\x01\n\x11\x41gentRegistration\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x35\n\x0e\x63laimed_before\x18\x03 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12,\n\x05known\x18\x04 \x03(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\"\x95\x01\n\rOfferProposal\x12/\n\x03job\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x03\x12\x1b\n\x13\x63ompute_environment\x18\x05 \x01(\t\"i\n\x0c\x41gentReports\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x32\n\x07reports\x18\x03 \x03(\x0b\x32!.batchyard.api.agent.v1.RunReport\"\x93\x01\n\nWaitReason\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tjob_queue\x18\x02 \x01(\t\x12\x13\n\x0bvcpus_milli\x18\x03 \x01(\x03\x12\x12\n\nmemory_mib\x18\x04 \x01(\x03\x12\x0c\n\x04gpus\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x18\n\x10share_identifier\x18\x07 \x01(\t\"v\n\nAgentDrain\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x15\n\x08limit_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07request\x18\x04 \x01(\x03\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\x42\x0b\n\t_limit_ms\"\xe0\x04\n\x0f\x44ispatchRequest\x12\x39\n\x05hello\x18\x01 \x01(\x0b\x32*.batchyard.api.scheduler.v1.SchedulerHello\x12\x44\n\rregistrations\x18\x02 \x03(\x0b\x32-.batchyard.api.scheduler.v1.AgentRegistration\x12<\n\tproposals\x18\x03 \x03(\x0b\x32).batchyard.api.scheduler.v1.OfferProposal\x12\x39\n\x07reports\x18\x04 \x03(\x0b\x32(.batchyard.api.scheduler.v1.AgentReports\x12:\n\x0blost_agents\x18\x05 \x03(\x0b\x32%.batchyard.api.scheduler.v1.LiveAgent\x12<\n\x0cwait_reasons\x18\x06 \x03(\x0b\x32&.batchyard.api.scheduler.v1.WaitReason\x12\x11\n\theartbeat\x18\x07 \x01(\x03\x12\x0e\n\x06resign\x18\x08 \x01(\x08\x12\x36\n\x06\x64rains\x18\t \x03(\x0b\x32&.batchyard.api.scheduler.v1.AgentDrain\x12\x11\n\tevictions\x18\n \x03(\t\x12\x38\n\nshare_uses\x18\x0b \x03(\x0b\x32$.batchyard.api.scheduler.v1.ShareUse\x12\x31\n\x06\x66ronts\x18\x0c \x03(\x0b\x32!.batchyard.api.scheduler.v1.Front\"J\n\x0f\x41gentRegistered\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\"\xe3\x01\n\x0cOfferOutcome\x12/\n\x03job\x18\x01 \x01(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x03\x12/\n\x05offer\x18\x04 \x01(\x0b\x32 .batchyard.api.agent.v1.RunOffer\x12\x0f\n\x07refused\x18\x05 \x01(\t\x12\x39\n\x07refusal\x18\x06 \x01(\x0e\x32(.batchyard.api.scheduler.v1.OfferRefusal\"\xa4\x01\n\rReportOutcome\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12,\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .batchyard.api.agent.v1.RunState\x12\r\n\x05stale\x18\x05 \x01(\x08\"n\n\tRunDemand\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12,\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x0c\n\x04kill\x18\x04 \x01(\x08\"r\n\x08\x45ndedRun\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12,\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x1d.batchyard.api.agent.v1.Fence\x12\x17\n\nran_for_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_ran_for_ms\"\xef\x06\n\x10\x44ispatchResponse\x12=\n\x07welcome\x18\x01 \x01(\x0b\x32,.batchyard.api.scheduler.v1.SchedulerWelcome\x12\x35\n\x06\x61gents\x18\x02 \x03(\x0b\x32%.batchyard.api.scheduler.v1.LiveAgent\x12\x31\n\x04held\x18\x03 \x03(\x0b\x32#.batchyard.api.scheduler.v1.HeldRun\x12\x37\n\x08runnable\x18\x04 \x03(\x0b\x32%.batchyard.api.scheduler.v1.QueuedJob\x12\x19\n\x11snapshot_complete\x18\x05 \x01(\x08\x12\x35\n\twithdrawn\x18\x06 \x03(\x0b\x32\".batchyard.api.scheduler.v1.JobRef\x12?\n\nregistered\x18\x07 \x03(\x0b\x32+.batchyard.api.scheduler.v1.AgentRegistered\x12\x38\n\x06offers\x18\x08 \x03(\x0b\x32(.batchyard.api.scheduler.v1.OfferOutcome\x12:\n\x07reports\x18\t \x03(\x0b\x32).batchyard.api.scheduler.v1.ReportOutcome\x12\x36\n\x07\x64\x65mands\x18\n \x03(\x0b\x32%.batchyard.api.scheduler.v1.RunDemand\x12\x33\n\x05\x65nded\x18\x0b \x03(\x0b\x32$.batchyard.api.scheduler.v1.EndedRun\x12\x11\n\theartbeat\x18\x0c \x01(\x03\x12\x36\n\x06\x64rains\x18\r \x03(\x0b\x32&.batchyard.api.scheduler.v1.AgentDrain\x12<\n\x08\x63hildren\x18\x0e \x03(\x0b\x32*.batchyard.api.scheduler.v1.QueuedChildren\x12\x38\n\nshare_uses\x18\x0f \x03(\x0b\x32$.batchyard.api.scheduler.v1.ShareUse\x12@\n\x0e\x66ront_requests\x18\x10 \x03(\x0b\x32(.batchyard.api.scheduler.v1.FrontRequest*|\n\x0cOfferRefusal\x12\x1d\n\x19OFFER_REFUSAL_UNSPECIFIED\x10\x00\x12\x15\n\x11OFFER_REFUSAL_JOB\x10\x01\x12\x17\n\x13OFFER_REFUSAL_AGENT\x10\x02\x12\x1d\n\x19OFFER_REFUSAL_ENVIRONMENT\x10\x03\x32|\n\x0f\x44ispatchService\x12i\n\x08\x44ispatch\x12+.batchyard.api.scheduler.v1.DispatchRequest\x1a,.batchyard.api.scheduler.v1.DispatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.scheduler.v1.dispatch_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OFFERREFUSAL']._serialized_start=3654
-  _globals['_OFFERREFUSAL']._serialized_end=3778
+  _globals['_OFFERREFUSAL']._serialized_start=4383
+  _globals['_OFFERREFUSAL']._serialized_end=4507
   _globals['_JOBREF']._serialized_start=115
   _globals['_JOBREF']._serialized_end=158
   _globals['_QUEUEDJOB']._serialized_start=161
-  _globals['_QUEUEDJOB']._serialized_end=330
-  _globals['_QUEUEDCHILDREN']._serialized_start=333
-  _globals['_QUEUEDCHILDREN']._serialized_end=526
-  _globals['_HELDRUN']._serialized_start=529
-  _globals['_HELDRUN']._serialized_end=854
-  _globals['_LIVEAGENT']._serialized_start=856
-  _globals['_LIVEAGENT']._serialized_end=906
-  _globals['_SCHEDULERHELLO']._serialized_start=908
-  _globals['_SCHEDULERHELLO']._serialized_end=946
-  _globals['_SCHEDULERWELCOME']._serialized_start=948
-  _globals['_SCHEDULERWELCOME']._serialized_end=1027
-  _globals['_AGENTREGISTRATION']._serialized_start=1030
-  _globals['_AGENTREGISTRATION']._serialized_end=1189
-  _globals['_OFFERPROPOSAL']._serialized_start=1192
-  _globals['_OFFERPROPOSAL']._serialized_end=1341
-  _globals['_AGENTREPORTS']._serialized_start=1343
-  _globals['_AGENTREPORTS']._serialized_end=1448
-  _globals['_WAITREASON']._serialized_start=1450
-  _globals['_WAITREASON']._serialized_end=1571
-  _globals['_AGENTDRAIN']._serialized_start=1573
-  _globals['_AGENTDRAIN']._serialized_end=1691
-  _globals['_DISPATCHREQUEST']._serialized_start=1694
-  _globals['_DISPATCHREQUEST']._serialized_end=2193
-  _globals['_AGENTREGISTERED']._serialized_start=2195
-  _globals['_AGENTREGISTERED']._serialized_end=2269
-  _globals['_OFFEROUTCOME']._serialized_start=2272
-  _globals['_OFFEROUTCOME']._serialized_end=2499
-  _globals['_REPORTOUTCOME']._serialized_start=2502
-  _globals['_REPORTOUTCOME']._serialized_end=2666
-  _globals['_RUNDEMAND']._serialized_start=2668
-  _globals['_RUNDEMAND']._serialized_end=2778
-  _globals['_ENDEDRUN']._serialized_start=2780
-  _globals['_ENDEDRUN']._serialized_end=2894
-  _globals['_DISPATCHRESPONSE']._serialized_start=2897
-  _globals['_DISPATCHRESPONSE']._serialized_end=3652
-  _globals['_DISPATCHSERVICE']._serialized_start=3780
-  _globals['_DISPATCHSERVICE']._serialized_end=3904
+  _globals['_QUEUEDJOB']._serialized_end=407
+  _globals['_QUEUEDCHILDREN']._serialized_start=410
+  _globals['_QUEUEDCHILDREN']._serialized_end=680
+  _globals['_HELDRUN']._serialized_start=683
+  _globals['_HELDRUN']._serialized_end=1075
+  _globals['_SHAREUSE']._serialized_start=1077
+  _globals['_SHAREUSE']._serialized_end=1194
+  _globals['_FRONTREQUEST']._serialized_start=1196
+  _globals['_FRONTREQUEST']._serialized_end=1280
+  _globals['_FRONT']._serialized_start=1282
+  _globals['_FRONT']._serialized_end=1323
+  _globals['_LIVEAGENT']._serialized_start=1325
+  _globals['_LIVEAGENT']._serialized_end=1375
+  _globals['_SCHEDULERHELLO']._serialized_start=1377
+  _globals['_SCHEDULERHELLO']._serialized_end=1415
+  _globals['_SCHEDULERWELCOME']._serialized_start=1417
+  _globals['_SCHEDULERWELCOME']._serialized_end=1496
+  _globals['_AGENTREGISTRATION']._serialized_start=1499
+  _globals['_AGENTREGISTRATION']._serialized_end=1658
+  _globals['_OFFERPROPOSAL']._serialized_start=1661
+  _globals['_OFFERPROPOSAL']._serialized_end=1810
+  _globals['_AGENTREPORTS']._serialized_start=1812
+  _globals['_AGENTREPORTS']._serialized_end=1917
+  _globals['_WAITREASON']._serialized_start=1920
+  _globals['_WAITREASON']._serialized_end=2067
+  _globals['_AGENTDRAIN']._serialized_start=2069
+  _globals['_AGENTDRAIN']._serialized_end=2187
+  _globals['_DISPATCHREQUEST']._serialized_start=2190
+  _globals['_DISPATCHREQUEST']._serialized_end=2798
+  _globals['_AGENTREGISTERED']._serialized_start=2800
+  _globals['_AGENTREGISTERED']._serialized_end=2874
+  _globals['_OFFEROUTCOME']._serialized_start=2877
+  _globals['_OFFEROUTCOME']._serialized_end=3104
+  _globals['_REPORTOUTCOME']._serialized_start=3107
+  _globals['_REPORTOUTCOME']._serialized_end=3271
+  _globals['_RUNDEMAND']._serialized_start=3273
+  _globals['_RUNDEMAND']._serialized_end=3383
+  _globals['_ENDEDRUN']._serialized_start=3385
+  _globals['_ENDEDRUN']._serialized_end=3499
+  _globals['_DISPATCHRESPONSE']._serialized_start=3502
+  _globals['_DISPATCHRESPONSE']._serialized_end=4381
+  _globals['_DISPATCHSERVICE']._serialized_start=4509
+  _globals['_DISPATCHSERVICE']._serialized_end=4633
 # @@protoc_insertion_point(module_scope)

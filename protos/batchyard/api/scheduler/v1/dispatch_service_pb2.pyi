@@ -87,6 +87,9 @@ class QueuedJob(_message.Message):
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
     job_queue: _builtins.str
     sequence: _builtins.int
     """Place in the order of submission, over all queues."""
@@ -96,6 +99,12 @@ class QueuedJob(_message.Message):
     gpus: _builtins.int
     version: _builtins.int
     """Changes with every change of the job; a proposal names the one that it has seen."""
+    share_identifier: _builtins.str
+    """In a queue with fair share: empty in others."""
+    scheduling_priority: _builtins.int
+    """Within a share higher ones go first."""
+    time_limit_s: _builtins.int
+    """Seconds after which an attempt is ended; 0: it may take as long as it likes."""
     @_builtins.property
     def job(self) -> Global___JobRef: ...
     def __init__(
@@ -108,10 +117,13 @@ class QueuedJob(_message.Message):
         memory_mib: _builtins.int = ...,
         gpus: _builtins.int = ...,
         version: _builtins.int = ...,
+        share_identifier: _builtins.str = ...,
+        scheduling_priority: _builtins.int = ...,
+        time_limit_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "job", b"job", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "sequence", b"sequence", "vcpus_milli", b"vcpus_milli", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "job", b"job", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "scheduling_priority", b"scheduling_priority", "sequence", b"sequence", "share_identifier", b"share_identifier", "time_limit_s", b"time_limit_s", "vcpus_milli", b"vcpus_milli", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,6 +145,9 @@ class QueuedChildren(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     INDICES_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SCHEDULING_PRIORITY_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
     job_queue: _builtins.str
     sequence: _builtins.int
     """The array job's place."""
@@ -144,6 +159,10 @@ class QueuedChildren(_message.Message):
     """Of each child; a proposal names it."""
     indices: _builtins.bytes
     """Which children: index i is in it if bit i % 8 of byte i / 8 is set."""
+    share_identifier: _builtins.str
+    """Of each child; see QueuedJob."""
+    scheduling_priority: _builtins.int
+    time_limit_s: _builtins.int
     @_builtins.property
     def array(self) -> Global___JobRef:
         """The array job."""
@@ -159,10 +178,13 @@ class QueuedChildren(_message.Message):
         gpus: _builtins.int = ...,
         version: _builtins.int = ...,
         indices: _builtins.bytes = ...,
+        share_identifier: _builtins.str = ...,
+        scheduling_priority: _builtins.int = ...,
+        time_limit_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "gpus", b"gpus", "indices", b"indices", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "sequence", b"sequence", "vcpus_milli", b"vcpus_milli", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "gpus", b"gpus", "indices", b"indices", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "scheduling_priority", b"scheduling_priority", "sequence", b"sequence", "share_identifier", b"share_identifier", "time_limit_s", b"time_limit_s", "vcpus_milli", b"vcpus_milli", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,6 +206,9 @@ class HeldRun(_message.Message):
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     OFFER_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     incarnation: _builtins.int
     state: _run_pb2.RunState.ValueType
@@ -192,6 +217,10 @@ class HeldRun(_message.Message):
     vcpus_milli: _builtins.int
     memory_mib: _builtins.int
     gpus: _builtins.int
+    job_queue: _builtins.str
+    share_identifier: _builtins.str
+    """See QueuedJob."""
+    time_limit_s: _builtins.int
     @_builtins.property
     def fence(self) -> _run_pb2.Fence: ...
     @_builtins.property
@@ -213,14 +242,113 @@ class HeldRun(_message.Message):
         memory_mib: _builtins.int = ...,
         gpus: _builtins.int = ...,
         offer: _run_pb2.RunOffer | None = ...,
+        job_queue: _builtins.str = ...,
+        share_identifier: _builtins.str = ...,
+        time_limit_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "job", b"job", "offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "compute_environment", b"compute_environment", "fence", b"fence", "gpus", b"gpus", "incarnation", b"incarnation", "job", b"job", "memory_mib", b"memory_mib", "offer", b"offer", "state", b"state", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "compute_environment", b"compute_environment", "fence", b"fence", "gpus", b"gpus", "incarnation", b"incarnation", "job", b"job", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "offer", b"offer", "share_identifier", b"share_identifier", "state", b"state", "time_limit_s", b"time_limit_s", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeldRun: _TypeAlias = HeldRun  # noqa: Y015
+
+@_typing.final
+class ShareUse(_message.Message):
+    """What a share of a queue has used of late, the past fading as its queue's scheduling policy says. The scheduler
+    counts; the store keeps it for the next scheduler.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    USED_VCPU_SECONDS_FIELD_NUMBER: _builtins.int
+    AGO_MS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    job_queue: _builtins.str
+    share_identifier: _builtins.str
+    used_vcpu_seconds: _builtins.float
+    """0: nothing that is to be kept any more."""
+    ago_ms: _builtins.int
+    """Only from the store: how long ago that was so, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        job_queue: _builtins.str = ...,
+        share_identifier: _builtins.str = ...,
+        used_vcpu_seconds: _builtins.float = ...,
+        ago_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ago_ms", b"ago_ms", "job_queue", b"job_queue", "namespace", b"namespace", "share_identifier", b"share_identifier", "used_vcpu_seconds", b"used_vcpu_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareUse: _TypeAlias = ShareUse  # noqa: Y015
+
+@_typing.final
+class FrontRequest(_message.Message):
+    """The store asks which jobs of a queue will be placed first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """A number of the store's own, which the answer repeats."""
+    namespace: _builtins.str
+    job_queue: _builtins.str
+    limit: _builtins.int
+    """How many are wanted."""
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        namespace: _builtins.str = ...,
+        job_queue: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_queue", b"job_queue", "limit", b"limit", "namespace", b"namespace", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrontRequest: _TypeAlias = FrontRequest  # noqa: Y015
+
+@_typing.final
+class Front(_message.Message):
+    """The answer to a FrontRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first first."""
+
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Front: _TypeAlias = Front  # noqa: Y015
 
 @_typing.final
 class LiveAgent(_message.Message):
@@ -398,7 +526,7 @@ Global___AgentReports: _TypeAlias = AgentReports  # noqa: Y015
 
 @_typing.final
 class WaitReason(_message.Message):
-    """Why those RUNNABLE jobs of a queue wait that need the same; shown as their status reason."""
+    """Why those RUNNABLE jobs of a queue's share wait that need the same; shown as their status reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -408,6 +536,7 @@ class WaitReason(_message.Message):
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     job_queue: _builtins.str
     vcpus_milli: _builtins.int
@@ -416,6 +545,7 @@ class WaitReason(_message.Message):
     gpus: _builtins.int
     reason: _builtins.str
     """Empty: there is nothing any more that keeps them from being placed."""
+    share_identifier: _builtins.str
     def __init__(
         self,
         *,
@@ -425,10 +555,11 @@ class WaitReason(_message.Message):
         memory_mib: _builtins.int = ...,
         gpus: _builtins.int = ...,
         reason: _builtins.str = ...,
+        share_identifier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "namespace", b"namespace", "reason", b"reason", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "namespace", b"namespace", "reason", b"reason", "share_identifier", b"share_identifier", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +618,8 @@ class DispatchRequest(_message.Message):
     RESIGN_FIELD_NUMBER: _builtins.int
     DRAINS_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
+    SHARE_USES_FIELD_NUMBER: _builtins.int
+    FRONTS_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.int
     """A number that grows; the answer repeats it."""
     resign: _builtins.bool
@@ -513,6 +646,12 @@ class DispatchRequest(_message.Message):
     def evictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of agents whose drain has reached its limit: their runs are to be ended."""
 
+    @_builtins.property
+    def share_uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareUse]:
+        """To be kept, in place of what was known of these shares."""
+
+    @_builtins.property
+    def fronts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Front]: ...
     def __init__(
         self,
         *,
@@ -526,10 +665,12 @@ class DispatchRequest(_message.Message):
         resign: _builtins.bool = ...,
         drains: _abc.Iterable[Global___AgentDrain] | None = ...,
         evictions: _abc.Iterable[_builtins.str] | None = ...,
+        share_uses: _abc.Iterable[Global___ShareUse] | None = ...,
+        fronts: _abc.Iterable[Global___Front] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "fronts", b"fronts", "heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "share_uses", b"share_uses", "wait_reasons", b"wait_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -720,6 +861,8 @@ class DispatchResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAINS_FIELD_NUMBER: _builtins.int
     CHILDREN_FIELD_NUMBER: _builtins.int
+    SHARE_USES_FIELD_NUMBER: _builtins.int
+    FRONT_REQUESTS_FIELD_NUMBER: _builtins.int
     snapshot_complete: _builtins.bool
     heartbeat: _builtins.int
     """The highest heartbeat received; renews the leadership from when the scheduler sent it."""
@@ -753,6 +896,12 @@ class DispatchResponse(_message.Message):
     def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueuedChildren]:
         """They come in addition to those of the same array that came before."""
 
+    @_builtins.property
+    def share_uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareUse]:
+        """In a snapshot: all that is kept."""
+
+    @_builtins.property
+    def front_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrontRequest]: ...
     def __init__(
         self,
         *,
@@ -770,10 +919,12 @@ class DispatchResponse(_message.Message):
         heartbeat: _builtins.int = ...,
         drains: _abc.Iterable[Global___AgentDrain] | None = ...,
         children: _abc.Iterable[Global___QueuedChildren] | None = ...,
+        share_uses: _abc.Iterable[Global___ShareUse] | None = ...,
+        front_requests: _abc.Iterable[Global___FrontRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "children", b"children", "demands", b"demands", "drains", b"drains", "ended", b"ended", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "children", b"children", "demands", b"demands", "drains", b"drains", "ended", b"ended", "front_requests", b"front_requests", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "share_uses", b"share_uses", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
