@@ -134,6 +134,8 @@ class Model:
     queues: dict[str, JobQueue] = field(default_factory=dict)
     waiting: dict[str, QueuedJob] = field(default_factory=dict)
     taken: dict[str, Taken] = field(default_factory=dict)
+    held: dict[str, JobKey] = field(default_factory=dict)
+    """For which job the room of an agent is held: taken over, for which of several it is is not a rule of the model."""
     blocked_since: dict[tuple[str, Resources], float] = field(default_factory=dict)
     """Per line: since when its head is known not to fit."""
 
@@ -173,7 +175,7 @@ class Model:
             agents = [
                 agent
                 for agent in self.open_agents(name)
-                if job.need.fits_in(self.room_of(agent)) and not self.is_kept_out(job, agent, now)
+                if job.need.fits_in(self.room_of(agent)) and not self.is_kept_out(job, agent)
             ]
             if agents:
                 found.append((name, agents))
@@ -199,25 +201,42 @@ class Model:
             del self.waiting[job_id]
         return job
 
-    def holder_of(self, agent: Agent, now: float) -> QueuedJob | None:
-        """Return for whom an agent's room is held. Without ceilings only: with them it depends on what a job lacks."""
-        holders = [
-            job
-            for job in self.waiting.values()
-            if self.is_starving(job, now)
+    def could_be_held_for(self, job: QueuedJob, agent: Agent, now: float) -> bool:
+        """Return whether an agent's room may be held for a job. Without ceilings only."""
+        return (
+            self.is_starving(job, now)
             and job.job_queue in self.queues
             and job.need.fits_in(agent.capacity)
             and any(
                 name in self.environments and self.environments[name].usable and agent in self.open_agents(name)
                 for name in self.queues[job.job_queue].environments
             )
-        ]
-        return min(holders, key=lambda job: (self.queues[job.job_queue].priority, job.sequence), default=None)
+        )
 
-    def is_kept_out(self, job: QueuedJob, agent: Agent, now: float) -> bool:
-        holder = self.holder_of(agent, now)
-        if holder is None or holder.key == job.key:
+    def check_holds(self, now: float) -> None:
+        """Assert that agents are held for those that have waited too long, for nobody else, and that none is forgotten.
+
+        The jobs that have waited too long come in their order, and each of them has an agent, unless those before it
+        have all that it could use.
+        """
+        order = sorted(
+            (job for job in self.waiting.values() if self.is_starving(job, now) and job.job_queue in self.queues),
+            key=lambda job: (self.queues[job.job_queue].priority, job.sequence),
+        )
+        place = {job.key: position for position, job in enumerate(order)}
+        for agent_id, holder in self.held.items():
+            assert self.could_be_held_for(self.waiting[holder.job_id], self.agents[agent_id], now)
+        for job in order:
+            usable = [agent for agent in self.agents.values() if self.could_be_held_for(job, agent, now)]
+            if usable and job.key not in self.held.values():
+                holders = [self.held.get(agent.agent_id) for agent in usable]
+                assert all(holder is not None and place[holder] < place[job.key] for holder in holders), job
+
+    def is_kept_out(self, job: QueuedJob, agent: Agent) -> bool:
+        holder_key = self.held.get(agent.agent_id)
+        if holder_key is None or holder_key == job.key:
             return False
+        holder = self.waiting[holder_key.job_id]
         rank, holder_rank = self.queues[job.job_queue].priority, self.queues[holder.job_queue].priority
         if rank != holder_rank:
             return rank > holder_rank

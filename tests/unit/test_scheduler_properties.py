@@ -305,15 +305,19 @@ class PlannerMachine(RuleBasedStateMachine):
         now = self.now
         plan = self.plan_once(now, offers_max)
         while plan.next_deadline is not None and plan.next_deadline <= now:
-            assert len(plan.offers) == offers_max
+            assert len(plan.offers) == 1 or len(plan.offers) == offers_max
             plan = self.plan_once(now, offers_max)
         self.model.check_nothing_left(now)
         self.check_capacity()
 
-    def plan_once(self, now: float, offers_max: int | None) -> Plan:
+    def decide(self, now: float, offers_max: int | None) -> Plan:
         plan = self.planner.plan(now, offers_max=offers_max)
         self.planner.sanity_check()
         self.history.append(lambda planner: self.plans.append(planner.plan(now, offers_max=offers_max)))
+        return plan
+
+    def plan_once(self, now: float, offers_max: int | None) -> Plan:
+        plan = self.decide(now, offers_max)
         for offer in plan.offers:
             self.model.check_offer(offer, now)
             self.proposed.append(offer.job.job_id)
@@ -345,6 +349,14 @@ class HoldingPlannerMachine(PlannerMachine):
     ceilings = st.none()
     agent_vcpus = st.integers(6, 8)
     job_vcpus = st.sampled_from([1, 1, 2, 6, 7])
+
+    def plan_once(self, now: float, offers_max: int | None) -> Plan:
+        """Look at what is held before each single decision."""
+        self.decide(now, 0)
+        held = {agent_id: self.planner.held_for(agent_id) for agent_id in self.model.agents}
+        self.model.held = {agent_id: holder for agent_id, holder in held.items() if holder is not None}
+        self.model.check_holds(now)
+        return super().plan_once(now, 1)
 
 
 PlannerMachine.TestCase.settings = settings(max_examples=75, stateful_step_count=60, deadline=None)

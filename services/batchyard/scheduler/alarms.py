@@ -53,6 +53,8 @@ class Alarms:
         due = [] if line.explained else [line.blocked_since + self._reason_delay_s]
         if not line.starving:
             due.append(line.blocked_since + self._starvation_bound_s)
+        elif line.reaches_further_at is not None:
+            due.append(line.reaches_further_at)
         if due and (line.wakes_at is None or min(due) < line.wakes_at):
             line.wakes_at = min(due)
             heappush(self._timers, (line.wakes_at, line.serial, line))
@@ -69,6 +71,10 @@ class Alarms:
             self._rung.append(line)
             if not line.starving and line.blocked_since + self._starvation_bound_s <= now:
                 self._holds.starve(line)
+                line.reaches_further_at = now + self._starvation_bound_s
+            elif line.starving and line.reaches_further_at is not None and line.reaches_further_at <= now:
+                may_grow = self._holds.reach_further(line)
+                line.reaches_further_at = now + self._starvation_bound_s if may_grow else None
 
     def report(self, now: float, parked: Iterable[Line]) -> list[WaitReason]:
         """End a plan: return the reasons that have become due or are no longer what was told."""

@@ -1,17 +1,24 @@
 """For whom room is held: lines whose heads have waited beyond the bound.
 
-The first of them takes every host that could serve it, where hosts are what it lacks, and its vCPUs below the ceiling
-of each of its environments; the next takes from what is left. What is behind a holder (later in its queue, in queues
-of equal or lower rank) is not placed on its hosts. The order of holders is total, so no two wait for each other.
+Each of them takes a host, where hosts are what it lacks: the one that will have room for it first, by what is known of
+its runs. When that has not helped within another bound it takes two, then four, so that in the end every host that
+could serve it is held, whatever runs there. It also takes its vCPUs below the ceiling of each of its environments. What
+is behind a holder (later in its share, in other shares, in queues of equal or lower rank) is not placed on its hosts,
+save what is over before the holder could begin (see `backfill`). The order of holders is total, and an earlier one
+chooses first, so no two wait for each other.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
+from typing import Final
 
 from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.hosts import Host, Hosts
 from batchyard.scheduler.lines import Line
 from batchyard.scheduler.model import ComputeEnvironment, ResourceKey
+
+_NEAREST: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,17 @@ class Holds:
 
     def starve(self, line: Line) -> None:
         """Begin to hold room for a line."""
-        line.starving = True
+        line.starving, line.reach = True, 1
         self._starving[line] = None
         self._stale = True
         if not line.parked:
             self.claim(line)
+
+    def reach_further(self, line: Line) -> bool:
+        """Hold more hosts for a line; return whether there may be still more of them."""
+        line.reach *= 2
+        self._stale = True
+        return line.reach < len(self._hosts)
 
     def claim(self, line: Line) -> None:
         """Hold all that a starving line could use, until it is looked at: nothing else may take what woke it."""
@@ -90,20 +103,25 @@ class Holds:
         self._stale = False
         order = sorted(self._starving, key=holder_order)
         released = Released(self._hold_hosts(order), self._hold_ceilings(order))
-        held = {host.holder for host in self._hosts} | {environment.holder for environment in self._environments}
+        held = {host.holder for host in self._hosts.held.values()}
+        held |= {environment.holder for environment in self._environments}
         self.holders = [line for line in order if line in held]
         return released
 
     def _hold_hosts(self, order: Sequence[Line]) -> list[Host]:
-        wanted = [(line, self._wanted(line)) for line in order]
+        holders: dict[str, Line] = {}
+        for line in order:
+            names = self._wanted(line)
+            candidates = [
+                host
+                for host in self._hosts
+                if host.agent_id not in holders and _could_take(host, line) and any(map(host.serves, names))
+            ]
+            holders.update((host.agent_id, line) for host in _first_to_open(candidates, line))
         changed = []
-        for host in self._hosts:
-            if not host.open:
-                continue
-            holder = next(
-                (line for line, names in wanted if _could_take(host, line) and any(map(host.serves, names))), None
-            )
-            if holder is not host.holder:
+        for agent_id in sorted(self._hosts.held.keys() | holders.keys()):
+            host, holder = self._hosts.get(agent_id), holders.get(agent_id)
+            if host is not None and holder is not host.holder:
                 self._hosts.hold(host, holder)
                 changed.append(host)
         return changed
@@ -141,6 +159,22 @@ def _is_limited(line: Line, spec: ComputeEnvironment) -> bool:
     return spec.max_vcpus_milli is not None or (
         fair is not None and fair.reserves and spec.reserve_base_milli is not None
     )
+
+
+def _first_to_open(hosts: Sequence[Host], line: Line) -> list[Host]:
+    """Return as many hosts as a line reaches: those that it has already, then those that will have room for it first.
+
+    Of the hosts that lack the least it is looked up when they will; where that is not known, those come first.
+    """
+    nearest = nsmallest(max(line.reach, _NEAREST), hosts, key=lambda host: (host.holder is not line, _lack(host, line)))
+    nearest.sort(key=lambda host: (host.holder is not line, host.opening(line.need).at))
+    return nearest[: line.reach]
+
+
+def _lack(host: Host, line: Line) -> tuple[float, str]:
+    """Return how far a host is from having room for a line, as a part of what it needs, and the agent's id."""
+    missing = (max(0, need - have) / need for need, have in zip(line.need, host.room, strict=True) if need)
+    return (max(missing, default=0.0), host.agent_id)
 
 
 def _could_take(host: Host, line: Line) -> bool:

@@ -7,7 +7,8 @@ that they serve) and the same holder (the waiting line that room is held for, if
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from math import inf
+from typing import NamedTuple, Protocol, TypeAlias
 
 from batchyard.scheduler.lines import Line
 from batchyard.scheduler.model import NOTHING, Agent, Resources, sum_of
@@ -82,6 +83,36 @@ class RoomIndex:
         )
 
 
+class Run(Protocol):
+    """Something that takes up room on a host."""
+
+    @property
+    def agent_id(self) -> str:
+        """Where it is."""
+        ...
+
+    @property
+    def need(self) -> Resources:
+        """What it takes up."""
+        ...
+
+    @property
+    def ends_by(self) -> float:
+        """When it has ended at the latest; infinity if that is not known."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class Opening(NamedTuple):
+    """When a host has room for something, by what is known of its runs."""
+
+    at: float
+    """Minus infinity: it has it. Infinity: that is not known."""
+    room: Resources
+    """What is free then."""
+
+
 class Host:
     """What is known of one agent's host."""
 
@@ -107,7 +138,7 @@ class Host:
         """Whether its capacity counts among what hosts have."""
         self.selector: Selector = EVERY
         self.used = NOTHING
-        self.runs = 0
+        self.runs: dict[Run, None] = {}
         self.open = False
         """Whether it takes new jobs."""
         self.holder: Line | None = None
@@ -118,6 +149,23 @@ class Host:
     def room(self) -> Resources:
         """What is free; negative where the capacity shrank under its runs."""
         return (self.capacity or NOTHING).minus(self.used)
+
+    @property
+    def tightness(self) -> tuple[int, int, int, str]:
+        """A key that puts hosts in order: the one with the least room first."""
+        room = self.room
+        return (room.gpus, room.vcpus_milli, room.memory_mib, self.agent_id)
+
+    def opening(self, need: Resources) -> Opening:
+        """Return when it has room for this at the latest, if it takes nothing more."""
+        room = self.room
+        if need.fits_in(room):
+            return Opening(-inf, room)
+        for run in sorted(self.runs, key=lambda run: run.ends_by):
+            room = room.plus(run.need)
+            if need.fits_in(room):
+                return Opening(run.ends_by, room)
+        return Opening(inf, room)
 
     def serves(self, environment: str) -> bool:
         """Tell whether it serves the compute environment of this name."""
@@ -144,9 +192,14 @@ class Hosts:
         """Ids of drained agents, known or not."""
         self._largest: dict[Selector, Resources] = {}
         self._named: dict[str, list[Selector]] = {}
+        self.held: dict[str, Host] = {}
+        """Those whose room is held for a line, by agent."""
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts.values())
+
+    def __len__(self) -> int:
+        return len(self._hosts)
 
     def get(self, agent_id: str) -> Host | None:
         """Return a host, or None if nothing is known of it."""
@@ -155,7 +208,7 @@ class Hosts:
     def use_of(self, agent_id: str) -> HostUse:
         """Return how much of a host is taken."""
         host = self._hosts.get(agent_id)
-        return HostUse(host.used, host.runs) if host else HostUse(NOTHING, 0)
+        return HostUse(host.used, len(host.runs)) if host else HostUse(NOTHING, 0)
 
     def join(self, agent: Agent) -> Host:
         """Take in an agent, or what has changed of it, and let it take jobs unless it is drained."""
@@ -163,7 +216,8 @@ class Hosts:
         self._unindex(host)
         self._forget_capacity(host)
         host.incarnation, host.capacity = agent.incarnation, agent.capacity
-        host.selector, host.holder = tuple(sorted(set(agent.environments))), None
+        host.selector = tuple(sorted(set(agent.environments)))
+        self._let_go(host)
         self._remember_capacity(host)
         self.reopen(host)
         return host
@@ -172,7 +226,11 @@ class Hosts:
         """Let a host take no jobs until it joins or reopens."""
         self._unindex(host)
         host.open = False
+        self._let_go(host)
+
+    def _let_go(self, host: Host) -> None:
         host.holder = None
+        self.held.pop(host.agent_id, None)
 
     def reopen(self, host: Host) -> None:
         """Let a host that has joined take jobs again, unless it is drained."""
@@ -205,28 +263,31 @@ class Hosts:
         if not host.runs:
             del self._hosts[agent_id]
 
-    def charge(self, agent_id: str, need: Resources) -> Host:
-        """Count a run on a host, known or not."""
-        host = self._hosts.setdefault(agent_id, Host(agent_id))
-        host.used = host.used.plus(need)
-        host.runs += 1
+    def charge(self, run: Run) -> Host:
+        """Count a run on its host, known or not."""
+        host = self._hosts.get(run.agent_id)
+        if host is None:
+            host = self._hosts[run.agent_id] = Host(run.agent_id)
+        host.used = host.used.plus(run.need)
+        host.runs[run] = None
         self._reindex(host)
         return host
 
-    def discharge(self, agent_id: str, need: Resources) -> Host:
+    def discharge(self, run: Run) -> Host:
         """Count a run no more."""
-        host = self._hosts[agent_id]
-        host.used = host.used.minus(need)
-        host.runs -= 1
+        host = self._hosts[run.agent_id]
+        host.used = host.used.minus(run.need)
+        del host.runs[run]
         self._reindex(host)
         if not host.runs and host.capacity is None:
-            del self._hosts[agent_id]
+            del self._hosts[run.agent_id]
         return host
 
     def discharge_all(self) -> None:
         """Forget all runs."""
         for host in list(self._hosts.values()):
-            host.used, host.runs = NOTHING, 0
+            host.used = NOTHING
+            host.runs.clear()
             if host.capacity is None:
                 del self._hosts[host.agent_id]
             else:
@@ -236,6 +297,10 @@ class Hosts:
         """Hold a host's room for a line, or for nobody."""
         self._unindex(host)
         host.holder = holder
+        if holder is None:
+            self.held.pop(host.agent_id, None)
+        else:
+            self.held[host.agent_id] = host
         self._index(host)
 
     def tightest(self, environment: str, need: Resources, holders: Iterable[Line | None]) -> Host | None:
@@ -284,7 +349,7 @@ class Hosts:
         assert set(taken) <= set(self._hosts), "runs on agents that are not known"
         for host in self._hosts.values():
             runs = taken.get(host.agent_id, ())
-            assert host.runs == len(runs), f"{host.agent_id}: miscounted runs"
+            assert len(host.runs) == len(runs), f"{host.agent_id}: miscounted runs"
             assert host.used == sum_of(runs), f"{host.agent_id}: miscounted use"
             assert host.open == (host.indexed_room is not None), (
                 f"{host.agent_id}: open but not indexed, or the reverse"
@@ -292,6 +357,7 @@ class Hosts:
             is_drained = host.agent_id in self._draining
             assert not (host.open and is_drained), f"{host.agent_id}: drained and open"
             assert host.counted == (host.capacity is not None and not is_drained), f"{host.agent_id}: miscounted"
+            assert (host.holder is not None) == (host.agent_id in self.held), f"{host.agent_id}: held, or not"
             if host.open:
                 assert host.indexed_room == host.room, f"{host.agent_id}: indexed with room that it does not have"
         indexed = [agent_id for index in self._indexes.values() for agent_id in index.agent_ids()]

@@ -43,6 +43,8 @@ class Line:
         "need",
         "parked",
         "queue",
+        "reach",
+        "reaches_further_at",
         "ready_as",
         "serial",
         "share",
@@ -85,6 +87,10 @@ class Line:
         """Names of the environments in which the head may find that only a host is lacking."""
         self.starving = False
         """Whether the head has waited for so long that room is held for it."""
+        self.reach = 0
+        """On how many hosts that is."""
+        self.reaches_further_at: float | None = None
+        """When it will be on more."""
         self.told = ""
         """Why its jobs wait, as was last told."""
         self.explained = False

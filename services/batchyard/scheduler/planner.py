@@ -10,11 +10,14 @@ room is held for it (see `holds`). Jobs that are over in milliseconds are offere
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from math import inf
+from typing import Final
 
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import Fence, JobId, JobKey
 from batchyard.scheduler.alarms import Alarms
+from batchyard.scheduler.backfill import ends_by, may_take
 from batchyard.scheduler.ceilings import lets_in
 from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.feeding import Ahead, Durations
@@ -40,11 +43,14 @@ from batchyard.scheduler.queues import Queue, Share
 from batchyard.scheduler.usage import Usage
 from batchyard.scheduler.waiting import Waiting
 
+BACKFILL_HOSTS: Final = 64
+"""So many of the hosts that are held for others are looked at for one job."""
+
 
 class _Placement:
     """A job that takes up room, or is fed ahead: proposed, or held under a fence."""
 
-    __slots__ = ("agent_id", "environment", "job", "need", "requeued", "share", "time_limit_s")
+    __slots__ = ("agent_id", "ends_by", "environment", "job", "need", "requeued", "share", "time_limit_s")
 
     def __init__(
         self,
@@ -62,6 +68,8 @@ class _Placement:
         self.share = share
         """None if it is not known."""
         self.time_limit_s = time_limit_s
+        self.ends_by = inf
+        """When it has ended at the latest."""
         self.requeued: QueuedJob | None = None
         """The job as it became while the proposal was under way."""
 
@@ -98,6 +106,8 @@ class Planner:
         """Runs of which the end was told before their beginning."""
         self._now = 0.0
         """Of the latest plan."""
+        self._found: list[_Placement] = []
+        """Runs that a snapshot told of since the latest plan: how long they may take counts from the next."""
         self.looks = 0
         """How often a job was held against the hosts: what planning has cost so far."""
 
@@ -228,6 +238,11 @@ class Planner:
         self._hosts.leave(agent_id)
         self._structure_changed()
 
+    def held_for(self, agent_id: str) -> JobKey | None:
+        """Return the job for which room is held on an agent, or None."""
+        host = self._hosts.get(agent_id)
+        return host.holder.head_key() if host is not None and host.holder is not None else None
+
     def jobs_on(self, agent_id: str) -> Iterator[JobKey]:
         """Yield the jobs that are offered to an agent or run on it; costs as much as there are runs anywhere."""
         return (placement.job for placement in self._runs.values() if placement.agent_id == agent_id)
@@ -282,6 +297,8 @@ class Planner:
                 not run.claimed and host is not None and host.capacity is not None and not run.need.fits_in(host.room)
             )
             self._charge(placement, ahead=is_ahead)
+            if run.time_limit_s is not None:
+                self._found.append(placement)
 
     def run_ended(self, fence: Fence, ran_for_ms: int | None = None) -> None:
         """Give back the room of a run, which may not have been told yet; None if it never started."""
@@ -303,7 +320,8 @@ class Planner:
         if ahead:
             self._ahead.add(placement)
         else:
-            self._hosts.charge(placement.agent_id, placement.need)
+            placement.ends_by = ends_by(self._now, placement.time_limit_s)
+            self._hosts.charge(placement)
 
     def _discharge(self, placement: _Placement) -> None:
         vcpus_milli, share = placement.need.vcpus_milli, placement.share
@@ -314,9 +332,10 @@ class Planner:
             self._usage.charge(share, -vcpus_milli, ahead=was_ahead)
             self._waiting.tidy(share)
         if not was_ahead:
-            host = self._hosts.discharge(placement.agent_id, placement.need)
+            host = self._hosts.discharge(placement)
             while (claimed := self._ahead.next_fitting(host)) is not None:
-                host = self._hosts.charge(claimed.agent_id, claimed.need)
+                claimed.ends_by = ends_by(self._now, claimed.time_limit_s)
+                host = self._hosts.charge(claimed)
                 if claimed.share is not None:
                     self._usage.charge(claimed.share, -claimed.need.vcpus_milli, ahead=True)
                     self._usage.charge(claimed.share, claimed.need.vcpus_milli, ahead=False)
@@ -342,6 +361,9 @@ class Planner:
         once, if it stopped short at `offers_max` offers.
         """
         self._now = now
+        for placement in self._found:
+            placement.ends_by = ends_by(now, placement.time_limit_s)
+        self._found.clear()
         self._usage.settle(now)
         self._alarms.ring(now)
         for environment in self._environments.resume(now):
@@ -350,13 +372,17 @@ class Planner:
         self._refresh_holds()
         self._put_holders_on_agenda()
         limit = inf if offers_max is None else offers_max
-        for item in self._waiting.agenda():
+        agenda = self._waiting.agenda()
+        while len(offers) < limit:
+            item = next(agenda, None)
+            if item is None:
+                break
             if isinstance(item, Line):
                 self._serve_holder(item, now, offers, limit)
             else:
                 self._serve_queue(item, now, offers)
-            if len(offers) >= limit:
-                return Plan(tuple(offers), (), now)
+        else:
+            return Plan(tuple(offers), (), now)
         uses, forgotten = self._usage.due(now)
         for share in forgotten:
             self._waiting.tidy(share)
@@ -394,7 +420,7 @@ class Planner:
             if line.queue.key in environment.paused or not lets_in(environment, line):
                 short_of_ceiling.append(environment)
                 continue
-            host = self._hosts.tightest(name, line.need, holders)
+            host = self._hosts.tightest(name, line.need, holders) or self._host_to_backfill(line, name, now)
             if host is None:
                 short_of_hosts.append(name)
                 continue
@@ -408,6 +434,19 @@ class Planner:
                 return True
         self._park(line, now, tuple(short_of_hosts), short_of_ceiling)
         return False
+
+    def _host_to_backfill(self, line: Line, environment: str, now: float) -> Host | None:
+        """Return the tightest fit among the first hosts that are held for others and may be used meanwhile, or None."""
+        found: Host | None = None
+        for host in islice(self._hosts.held.values(), BACKFILL_HOSTS):
+            if (
+                line.need.fits_in(host.room)
+                and (found is None or host.tightness < found.tightness)
+                and host.serves(environment)
+                and may_take(host, line, now)
+            ):
+                found = host
+        return found
 
     def _hungry_host(self, line: Line, environment: str) -> Host | None:
         """Return a host without room that is to be fed ahead from this line, or None."""

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from batchyard.domain.arrays import only
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import JobKey, array_and_index
+from batchyard.scheduler.backfill import may_ever_take
 from batchyard.scheduler.ceilings import lets_in
 from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.fairshare import FairShare
@@ -340,8 +341,7 @@ class Waiting:
         if not host.open:
             return
         for line in self._parked.fitting(host.room):
-            kept_out = host.holder is not None and is_behind(line, host.holder)
-            if not kept_out and any(host.serves(name) for name in line.short_of_hosts):
+            if any(host.serves(name) for name in line.short_of_hosts) and may_ever_take(host, line):
                 self._wake(line)
 
     def wake_line(self, key: LineKey) -> None:
