@@ -216,15 +216,17 @@ class Model:
     def check_holds(self, now: float) -> None:
         """Assert that agents are held for those that have waited too long, for nobody else, and that none is forgotten.
 
-        The jobs that have waited too long come in their order, and each of them has an agent, unless those before it
-        have all that it could use.
+        The jobs that have waited too long come in their order, and the first of each queue has an agent, unless those
+        before it have all that it could use.
         """
-        order = sorted(
-            (job for job in self.waiting.values() if self.is_starving(job, now) and job.job_queue in self.queues),
-            key=lambda job: (self.queues[job.job_queue].priority, job.sequence),
-        )
+        firsts: dict[str, QueuedJob] = {}
+        for job in sorted(self.waiting.values(), key=lambda job: job.sequence):
+            if job.job_queue in self.queues and self.is_starving(job, now):
+                firsts.setdefault(job.job_queue, job)
+        order = sorted(firsts.values(), key=lambda job: (self.queues[job.job_queue].priority, job.sequence))
         place = {job.key: position for position, job in enumerate(order)}
         for agent_id, holder in self.held.items():
+            assert holder in place
             assert self.could_be_held_for(self.waiting[holder.job_id], self.agents[agent_id], now)
         for job in order:
             usable = [agent for agent in self.agents.values() if self.could_be_held_for(job, agent, now)]

@@ -1,11 +1,11 @@
-"""For whom room is held: lines whose heads have waited beyond the bound.
+"""For whom room is held: the first job of each queue that has waited beyond the bound.
 
-Each of them takes a host, where hosts are what it lacks: the one that will have room for it first, by what is known of
-its runs. When that has not helped within another bound it takes two, then four, so that in the end every host that
-could serve it is held, whatever runs there. It also takes its vCPUs below the ceiling of each of its environments. What
-is behind a holder (later in its share, in other shares, in queues of equal or lower rank) is not placed on its hosts,
-save what is over before the holder could begin (see `backfill`). The order of holders is total, and an earlier one
-chooses first, so no two wait for each other.
+It takes a host, where hosts are what it lacks: the one that will have room for it first, by what is known of its runs.
+When that has not helped within another bound it takes two, then three, so that in the end every host that could serve
+it is held, whatever runs there. It also takes its vCPUs below the ceiling of each of its environments. What is behind a
+holder (later in its share, in other shares, in queues of equal or lower rank) is not placed on its hosts, save what is
+over before the holder could begin (see `backfill`). The order of holders is total, and an earlier one chooses first, so
+no two wait for each other.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Holds:
 
     def reach_further(self, line: Line) -> bool:
         """Hold more hosts for a line; return whether there may be still more of them."""
-        line.reach *= 2
+        line.reach += 1
         self._stale = True
         return line.reach < len(self._hosts)
 
@@ -92,6 +92,11 @@ class Holds:
         self._stale = self._stale or bool(self._starving)
 
     @property
+    def starving(self) -> Sequence[Line]:
+        """Those that have waited beyond the bound."""
+        return list(self._starving)
+
+    @property
     def is_stale(self) -> bool:
         """Whether there is anything to refresh."""
         return self._stale
@@ -101,12 +106,19 @@ class Holds:
         if not self._stale:
             return Released((), ())
         self._stale = False
-        order = sorted(self._starving, key=holder_order)
+        order = self._first_of_queues()
         released = Released(self._hold_hosts(order), self._hold_ceilings(order))
         held = {host.holder for host in self._hosts.held.values()}
         held |= {environment.holder for environment in self._environments}
         self.holders = [line for line in order if line in held]
         return released
+
+    def _first_of_queues(self) -> list[Line]:
+        """Return the first starving line of each queue, in order: the others come after it."""
+        firsts: dict[ResourceKey, Line] = {}
+        for line in sorted(self._starving, key=holder_order):
+            firsts.setdefault(line.queue.key, line)
+        return list(firsts.values())
 
     def _hold_hosts(self, order: Sequence[Line]) -> list[Host]:
         holders: dict[str, Line] = {}

@@ -1,8 +1,10 @@
 """The words in which the scheduler's core is told things and answers: plain values."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from math import ceil
 from typing import Final, NamedTuple
 
 from batchyard.domain.arrays import Indices
@@ -56,6 +58,16 @@ NO_SHARE: Final = ""
 """The share of all jobs of a queue without fair share."""
 
 
+_TIME_LIMITS_S: Final = tuple(ceil(60 * 1.25**step) for step in range(60))
+"""A minute to many months, in steps of a quarter."""
+
+
+def rounded_time_limit(time_limit_s: int | None) -> int | None:
+    """Return a time limit rounded up, so that jobs of many limits stand in few lines."""
+    at = len(_TIME_LIMITS_S) if time_limit_s is None else bisect_left(_TIME_LIMITS_S, time_limit_s)
+    return _TIME_LIMITS_S[at] if at < len(_TIME_LIMITS_S) else None
+
+
 class LineKey(NamedTuple):
     """Names the jobs of a queue that are alike in all that deciding depends on."""
 
@@ -63,7 +75,7 @@ class LineKey(NamedTuple):
     share: str
     need: Resources
     time_limit_s: int | None
-    """An attempt is ended after so long; None: it may take as long as it likes."""
+    """An attempt is ended after so long at the latest; None: it may take as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,8 @@ class QueuedJob:
     @property
     def line(self) -> LineKey:
         """The line in which it stands."""
-        return LineKey(ResourceKey(self.key.namespace, self.job_queue), self.share, self.need, self.time_limit_s)
+        queue = ResourceKey(self.key.namespace, self.job_queue)
+        return LineKey(queue, self.share, self.need, rounded_time_limit(self.time_limit_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,8 @@ class QueuedChildren:
     @property
     def line(self) -> LineKey:
         """The line in which its children stand."""
-        return LineKey(ResourceKey(self.array.namespace, self.job_queue), self.share, self.need, self.time_limit_s)
+        queue = ResourceKey(self.array.namespace, self.job_queue)
+        return LineKey(queue, self.share, self.need, rounded_time_limit(self.time_limit_s))
 
     def child(self, index: int) -> QueuedJob:
         """Return one of them."""

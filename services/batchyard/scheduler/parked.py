@@ -1,55 +1,74 @@
-"""Lines whose heads found no room, indexed so that what has become free wakes only those that it could serve."""
+"""Lines whose heads found no host with room, indexed so that what has become free finds those that it could serve."""
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 
 from batchyard.scheduler.lines import Line
 from batchyard.scheduler.model import Resources
+from batchyard.scheduler.queues import Queue
 
 
 class ParkedLines:
-    """Lines whose heads found no host with room, by what they need."""
+    """Parked lines, by what they need and by their queue."""
 
     def __init__(self) -> None:
         self._levels: list[int] = []
-        self._lines: dict[int, list[tuple[int, int, int, Line]]] = {}
+        self._needs: dict[int, list[tuple[int, int, Resources]]] = {}
+        """By vCPUs: memory, GPUs, and all of it."""
+        self._lines: dict[Resources, dict[Queue, dict[Line, None]]] = {}
 
     def add(self, line: Line) -> None:
         """Put a line in, if it is not there already."""
-        level = line.need.vcpus_milli
-        item = _parked_item(line)
-        lines = self._lines.get(level)
-        if lines is None:
-            self._lines[level] = [item]
-            insort(self._levels, level)
-            return
-        at = bisect_left(lines, item)
-        if at == len(lines) or lines[at][2] != line.serial:
-            lines.insert(at, item)
+        need = line.need
+        queues = self._lines.get(need)
+        if queues is None:
+            queues = self._lines[need] = {}
+            needs = self._needs.get(need.vcpus_milli)
+            if needs is None:
+                needs = self._needs[need.vcpus_milli] = []
+                insort(self._levels, need.vcpus_milli)
+            insort(needs, (need.memory_mib, need.gpus, need))
+        queues.setdefault(line.queue, {})[line] = None
 
     def discard(self, line: Line) -> None:
         """Take a line out, if it is there."""
-        level = line.need.vcpus_milli
-        lines = self._lines.get(level, [])
-        at = bisect_left(lines, _parked_item(line))
-        if at < len(lines) and lines[at][2] == line.serial:
-            del lines[at]
-            if not lines:
-                del self._lines[level]
-                del self._levels[bisect_left(self._levels, level)]
+        need = line.need
+        queues = self._lines.get(need, {})
+        lines = queues.get(line.queue, {})
+        if line not in lines:
+            return
+        del lines[line]
+        if not lines:
+            del queues[line.queue]
+        if not queues:
+            del self._lines[need]
+            needs = self._needs[need.vcpus_milli]
+            del needs[bisect_left(needs, (need.memory_mib, need.gpus, need))]
+            if not needs:
+                del self._needs[need.vcpus_milli]
+                del self._levels[bisect_left(self._levels, need.vcpus_milli)]
 
     def contains(self, line: Line) -> bool:
         """Tell whether a line is in."""
-        return any(item[2] == line.serial for item in self._lines.get(line.need.vcpus_milli, ()))
+        return line in self._lines.get(line.need, {}).get(line.queue, {})
+
+    def needs_fitting(self, room: Resources) -> list[Resources]:
+        """Return what lines need that need no more than this."""
+        fitting: list[Resources] = []
+        for level in self._levels[: bisect_right(self._levels, room.vcpus_milli)]:
+            needs = self._needs[level]
+            small_enough = needs[: bisect_left(needs, (room.memory_mib + 1,))]
+            fitting.extend(need for _, gpus, need in small_enough if gpus <= room.gpus)
+        return fitting
+
+    def queues(self, need: Resources) -> Iterable[Queue]:
+        """Return the queues of the lines that need this."""
+        return self._lines.get(need, {})
+
+    def lines(self, queue: Queue, need: Resources) -> Iterable[Line]:
+        """Return the lines of a queue that need this."""
+        return self._lines.get(need, {}).get(queue, ())
 
     def fitting(self, room: Resources) -> list[Line]:
         """Return the lines that need no more than this."""
-        fitting: list[Line] = []
-        for level in self._levels[: bisect_right(self._levels, room.vcpus_milli)]:
-            lines = self._lines[level]
-            small_enough = lines[: bisect_left(lines, (room.memory_mib + 1,))]
-            fitting.extend(line for _, gpus, _, line in small_enough if gpus <= room.gpus)
-        return fitting
-
-
-def _parked_item(line: Line) -> tuple[int, int, int, Line]:
-    return (line.need.memory_mib, line.need.gpus, line.serial, line)
+        return [line for need in self.needs_fitting(room) for lines in self._lines[need].values() for line in lines]

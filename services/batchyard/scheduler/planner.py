@@ -205,7 +205,7 @@ class Planner:
 
     def agent_joined(self, agent: Agent) -> None:
         """Let an agent take jobs, with what it has and serves as of now."""
-        self._waiting.wake_for_host(self._hosts.join(agent))
+        self._waiting.host_has_room(self._hosts.join(agent))
         self._structure_changed()
 
     def agent_suspended(self, agent_id: str) -> None:
@@ -220,7 +220,7 @@ class Planner:
         host = self._hosts.get(agent_id)
         if host is not None and not host.open and host.capacity is not None:
             self._hosts.reopen(host)
-            self._waiting.wake_for_host(host)
+            self._waiting.host_has_room(host)
             self._structure_changed()
 
     def agent_drained(self, agent_id: str) -> None:
@@ -339,7 +339,7 @@ class Planner:
                 if claimed.share is not None:
                     self._usage.charge(claimed.share, -claimed.need.vcpus_milli, ahead=True)
                     self._usage.charge(claimed.share, claimed.need.vcpus_milli, ahead=False)
-            self._waiting.wake_for_host(host)
+            self._waiting.host_has_room(host)
         self._waiting.wake_for_ceiling(environment)
 
     def _learn(self, agent_id: str, line: LineKey, ran_for_ms: int) -> None:
@@ -369,6 +369,7 @@ class Planner:
         for environment in self._environments.resume(now):
             self._waiting.wake_for_ceiling(environment)
         offers: list[Offer] = []
+        self._waiting.wake_for_hosts(now)
         self._refresh_holds()
         self._put_holders_on_agenda()
         limit = inf if offers_max is None else offers_max
@@ -394,14 +395,14 @@ class Planner:
     def _serve_holder(self, holder: Line, now: float, offers: list[Offer], limit: float) -> None:
         """Try what stands ahead of a holder in its share, then its own head."""
         while holder.starving and len(offers) < limit:
-            head, ready = holder.head(), holder.share.next_ready()
+            head, ready = holder.head(), self._waiting.next_ahead(holder, now)
             if head is None or ready is None or ready[1][0] > head[0]:
                 break
             self._try(*ready, now, offers)
 
     def _serve_queue(self, queue: Queue, now: float, offers: list[Offer]) -> None:
         """Place one job of a queue, the first that fits."""
-        while (ready := queue.next_ready(now)) is not None:
+        while (ready := self._waiting.next_ready(queue, now)) is not None:
             if self._try(*ready, now, offers):
                 break
         self._waiting.put_back(queue)
@@ -518,9 +519,10 @@ class Planner:
         while self._holds.is_stale:
             released = self._holds.refresh()
             for host in released.hosts:
-                self._waiting.wake_for_host(host)
+                self._waiting.host_has_room(host)
             for environment in released.environments:
                 self._waiting.wake_for_ceiling(environment)
+            self._waiting.wake_for_hosts(self._now)
             self._put_holders_on_agenda()
 
     def _put_holders_on_agenda(self) -> None:

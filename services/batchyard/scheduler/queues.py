@@ -16,6 +16,10 @@ Shape = tuple[Resources, int | None]
 """What the jobs of a line need, and after how long an attempt of them is ended."""
 
 
+Key = tuple[float, str, int]
+"""Places lines in the order of their queue: how their share stands, which it is, and their heads' place in it."""
+
+
 class Share:
     """A share of a queue: its lines, and what it uses."""
 
@@ -208,6 +212,18 @@ class Queue:
             heappop(self._picks)
             if share is not None:
                 heappush(self._picks, (share.standing(now), identifier))
+
+    def key_of(self, line: Line, now: float) -> Key:
+        """Return the place of a parked line; with fair share, that of its share, in which lines come together."""
+        if self.fair is not None:
+            share = line.share
+            return (share.standing(now), share.identifier, -1)
+        head = line.head()
+        return (0.0, "", head[0] if head is not None else 0)
+
+    def key_of_ready(self, line: Line, order: int, now: float) -> Key:
+        """Return the place of a line that is to be looked at."""
+        return (line.share.standing(now), line.share.identifier, order) if self.fair is not None else (0.0, "", order)
 
     def front(self, now: float, limit: int) -> list[JobId]:
         """Return the first waiting jobs, in the order in which they would be placed if there were room for all."""

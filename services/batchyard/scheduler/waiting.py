@@ -30,6 +30,7 @@ from batchyard.scheduler.model import (
     WaitReason,
 )
 from batchyard.scheduler.parked import ParkedLines
+from batchyard.scheduler.prospects import Prospects
 from batchyard.scheduler.queues import Queue, Share
 from batchyard.scheduler.reasons import is_ordinary
 
@@ -57,6 +58,10 @@ class Waiting:
         self._pushes = 0
         self._serial = 0
         self._turn = 0
+        self._roomier: dict[str, Host] = {}
+        """Hosts that have more room than when lines were last looked at for them."""
+        self._prospects: dict[Queue, Prospects] = {}
+        """Parked lines for which there may be room by that."""
         self._withdrawn: dict[tuple[ResourceKey, str, Resources], WaitReason] = {}
 
     # Queues
@@ -211,6 +216,8 @@ class Waiting:
         for environment in self._environments:
             environment.waiters.clear()
         self._parked = ParkedLines()
+        self._roomier.clear()
+        self._prospects.clear()
         self._withdrawn.clear()
         self._jobs.clear()
         self._arrays.clear()
@@ -312,7 +319,7 @@ class Waiting:
 
     def put_back(self, queue: Queue) -> None:
         """Put a queue on the agenda if it is not there and any of its lines is to be looked at."""
-        if not queue.on_agenda and queue.has_ready:
+        if not queue.on_agenda and (queue.has_ready or queue in self._prospects):
             queue.on_agenda = True
             self._push(queue.rank, _FOR_QUEUE, queue.turn, queue)
 
@@ -331,18 +338,71 @@ class Waiting:
         line.share.unready(line)
         line.parked = True
         line.short_of_hosts = short_of_hosts
+        prospects = self._prospects.get(line.queue)
+        if prospects is not None:
+            prospects.shut(line, behind_holder=any(is_behind(line, holder) for holder in self._holds.holders))
         if short_of_hosts:
             self._parked.add(line)
         for environment in short_of_ceiling:
             environment.waiters[line] = None
 
-    def wake_for_host(self, host: Host) -> None:
-        """Have those lines looked at that could be placed on a host now."""
-        if not host.open:
-            return
-        for line in self._parked.fitting(host.room):
-            if any(host.serves(name) for name in line.short_of_hosts) and may_ever_take(host, line):
+    def host_has_room(self, host: Host) -> None:
+        """Note that more could be placed on a host than before."""
+        self._roomier[host.agent_id] = host
+
+    def wake_for_hosts(self, now: float) -> None:
+        """Have what could be placed on hosts that have more room than before come forward in its order."""
+        roomier, self._roomier = self._roomier, {}
+        for host in roomier.values():
+            if not host.open:
+                continue
+            for line in self._holds.starving:
+                if line.parked and line.need.fits_in(host.room):
+                    self._wake_for(host, line)
+            for need in self._parked.needs_fitting(host.room):
+                for queue in list(self._parked.queues(need)):
+                    if host.holder is not None:
+                        for line in list(self._parked.lines(queue, need)):
+                            self._wake_for(host, line)
+                    elif any(host.serves(name) for name in queue.environments):
+                        self._prospects_of(queue).open(need)
+                        self.put_back(queue)
+
+    def _wake_for(self, host: Host, line: Line) -> None:
+        if any(host.serves(name) for name in line.short_of_hosts) and may_ever_take(host, line):
+            self._wake(line)
+
+    def _prospects_of(self, queue: Queue) -> Prospects:
+        prospects = self._prospects.get(queue)
+        if prospects is None:
+            prospects = self._prospects[queue] = Prospects(queue)
+        return prospects
+
+    def next_ready(self, queue: Queue, now: float) -> tuple[Line, Entry] | None:
+        """Return the line of a queue to be looked at first, and its head; None if there is none."""
+        while True:
+            ready = queue.next_ready(now)
+            prospects = self._prospects.get(queue)
+            first = prospects.first(now, self._parked) if prospects is not None else None
+            if prospects is None or first is None:
+                self._prospects.pop(queue, None)
+                return ready
+            if ready is not None and queue.key_of_ready(ready[0], ready[1][0], now) < first:
+                return ready
+            for line in prospects.take():
                 self._wake(line)
+
+    def next_ahead(self, holder: Line, now: float) -> tuple[Line, Entry] | None:
+        """Return the line of a holder's share to be looked at first, and its head; None if there is none."""
+        queue = holder.queue
+        if queue.fair is None:
+            return self.next_ready(queue, now)
+        prospects = self._prospects.get(queue)
+        if prospects is not None:
+            for line in list(holder.share.lines.values()):
+                if prospects.is_open(line):
+                    self._wake(line)
+        return holder.share.next_ready()
 
     def wake_line(self, key: LineKey) -> None:
         """Have a line looked at, if it waits for a host."""
