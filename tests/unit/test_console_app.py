@@ -20,6 +20,7 @@ from support.gateway import FakeServices, Response, ask, in_process, refusing
 SECRET: Final = "a secret of enough letters"
 KEYS: Final = {
     "AKIDONE": AccessKey(SECRET, "210987654321"),
+    "AKIDALL": AccessKey(SECRET),
     "AKIDTOKEN": AccessKey(SECRET, None, "a token"),
     "AKIDOLD": AccessKey(SECRET, expires=datetime(2020, 1, 1, tzinfo=UTC)),
 }
@@ -109,6 +110,14 @@ async def test_a_key_looks_at_its_own_account_whatever_a_cookie_says(services: F
     )
     assert response.status == 200
     assert {call.metadata[NAMESPACE_KEY] for call in services.received} == {"210987654321"}
+
+
+@pytest.mark.parametrize("action", ["drain", "resume"])
+async def test_a_key_of_one_account_drains_no_agents(services: FakeServices, action: str) -> None:
+    for key, status in (("AKIDONE", 403), ("AKIDALL", 303)):
+        response = await asked(services, LOCKED, "POST", f"/actions/{action}", authorization=basic(key, SECRET), **OWN)
+        assert response.status == status
+        assert bool(services.received) == (status == 303)
 
 
 async def test_an_account_is_chosen_by_a_cookie(services: FakeServices) -> None:

@@ -38,6 +38,8 @@ from batchyard.rpc.http_server import Receive, Send
 
 BODY_BYTES_MAX: Final = 256 * 1024
 ACCOUNT_COOKIE: Final = "batchyard-account"
+_FLEET_PATHS: Final = frozenset({"/actions/drain", "/actions/resume"})
+"""What has an effect on all accounts, and is not for keys of a single one."""
 _HTML: Final = "text/html; charset=utf-8"
 _ASSETS: Final[Mapping[str, str]] = {
     ".css": "text/css; charset=utf-8",
@@ -157,6 +159,8 @@ class Console:
         # A session token has no place in a browser's question.
         if key is None or not is_right or key.session_token or _is_expired(key):
             raise AwsError(401, "", "Sign in with an access key id and its secret.", _REALM)
+        if key.namespace is not None and request.path in _FLEET_PATHS:
+            raise AwsError(403, "", f"This access key is for account {key.namespace}: agents run jobs of all accounts.")
         return Caller(key.namespace or self._config.account, self._config.region)
 
     def _page(self, request: Request, view: View, caller: Caller, status: int = 200) -> Answer:
