@@ -107,12 +107,7 @@ async def test_a_body_in_small_chunks_is_taken(gateway: GatewayAddresses, servic
 async def test_a_head_must_arrive_in_time(gateway: GatewayAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.05)
     for begin in (b"", b"POST /v1/describejobs HTTP/1.1\r\nHost: loc"):
-        with anyio.fail_after(PATIENCE_S):
-            async with await connected(gateway) as stream:
-                if begin:
-                    await stream.send(begin)
-                with pytest.raises(anyio.EndOfStream):
-                    await stream.receive()
+        assert await _is_closed_after(gateway, begin)
 
 
 async def test_one_connection_has_many_heads_in_turn(gateway: GatewayAddresses, services: FakeServices) -> None:
@@ -121,6 +116,18 @@ async def test_one_connection_has_many_heads_in_turn(gateway: GatewayAddresses, 
     data = keeping * 6 + a_request()
     assert (await answer_to(gateway, data)).count(b"HTTP/1.1 200 ") == 7
     assert len(services.received) == 7
+
+
+async def _is_closed_after(gateway: GatewayAddresses, begin: bytes) -> bool:
+    """Send the begin of a request, and wait until the server closes the connection without an answer."""
+    with anyio.fail_after(PATIENCE_S):
+        async with await connected(gateway) as stream:
+            try:
+                await stream.send(begin)
+                await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return True
+    return False
 
 
 async def _sent_before_the_end(gateway: GatewayAddresses, first: bytes, more: bytes) -> int:

@@ -4,6 +4,7 @@ Every service has a port of its own with TLS, as in separate processes; the clie
 a channel with a stolen certificate.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ async def code_of(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.S
         await call.write(b"")
         await call.done_writing()
         answer = await call.read()
-    except (grpc.aio.AioRpcError, anyio.ClosedResourceError):
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the latter when it is over before all is said
         return await call.code()  # type: ignore[no-any-return]
     if answer is not grpc.aio.EOF:
         call.cancel()
