@@ -155,6 +155,12 @@ class TestHolding:
         planner.run_ended(fences["small-0"])
         assert placed(planner.plan(302)) == ["wide-2"]
 
+    def test_a_job_tried_again_that_stood_before_the_holder_is_not_held_up_by_it(self, planner: Planner) -> None:
+        planner.queue_job(a_job("small-10", sequence=10))
+        assert placed(planner.plan(301)) == []
+        planner.queue_job(a_job("small-2", sequence=2, version=2))
+        assert placed(planner.plan(302)) == ["small-2"]
+
 
 class TestHowFarAHoldReaches:
     """Four agents with 4 vCPUs, each with one small job that never ends; wide jobs of 4 wait."""

@@ -162,19 +162,23 @@ class Waiting:
             self._remove(known)
         line = self._line(key)
         line.add(job.key.job_id, order, job.version)
-        self._has_grown(line)
+        self._has_grown(line, order)
 
     def add_children(self, children: QueuedChildren) -> None:
         """Take in children of an array, in addition to those that wait already."""
         line = self._line(children.line)
         line.add_children(children)
-        self._has_grown(line)
+        self._has_grown(line, children.order)
 
-    def _has_grown(self, line: Line) -> None:
+    def _has_grown(self, line: Line, order: int) -> None:
         if not line.parked:
             self._make_ready(line)
-        elif line.starving:
+            return
+        if line.starving:
             self._holds.invalidate()  # there may be a new head, which moves the line among the holders
+        head = line.head()
+        if self._holds.holders and head is not None and head[0] >= order:
+            self._wake(line)  # the new head may go before a holder, other than the one before it
 
     def withdraw(self, key: JobKey) -> None:
         """Forget a job, if it waits; an array stands for all its children that have never been offered."""
