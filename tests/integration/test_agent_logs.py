@@ -126,6 +126,36 @@ def test_only_what_shows_and_is_not_held_is_shipped(folder: LogFolder) -> None:
     assert segments_of(reel) == []
 
 
+def test_a_log_that_is_as_it_was_is_not_read_again(folder: LogFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder.create(NAMESPACE, STREAM)
+    path.write_bytes(b"one\n")
+    folder.mark(NAMESPACE, STREAM, (4, 1000))
+    reel = LogReel(folder, UnshippedLogs())
+    assert segments_of(reel) == [(0, b"one\n", False)]
+    reel.acknowledge(held(4))
+    assert segments_of(reel) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(LogFolder, "open", None)
+        assert segments_of(reel) == []
+    path.write_bytes(b"one\ntwo\n")
+    folder.mark(NAMESPACE, STREAM, (8, 2000))
+    assert segments_of(reel) == [(4, b"two\n", False)]
+    reel.acknowledge(held(2))
+    assert segments_of(reel) == [(2, b"e\ntwo\n", False)]
+
+
+def test_a_log_that_the_service_refuses_is_no_reason_to_wait(folder: LogFolder) -> None:
+    folder.create(NAMESPACE, STREAM).write_bytes(b"one\n")
+    folder.finish(NAMESPACE, STREAM)
+    unshipped = UnshippedLogs(finished_logs(folder))
+    reel = LogReel(folder, unshipped)
+    assert segments_of(reel) == [(0, b"one\n", True)]
+    refused = ingest_pb2.LogName(namespace=NAMESPACE, log_stream_name=STREAM)
+    reel.acknowledge(ingest_pb2.ShipLogsResponse(refused=[refused]))
+    assert len(unshipped) == 0
+    assert segments_of(reel) == []
+
+
 def test_a_complete_log_ends_with_a_final_segment_and_is_deleted_once_that_is_held(folder: LogFolder) -> None:
     folder.create(NAMESPACE, STREAM).write_bytes(b"0123456789")
     folder.mark(NAMESPACE, STREAM, (10, 1000))

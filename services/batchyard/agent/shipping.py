@@ -95,6 +95,8 @@ class LogReel:
         self._folder = folder
         self._unshipped = unshipped
         self._held: dict[LogName, int] = {}
+        self._whole: dict[LogName, tuple[int, int]] = {}
+        """The states of logs in which the service held all that shows."""
         self._last: LogName = ("", "")
         self._refused: set[LogName] = set()
 
@@ -105,7 +107,7 @@ class LogReel:
         """
         segments: list[ingest_pb2.LogSegment] = []
         room = REQUEST_BYTES_MAX
-        names = sorted(self._folder.names())
+        names = list(self._folder.names())
         begin = bisect_right(names, self._last)
         for name in names[begin:] + names[:begin]:
             self._last = name
@@ -123,8 +125,10 @@ class LogReel:
         for log in response.refused:
             _log.warning("the logs service does not take %s, as of a job that is not known", log.log_stream_name)
             self._refused.add((log.namespace, log.log_stream_name))
+            self._unshipped.discard((log.namespace, log.log_stream_name))
         for position in response.positions:
             name = (position.namespace, position.log_stream_name)
+            self._whole.pop(name, None)
             if position.final:
                 self._held.pop(name, None)
                 self._folder.remove(*name)
@@ -133,12 +137,24 @@ class LogReel:
                 self._held[name] = position.offset
 
     def _segments(self, name: LogName, room: int) -> Iterator[ingest_pb2.LogSegment]:
+        # One that is cut just now is next in a moment.
+        with suppress(FileNotFoundError, LogMovedError):
+            state = self._folder.state(*name)
+            if self._whole.get(name) == state:
+                return
+            is_whole = True
+            for segment in self._lacking(name, room):
+                is_whole = False
+                yield segment
+            if is_whole:
+                self._whole[name] = state
+
+    def _lacking(self, name: LogName, room: int) -> Iterator[ingest_pb2.LogSegment]:
         # An empty log is shipped too: a job that runs has a log that can be read.
         is_new = name not in self._held
         offset = self._held.get(name, 0)
         group = self._folder.group(*name)
-        # One that is cut just now is next in a moment.
-        with suppress(FileNotFoundError, LogMovedError), self._folder.open(*name) as log:
+        with self._folder.open(*name) as log:
             cut = log.cut or Cut(0, 0)
             while room > 0 and (offset < log.end or log.is_finished or is_new):
                 is_new = False

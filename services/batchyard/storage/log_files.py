@@ -250,9 +250,9 @@ class LogFolder:
 
     def state(self, namespace: str, stream: str) -> tuple[int, int]:
         """Return what changes whenever more of a log shows. Raises FileNotFoundError for an unknown one."""
-        mode = self.path(namespace, stream).stat().st_mode
+        mode = os.stat(self.location(namespace, stream)).st_mode
         try:
-            return mode, self._file(namespace, stream, ".marks").stat().st_size
+            return mode, os.stat(self.location(namespace, stream, ".marks")).st_size
         except FileNotFoundError:
             return mode, 0
 
@@ -304,9 +304,14 @@ class LogFolder:
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield the namespace and stream name of every log, in the order of their names."""
-        for path in sorted(self._root.glob("*/**/*.log")):
-            namespace, *parts = path.relative_to(self._root).with_suffix("").parts
-            yield namespace, "/".join(parts)
+        root = str(self._root)
+        names = []
+        for folder, _, files in os.walk(root):
+            namespace, _, parent = folder[len(root) + 1 :].partition("/")
+            prefix = f"{parent}/" if parent else ""
+            logs = [file.removesuffix(".log") for file in files if file.endswith(".log")]
+            names += [(namespace, prefix + name) for name in logs if namespace]
+        yield from sorted(names)
 
     def idle_names(self, since_ms: int, now_ms: int) -> Generator[tuple[str, str] | None]:
         """Yield the logs to which nothing was written since a time; None for each other file or folder that is passed.
