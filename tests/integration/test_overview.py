@@ -1,16 +1,18 @@
 """Pictures of many jobs at once: counts, the children of an array, who waits for whom."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from batchyard.api.agent.v1.run_pb2 import RunState
 from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
 from batchyard.api.jobs.v1.jobs_service_pb2 import CancelJobRequest
 from batchyard.api.operations.v1 import overview_service_pb2 as pb
 from batchyard.api.operations.v1.overview_service_pb2_grpc import OverviewServiceStub
+from batchyard.rpc.clock import SystemClock
 from support.control_plane import ControlPlane, control_plane
 
 if TYPE_CHECKING:
@@ -79,3 +81,47 @@ async def test_what_is_not_there_is_told_by_name(tmp_path: Path) -> None:
             await stub.ListDependents(pb.ListDependentsRequest(job_id="nothing"))
         with pytest.raises(grpc.aio.AioRpcError, match="maxResults must be 1 to 100, not 101"):
             await stub.ListDependents(pb.ListDependentsRequest(job_id=single, max_results=101))
+
+
+class _Clock(SystemClock):
+    """Goes forward as it is told, beside its own pace."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+HOUR_MS = 3_600_000
+
+
+async def test_what_jobs_held_is_added_up_by_queue_and_by_tag(tmp_path: Path) -> None:
+    clock = _Clock()
+    async with control_plane(tmp_path, clock=clock) as plane, plane.scheduler() as scheduler:
+        await plane.make_queue()
+        await plane.register(vcpus=2, memory=4096)
+        await scheduler.register()
+        begin = clock.now_ms()
+        for tags, hours in (({"team": "vision"}, 3), ({}, 1)):
+            await plane.submit(tags=tags)
+            (queued,) = (await scheduler.until(lambda seen: seen.runnable)).runnable
+            offer = await scheduler.offer(queued)
+            await scheduler.report(offer, RunState.RUN_STATE_CLAIMED)
+            await scheduler.report(offer, RunState.RUN_STATE_STARTED)
+            clock.ahead_ms += hours * HOUR_MS
+            await scheduler.report(offer, RunState.RUN_STATE_DONE, exit_code=0)
+
+        async def usage(**members: Any) -> dict[str, tuple[int, float, float]]:
+            answer = await overview_of(plane).GetUsage(pb.GetUsageRequest(**members))
+            return {
+                group.group: (group.attempts, round(group.vcpu_hours, 2), round(group.memory_gib_hours, 2))
+                for group in answer.usage
+            }
+
+        assert await usage() == {"queue": (2, 8, 16)}
+        by_tag = {"grouping": pb.USAGE_GROUPING_TAG, "tag": "team"}
+        assert await usage(**by_tag) == {"vision": (1, 6, 12), "": (1, 2, 4)}
+        assert await usage(**by_tag, begin=begin + HOUR_MS, end=begin + 2 * HOUR_MS) == {"vision": (1, 2, 4)}
+        assert await usage(begin=clock.now_ms() + 1) == {}
+        with pytest.raises(grpc.aio.AioRpcError, match="goes with USAGE_GROUPING_TAG"):
+            await usage(tag="team")

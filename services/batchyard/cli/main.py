@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "queues": ("batchyard.cli.resources", "List job queues, with how many jobs are in which status."),
     "environments": ("batchyard.cli.resources", "List compute environments."),
     "agents": ("batchyard.cli.resources", "List the hosts that run jobs, and how much of them is taken."),
+    "usage": ("batchyard.cli.usage", "Add up what jobs have held, by queue, share or tag."),
     "events": ("batchyard.cli.events", "Print the events of jobs as they come, one JSON object a line."),
     "registry": ("batchyard.cli.services", "Serve compute environments, job queues and job definitions."),
     "jobstore": ("batchyard.cli.services", "Serve the jobs."),

@@ -131,7 +131,7 @@ def durability() -> Decorator:
 _SECONDS_IN: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
-def _seconds_of(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+def seconds_of(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
     """Return the seconds of a time like 90, 90s, 30m, 12h or 7d."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", value)
     seconds = float(match[1]) * _SECONDS_IN[match[2]] if match else 0.0
@@ -146,7 +146,7 @@ def job_retention() -> Decorator:
         "--job-retention",
         metavar="TIME",
         default="7d",
-        callback=_seconds_of,
+        callback=seconds_of,
         help="How long jobs are kept once they have ended, with their attempts, events and logs; as in 90s, 12h or 7d.",
     )
 

@@ -3,10 +3,12 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import grpc.aio
 
+from batchyard.api.agent.v1.run_pb2 import JobSpec
 from batchyard.api.operations.v1 import overview_service_pb2 as pb
 from batchyard.api.operations.v1.overview_service_pb2_grpc import OverviewServiceServicer
 from batchyard.domain.clock import Clock
@@ -17,10 +19,15 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.service import Reading
 from batchyard.jobstore.views import job_summary
 from batchyard.rpc.identity import caller_of
+from batchyard.storage.jobs import Held, JobReader
 
 MINUTES: Final = 60
 MINUTE_MS: Final = 60_000
 DEPENDENTS_MAX: Final = 100
+JOBS_A_READ: Final = 2000
+"""Of a usage report; other readers have their turn in between."""
+HOUR_MS: Final = 3_600_000
+TAG_CHARACTERS_MAX: Final = 128
 SHARE_OF_TIME: Final = 0.05
 """Of a processor, for counting the jobs of one account: many are not counted anew for every call."""
 
@@ -118,3 +125,51 @@ class OverviewServicer(OverviewServiceServicer):
         if jobs is None:
             raise NotFoundError(f"Job {request.job_id} does not exist", field="jobId")
         return pb.ListDependentsResponse(jobs=[job_summary(job) for job in jobs])
+
+    async def GetUsage(  # noqa: N802
+        self, request: pb.GetUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetUsageResponse:
+        """Add up what jobs have held."""
+        by_tag = request.grouping == pb.USAGE_GROUPING_TAG
+        if by_tag != request.HasField("tag") or len(request.tag) > TAG_CHARACTERS_MAX:
+            raise InvalidRequestError(
+                f"a tag of at most {TAG_CHARACTERS_MAX} characters goes with USAGE_GROUPING_TAG, and with that alone",
+                field="tag",
+            )
+        now = self._clock.now_ms()
+        end = min(request.end, now) if request.HasField("end") else now
+        namespace = caller_of(context).namespace
+        totals: dict[str, pb.Usage] = {}
+        after: int | None = 0
+        while after is not None:
+            page, after = await self._reading.ask(partial(_held, namespace, after, request.begin, end))
+            groups = await self._groups(page, request)
+            for job, group in zip(page, groups, strict=True):
+                usage = totals.setdefault(group, pb.Usage(group=group, attempts=0))
+                usage.attempts += 1
+                hours = job.lasted_ms / HOUR_MS
+                usage.vcpu_hours += job.vcpus_milli / 1000 * hours
+                usage.memory_gib_hours += job.memory_mib / 1024 * hours
+                usage.gpu_hours += job.gpus * hours
+        return pb.GetUsageResponse(usage=[totals[group] for group in sorted(totals)], begin=request.begin, end=end)
+
+    async def _groups(self, page: Sequence[Held], request: pb.GetUsageRequest) -> list[str]:
+        """Return to which group each of these belongs."""
+        match request.grouping:
+            case pb.USAGE_GROUPING_SHARE:
+                return [job.share_identifier or "" for job in page]
+            case pb.USAGE_GROUPING_TAG:
+                specs, changed = await self._reading.ask(lambda reader: reader.specs_and_tags(page))
+                values = {
+                    sequence: (changed[sequence] if sequence in changed else JobSpec.FromString(spec).tags).get(
+                        request.tag, ""
+                    )
+                    for sequence, spec in specs.items()
+                }
+                return [values.get(job.spec_sequence, "") for job in page]
+            case _:
+                return [job.job_queue for job in page]
+
+
+def _held(namespace: str, after: int, begin_ms: int, end_ms: int, reader: JobReader) -> tuple[list[Held], int | None]:
+    return reader.held(namespace, after, JOBS_A_READ, begin_ms, end_ms)

@@ -5,7 +5,7 @@ not at all. Any number of readers beside it, each on a connection of its own, ne
 thin async shell runs them off the event loop, and the simulator runs them as they are.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NewType, Protocol
 
@@ -27,6 +27,20 @@ class QueueKey(NamedTuple):
 
     namespace: str
     name: str
+
+
+class Held(NamedTuple):
+    """What one attempt held within a time."""
+
+    sequence: int
+    spec_sequence: int
+    """Of the job that was submitted: of a child, its array."""
+    job_queue: str
+    share_identifier: str | None
+    vcpus_milli: int
+    memory_mib: int
+    gpus: int
+    lasted_ms: int
 
 
 class LogKey(NamedTuple):
@@ -431,6 +445,14 @@ class JobReader(Protocol):
 
     def waiting_for(self, key: JobKey, limit: int) -> list[Job] | None:
         """Return the first jobs that were submitted to wait for a job; None if there is no such job."""
+        ...
+
+    def held(self, namespace: str, after: int, limit: int, begin_ms: int, end_ms: int) -> tuple[list[Held], int | None]:
+        """Return what the attempts of the next jobs held between two times, and where to go on; None at the end."""
+        ...
+
+    def specs_and_tags(self, jobs: Iterable[Held]) -> tuple[dict[int, bytes], dict[int, dict[str, str]]]:
+        """Return the specifications of jobs, and the tags of those whose tags were changed, by sequence."""
         ...
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:

@@ -1,7 +1,7 @@
 """What is read of the job store's tables in SQLite, beside the writer."""
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -12,6 +12,7 @@ from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.domain.names import job_of_log
 from batchyard.storage.jobs import (
     EnvironmentCopy,
+    Held,
     JobRecord,
     LogKey,
     QueueCopy,
@@ -21,7 +22,7 @@ from batchyard.storage.jobs import (
     Snapshot,
 )
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
-from batchyard.storage.sqlite import answers, fronts, removals, tallies
+from batchyard.storage.sqlite import answers, fronts, removals, tallies, usage
 from batchyard.storage.sqlite.jobs import EVENTS_KEPT
 from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.rows import (
@@ -203,6 +204,18 @@ class SqliteJobReader:
         finally:
             self._db.execute("COMMIT")
         return sorted(jobs, key=lambda job: job.sequence)
+
+    def held(self, namespace: str, after: int, limit: int, begin_ms: int, end_ms: int) -> tuple[list[Held], int | None]:
+        """Return what the attempts of the next jobs held between two times, and where to go on."""
+        self._db.execute("BEGIN")
+        try:
+            return usage.held(self._db, namespace, after, limit, begin_ms, end_ms)
+        finally:
+            self._db.execute("COMMIT")
+
+    def specs_and_tags(self, jobs: Iterable[Held]) -> tuple[dict[int, bytes], dict[int, dict[str, str]]]:
+        """Return the specifications of jobs, and the tags of those whose tags were changed."""
+        return usage.specs_and_tags(self._db, jobs)
 
     def newest_named(self, namespace: str, job_name: str, job_queue: str) -> JobKey | None:
         """Return the newest job of this name, in the queue first."""

@@ -26,13 +26,15 @@ from batchyard.api.common.v1 import annotations_pb2 as batchyard_dot_api_dot_com
 from batchyard.api.jobs.v1 import jobs_pb2 as batchyard_dot_api_dot_jobs_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2batchyard/api/operations/v1/overview_service.proto\x12\x1b\x62\x61tchyard.api.operations.v1\x1a)batchyard/api/common/v1/annotations.proto\x1a batchyard/api/jobs/v1/jobs.proto\"\x12\n\x10\x43ountJobsRequest\"\xc1\x01\n\x11\x43ountJobsResponse\x12@\n\x06queues\x18\x01 \x03(\x0b\x32(.batchyard.api.operations.v1.QueueCountsB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\ncounted_at\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x42\n\x07minutes\x18\x03 \x03(\x0b\x32).batchyard.api.operations.v1.MinuteCountsB\x06\xea\xc7\x18\x02\x10\x01\x42\r\n\x0b_counted_at\"\xc1\x01\n\x0bQueueCounts\x12\x1b\n\x0ejob_queue_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12Q\n\tby_status\x18\x02 \x03(\x0b\x32\x36.batchyard.api.operations.v1.QueueCounts.ByStatusEntryB\x06\xea\xc7\x18\x02\x10\x01\x1a/\n\rByStatusEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x11\n\x0f_job_queue_name\"r\n\x0cMinuteCounts\x12\x12\n\x05\x62\x65gin\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tsucceeded\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x06\x66\x61iled\x18\x03 \x01(\x05H\x02\x88\x01\x01\x42\x08\n\x06_beginB\x0c\n\n_succeededB\t\n\x07_failed\"F\n\x1c\x44\x65scribeArrayChildrenRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\t\n\x07_job_id\"C\n\x1d\x44\x65scribeArrayChildrenResponse\x12\x15\n\x08statuses\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\x0b\n\t_statuses\"i\n\x15ListDependentsRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x18\n\x0bmax_results\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_job_idB\x0e\n\x0c_max_results\"Q\n\x16ListDependentsResponse\x12\x37\n\x04jobs\x18\x01 \x03(\x0b\x32!.batchyard.api.jobs.v1.JobSummaryB\x06\xea\xc7\x18\x02\x10\x01\x32\x89\x03\n\x0fOverviewService\x12j\n\tCountJobs\x12-.batchyard.api.operations.v1.CountJobsRequest\x1a..batchyard.api.operations.v1.CountJobsResponse\x12\x8e\x01\n\x15\x44\x65scribeArrayChildren\x12\x39.batchyard.api.operations.v1.DescribeArrayChildrenRequest\x1a:.batchyard.api.operations.v1.DescribeArrayChildrenResponse\x12y\n\x0eListDependents\x12\x32.batchyard.api.operations.v1.ListDependentsRequest\x1a\x33.batchyard.api.operations.v1.ListDependentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2batchyard/api/operations/v1/overview_service.proto\x12\x1b\x62\x61tchyard.api.operations.v1\x1a)batchyard/api/common/v1/annotations.proto\x1a batchyard/api/jobs/v1/jobs.proto\"\xb3\x01\n\x0fGetUsageRequest\x12\x12\n\x05\x62\x65gin\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03\x65nd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x41\n\x08grouping\x18\x03 \x01(\x0e\x32*.batchyard.api.operations.v1.UsageGroupingH\x02\x88\x01\x01\x12\x10\n\x03tag\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x08\n\x06_beginB\x06\n\x04_endB\x0b\n\t_groupingB\x06\n\x04_tag\"\x85\x01\n\x10GetUsageResponse\x12\x39\n\x05usage\x18\x01 \x03(\x0b\x32\".batchyard.api.operations.v1.UsageB\x06\xea\xc7\x18\x02\x10\x01\x12\x12\n\x05\x62\x65gin\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03\x65nd\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x08\n\x06_beginB\x06\n\x04_end\"\xcb\x01\n\x05Usage\x12\x12\n\x05group\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61ttempts\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nvcpu_hours\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10memory_gib_hours\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\tgpu_hours\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_groupB\x0b\n\t_attemptsB\r\n\x0b_vcpu_hoursB\x13\n\x11_memory_gib_hoursB\x0c\n\n_gpu_hours\"\x12\n\x10\x43ountJobsRequest\"\xc1\x01\n\x11\x43ountJobsResponse\x12@\n\x06queues\x18\x01 \x03(\x0b\x32(.batchyard.api.operations.v1.QueueCountsB\x06\xea\xc7\x18\x02\x10\x01\x12\x17\n\ncounted_at\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x42\n\x07minutes\x18\x03 \x03(\x0b\x32).batchyard.api.operations.v1.MinuteCountsB\x06\xea\xc7\x18\x02\x10\x01\x42\r\n\x0b_counted_at\"\xc1\x01\n\x0bQueueCounts\x12\x1b\n\x0ejob_queue_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12Q\n\tby_status\x18\x02 \x03(\x0b\x32\x36.batchyard.api.operations.v1.QueueCounts.ByStatusEntryB\x06\xea\xc7\x18\x02\x10\x01\x1a/\n\rByStatusEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x11\n\x0f_job_queue_name\"r\n\x0cMinuteCounts\x12\x12\n\x05\x62\x65gin\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tsucceeded\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x06\x66\x61iled\x18\x03 \x01(\x05H\x02\x88\x01\x01\x42\x08\n\x06_beginB\x0c\n\n_succeededB\t\n\x07_failed\"F\n\x1c\x44\x65scribeArrayChildrenRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x42\t\n\x07_job_id\"C\n\x1d\x44\x65scribeArrayChildrenResponse\x12\x15\n\x08statuses\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\x0b\n\t_statuses\"i\n\x15ListDependentsRequest\x12\x1b\n\x06job_id\x18\x01 \x01(\tB\x06\xea\xc7\x18\x02\x08\x01H\x00\x88\x01\x01\x12\x18\n\x0bmax_results\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_job_idB\x0e\n\x0c_max_results\"Q\n\x16ListDependentsResponse\x12\x37\n\x04jobs\x18\x01 \x03(\x0b\x32!.batchyard.api.jobs.v1.JobSummaryB\x06\xea\xc7\x18\x02\x10\x01*\x7f\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x1c\n\x18USAGE_GROUPING_JOB_QUEUE\x10\x01\x12\x18\n\x14USAGE_GROUPING_SHARE\x10\x02\x12\x16\n\x12USAGE_GROUPING_TAG\x10\x03\x32\xf2\x03\n\x0fOverviewService\x12j\n\tCountJobs\x12-.batchyard.api.operations.v1.CountJobsRequest\x1a..batchyard.api.operations.v1.CountJobsResponse\x12\x8e\x01\n\x15\x44\x65scribeArrayChildren\x12\x39.batchyard.api.operations.v1.DescribeArrayChildrenRequest\x1a:.batchyard.api.operations.v1.DescribeArrayChildrenResponse\x12y\n\x0eListDependents\x12\x32.batchyard.api.operations.v1.ListDependentsRequest\x1a\x33.batchyard.api.operations.v1.ListDependentsResponse\x12g\n\x08GetUsage\x12,.batchyard.api.operations.v1.GetUsageRequest\x1a-.batchyard.api.operations.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.operations.v1.overview_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETUSAGERESPONSE'].fields_by_name['usage']._loaded_options = None
+  _globals['_GETUSAGERESPONSE'].fields_by_name['usage']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_COUNTJOBSRESPONSE'].fields_by_name['queues']._loaded_options = None
   _globals['_COUNTJOBSRESPONSE'].fields_by_name['queues']._serialized_options = b'\352\307\030\002\020\001'
   _globals['_COUNTJOBSRESPONSE'].fields_by_name['minutes']._loaded_options = None
@@ -47,24 +49,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDEPENDENTSREQUEST'].fields_by_name['job_id']._serialized_options = b'\352\307\030\002\010\001'
   _globals['_LISTDEPENDENTSRESPONSE'].fields_by_name['jobs']._loaded_options = None
   _globals['_LISTDEPENDENTSRESPONSE'].fields_by_name['jobs']._serialized_options = b'\352\307\030\002\020\001'
-  _globals['_COUNTJOBSREQUEST']._serialized_start=160
-  _globals['_COUNTJOBSREQUEST']._serialized_end=178
-  _globals['_COUNTJOBSRESPONSE']._serialized_start=181
-  _globals['_COUNTJOBSRESPONSE']._serialized_end=374
-  _globals['_QUEUECOUNTS']._serialized_start=377
-  _globals['_QUEUECOUNTS']._serialized_end=570
-  _globals['_QUEUECOUNTS_BYSTATUSENTRY']._serialized_start=504
-  _globals['_QUEUECOUNTS_BYSTATUSENTRY']._serialized_end=551
-  _globals['_MINUTECOUNTS']._serialized_start=572
-  _globals['_MINUTECOUNTS']._serialized_end=686
-  _globals['_DESCRIBEARRAYCHILDRENREQUEST']._serialized_start=688
-  _globals['_DESCRIBEARRAYCHILDRENREQUEST']._serialized_end=758
-  _globals['_DESCRIBEARRAYCHILDRENRESPONSE']._serialized_start=760
-  _globals['_DESCRIBEARRAYCHILDRENRESPONSE']._serialized_end=827
-  _globals['_LISTDEPENDENTSREQUEST']._serialized_start=829
-  _globals['_LISTDEPENDENTSREQUEST']._serialized_end=934
-  _globals['_LISTDEPENDENTSRESPONSE']._serialized_start=936
-  _globals['_LISTDEPENDENTSRESPONSE']._serialized_end=1017
-  _globals['_OVERVIEWSERVICE']._serialized_start=1020
-  _globals['_OVERVIEWSERVICE']._serialized_end=1413
+  _globals['_USAGEGROUPING']._serialized_start=1543
+  _globals['_USAGEGROUPING']._serialized_end=1670
+  _globals['_GETUSAGEREQUEST']._serialized_start=161
+  _globals['_GETUSAGEREQUEST']._serialized_end=340
+  _globals['_GETUSAGERESPONSE']._serialized_start=343
+  _globals['_GETUSAGERESPONSE']._serialized_end=476
+  _globals['_USAGE']._serialized_start=479
+  _globals['_USAGE']._serialized_end=682
+  _globals['_COUNTJOBSREQUEST']._serialized_start=684
+  _globals['_COUNTJOBSREQUEST']._serialized_end=702
+  _globals['_COUNTJOBSRESPONSE']._serialized_start=705
+  _globals['_COUNTJOBSRESPONSE']._serialized_end=898
+  _globals['_QUEUECOUNTS']._serialized_start=901
+  _globals['_QUEUECOUNTS']._serialized_end=1094
+  _globals['_QUEUECOUNTS_BYSTATUSENTRY']._serialized_start=1028
+  _globals['_QUEUECOUNTS_BYSTATUSENTRY']._serialized_end=1075
+  _globals['_MINUTECOUNTS']._serialized_start=1096
+  _globals['_MINUTECOUNTS']._serialized_end=1210
+  _globals['_DESCRIBEARRAYCHILDRENREQUEST']._serialized_start=1212
+  _globals['_DESCRIBEARRAYCHILDRENREQUEST']._serialized_end=1282
+  _globals['_DESCRIBEARRAYCHILDRENRESPONSE']._serialized_start=1284
+  _globals['_DESCRIBEARRAYCHILDRENRESPONSE']._serialized_end=1351
+  _globals['_LISTDEPENDENTSREQUEST']._serialized_start=1353
+  _globals['_LISTDEPENDENTSREQUEST']._serialized_end=1458
+  _globals['_LISTDEPENDENTSRESPONSE']._serialized_start=1460
+  _globals['_LISTDEPENDENTSRESPONSE']._serialized_end=1541
+  _globals['_OVERVIEWSERVICE']._serialized_start=1673
+  _globals['_OVERVIEWSERVICE']._serialized_end=2171
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,168 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _UsageGrouping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGrouping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_GROUPING_UNSPECIFIED: _UsageGrouping.ValueType  # 0
+    """By job queue."""
+    USAGE_GROUPING_JOB_QUEUE: _UsageGrouping.ValueType  # 1
+    USAGE_GROUPING_SHARE: _UsageGrouping.ValueType  # 2
+    """By share identifier; jobs without one are a group without a name."""
+    USAGE_GROUPING_TAG: _UsageGrouping.ValueType  # 3
+    """By the value of a tag; jobs without it are a group without a name."""
+
+class UsageGrouping(_UsageGrouping, metaclass=_UsageGroupingEnumTypeWrapper):
+    """What the groups of a usage report are."""
+
+USAGE_GROUPING_UNSPECIFIED: UsageGrouping.ValueType  # 0
+"""By job queue."""
+USAGE_GROUPING_JOB_QUEUE: UsageGrouping.ValueType  # 1
+USAGE_GROUPING_SHARE: UsageGrouping.ValueType  # 2
+"""By share identifier; jobs without one are a group without a name."""
+USAGE_GROUPING_TAG: UsageGrouping.ValueType  # 3
+"""By the value of a tag; jobs without it are a group without a name."""
+Global___UsageGrouping: _TypeAlias = UsageGrouping  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    GROUPING_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    begin: _builtins.int
+    """From this time on, in milliseconds since the epoch; absent: from the first job that is kept."""
+    end: _builtins.int
+    """Until this time; absent: until now."""
+    grouping: Global___UsageGrouping.ValueType
+    tag: _builtins.str
+    """Of which tag, with USAGE_GROUPING_TAG."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.int | None = ...,
+        end: _builtins.int | None = ...,
+        grouping: Global___UsageGrouping.ValueType | None = ...,
+        tag: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_begin", b"_begin", "_end", b"_end", "_grouping", b"_grouping", "_tag", b"_tag", "begin", b"begin", "end", b"end", "grouping", b"grouping", "tag", b"tag"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin", b"_begin", "_end", b"_end", "_grouping", b"_grouping", "_tag", b"_tag", "begin", b"begin", "end", b"end", "grouping", b"grouping", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__begin: _TypeAlias = _typing.Literal["begin"]  # noqa: Y015
+    _WhichOneofArgType__begin: _TypeAlias = _typing.Literal["_begin", b"_begin"]  # noqa: Y015
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    _WhichOneofReturnType__grouping: _TypeAlias = _typing.Literal["grouping"]  # noqa: Y015
+    _WhichOneofArgType__grouping: _TypeAlias = _typing.Literal["_grouping", b"_grouping"]  # noqa: Y015
+    _WhichOneofReturnType__tag: _TypeAlias = _typing.Literal["tag"]  # noqa: Y015
+    _WhichOneofArgType__tag: _TypeAlias = _typing.Literal["_tag", b"_tag"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__begin) -> _WhichOneofReturnType__begin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grouping) -> _WhichOneofReturnType__grouping | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tag) -> _WhichOneofReturnType__tag | None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    BEGIN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    begin: _builtins.int
+    end: _builtins.int
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        usage: _abc.Iterable[Global___Usage] | None = ...,
+        begin: _builtins.int | None = ...,
+        end: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_begin", b"_begin", "_end", b"_end", "begin", b"begin", "end", b"end"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin", b"_begin", "_end", b"_end", "begin", b"begin", "end", b"end", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__begin: _TypeAlias = _typing.Literal["begin"]  # noqa: Y015
+    _WhichOneofArgType__begin: _TypeAlias = _typing.Literal["_begin", b"_begin"]  # noqa: Y015
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__begin) -> _WhichOneofReturnType__begin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class Usage(_message.Message):
+    """What the jobs of a group have held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    VCPU_HOURS_FIELD_NUMBER: _builtins.int
+    MEMORY_GIB_HOURS_FIELD_NUMBER: _builtins.int
+    GPU_HOURS_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """The queue's name, the share identifier or the value of the tag."""
+    attempts: _builtins.int
+    """Attempts that ran for a part of the time at least."""
+    vcpu_hours: _builtins.float
+    """vCPUs times hours, as are the two that follow for GiB of memory and for GPUs."""
+    memory_gib_hours: _builtins.float
+    gpu_hours: _builtins.float
+    def __init__(
+        self,
+        *,
+        group: _builtins.str | None = ...,
+        attempts: _builtins.int | None = ...,
+        vcpu_hours: _builtins.float | None = ...,
+        memory_gib_hours: _builtins.float | None = ...,
+        gpu_hours: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "_gpu_hours", b"_gpu_hours", "_group", b"_group", "_memory_gib_hours", b"_memory_gib_hours", "_vcpu_hours", b"_vcpu_hours", "attempts", b"attempts", "gpu_hours", b"gpu_hours", "group", b"group", "memory_gib_hours", b"memory_gib_hours", "vcpu_hours", b"vcpu_hours"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts", b"_attempts", "_gpu_hours", b"_gpu_hours", "_group", b"_group", "_memory_gib_hours", b"_memory_gib_hours", "_vcpu_hours", b"_vcpu_hours", "attempts", b"attempts", "gpu_hours", b"gpu_hours", "group", b"group", "memory_gib_hours", b"memory_gib_hours", "vcpu_hours", b"vcpu_hours"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attempts: _TypeAlias = _typing.Literal["attempts"]  # noqa: Y015
+    _WhichOneofArgType__attempts: _TypeAlias = _typing.Literal["_attempts", b"_attempts"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_hours: _TypeAlias = _typing.Literal["gpu_hours"]  # noqa: Y015
+    _WhichOneofArgType__gpu_hours: _TypeAlias = _typing.Literal["_gpu_hours", b"_gpu_hours"]  # noqa: Y015
+    _WhichOneofReturnType__group: _TypeAlias = _typing.Literal["group"]  # noqa: Y015
+    _WhichOneofArgType__group: _TypeAlias = _typing.Literal["_group", b"_group"]  # noqa: Y015
+    _WhichOneofReturnType__memory_gib_hours: _TypeAlias = _typing.Literal["memory_gib_hours"]  # noqa: Y015
+    _WhichOneofArgType__memory_gib_hours: _TypeAlias = _typing.Literal["_memory_gib_hours", b"_memory_gib_hours"]  # noqa: Y015
+    _WhichOneofReturnType__vcpu_hours: _TypeAlias = _typing.Literal["vcpu_hours"]  # noqa: Y015
+    _WhichOneofArgType__vcpu_hours: _TypeAlias = _typing.Literal["_vcpu_hours", b"_vcpu_hours"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attempts) -> _WhichOneofReturnType__attempts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_hours) -> _WhichOneofReturnType__gpu_hours | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__group) -> _WhichOneofReturnType__group | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_gib_hours) -> _WhichOneofReturnType__memory_gib_hours | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vcpu_hours) -> _WhichOneofReturnType__vcpu_hours | None: ...
+
+Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class CountJobsRequest(_message.Message):

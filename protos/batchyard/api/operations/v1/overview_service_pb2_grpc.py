@@ -50,6 +50,11 @@ class OverviewServiceStub:
                 request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.ListDependentsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.ListDependentsResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/batchyard.api.operations.v1.OverviewService/GetUsage',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
 
 
 class OverviewServiceServicer:
@@ -77,6 +82,13 @@ class OverviewServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """Adds up what jobs have held while they ran, between two times. Of jobs that are not kept any more it knows nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OverviewServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_OverviewServiceServicer_to_server(servicer, server):
                     servicer.ListDependents,
                     request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.ListDependentsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.ListDependentsResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.GetUsageRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.GetUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class OverviewService:
             '/batchyard.api.operations.v1.OverviewService/ListDependents',
             batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.ListDependentsRequest.SerializeToString,
             batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.ListDependentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.operations.v1.OverviewService/GetUsage',
+            batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.GetUsageRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_overview__service__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class OverviewServiceStub:
     """Tells the status of every child of an array job. NOT_FOUND if there is no such array."""
     ListDependents: _grpc.UnaryUnaryMultiCallable[_overview_service_pb2.ListDependentsRequest, _overview_service_pb2.ListDependentsResponse]
     """Lists the jobs that were submitted to wait for a job, in the order of submission. NOT_FOUND if there is no such job."""
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_overview_service_pb2.GetUsageRequest, _overview_service_pb2.GetUsageResponse]
+    """Adds up what jobs have held while they ran, between two times. Of jobs that are not kept any more it knows nothing."""
 
 @_typing.type_check_only
 class OverviewServiceAsyncStub(OverviewServiceStub):
@@ -51,6 +53,8 @@ class OverviewServiceAsyncStub(OverviewServiceStub):
     """Tells the status of every child of an array job. NOT_FOUND if there is no such array."""
     ListDependents: _aio.UnaryUnaryMultiCallable[_overview_service_pb2.ListDependentsRequest, _overview_service_pb2.ListDependentsResponse]  # type: ignore[assignment]
     """Lists the jobs that were submitted to wait for a job, in the order of submission. NOT_FOUND if there is no such job."""
+    GetUsage: _aio.UnaryUnaryMultiCallable[_overview_service_pb2.GetUsageRequest, _overview_service_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Adds up what jobs have held while they ran, between two times. Of jobs that are not kept any more it knows nothing."""
 
 class OverviewServiceServicer(metaclass=_abc_1.ABCMeta):
     """What people look at: pictures of many jobs at once, for which AWS's operations would need many calls."""
@@ -78,5 +82,13 @@ class OverviewServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_overview_service_pb2.ListDependentsResponse, _abc.Awaitable[_overview_service_pb2.ListDependentsResponse]]:
         """Lists the jobs that were submitted to wait for a job, in the order of submission. NOT_FOUND if there is no such job."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _overview_service_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_overview_service_pb2.GetUsageResponse, _abc.Awaitable[_overview_service_pb2.GetUsageResponse]]:
+        """Adds up what jobs have held while they ran, between two times. Of jobs that are not kept any more it knows nothing."""
 
 def add_OverviewServiceServicer_to_server(servicer: OverviewServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
