@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.gateway.access_keys import AccessKey, AccessKeysError, read_access_keys
+from batchyard.gateway.access_keys import AccessKey, AccessKeyFile, AccessKeysError, read_access_keys
 
 SECRET = "a-secret-of-enough-characters"
 
@@ -70,6 +70,28 @@ def test_says_what_is_wrong_and_no_secret(tmp_path: Path, text: str, told: str) 
         read_access_keys(written(tmp_path, text))
     assert told in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+def test_a_change_of_the_file_counts_within_a_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now_s = 0.0
+    path = written(tmp_path, f'[keys.A]\nsecret = "{SECRET}"\n[keys.B]\nsecret = "{SECRET}"')
+    keys = AccessKeyFile(path, lambda: now_s)
+    assert sorted(keys) == ["A", "B"]
+    written(tmp_path, f'[keys.A]\nsecret = "{SECRET}-2"\n[keys.C]\nsecret = "{SECRET}"')
+    assert keys["B"] == AccessKey(SECRET)
+    now_s = 1.0
+    assert "B" not in keys
+    assert keys["A"] == AccessKey(f"{SECRET}-2")
+    # What is wrong, or away, changes nothing.
+    for wrong in ("[keys", None):
+        path.unlink() if wrong is None else written(tmp_path, wrong)
+        now_s += 1.0
+        assert sorted(keys) == ["A", "C"]
+    assert "is not TOML" in caplog.text
+    assert "cannot read" in caplog.text
+    written(tmp_path, f'[keys.D]\nsecret = "{SECRET}"')
+    now_s += 1.0
+    assert list(keys) == ["D"]
 
 
 def test_says_that_there_is_no_file(tmp_path: Path) -> None:

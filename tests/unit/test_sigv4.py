@@ -359,6 +359,17 @@ def test_a_date_must_be_one(text: str) -> None:
     assert refusal(with_header(signed(), "x-amz-date", text)) == INVALID
 
 
+def test_a_key_that_is_given_another_secret_has_no_old_one() -> None:
+    keys = {KEY_ID: KEY}
+    verifier = SignatureVerifier(keys, SIGNED_AT.timestamp)
+    old, new, body = signed(), signed(secret="x" * 40), b'{"jobName":"a"}'
+    assert verifier.verify(old, parse_authorization(old.headers["authorization"]), body) == KEY
+    keys[KEY_ID] = AccessKey("x" * 40)
+    assert verifier.verify(new, parse_authorization(new.headers["authorization"]), body) == keys[KEY_ID]
+    with pytest.raises(AwsError, match="does not match"):
+        verifier.verify(old, parse_authorization(old.headers["authorization"]), body)
+
+
 def test_a_session_token_must_be_that_of_the_key() -> None:
     key, body = replace(KEY, session_token="right"), b'{"jobName":"a"}'
     assert verified(signed(token="right"), body, key=key) == key

@@ -7,9 +7,11 @@ session_token = "…"              # clients must send it too
 expires = 2030-01-31T12:00:00Z   # from then on it is refused
 """
 
+import logging
 import re
+import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +23,10 @@ _ID: Final = re.compile(r"[!-+.:-<>-~0-9-]{1,128}")
 """Visible ASCII without commas, slashes and equals signs, which have a meaning in the Authorization header."""
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _SECRET_CHARACTERS_MIN: Final = 16
+_LOOK_INTERVAL_S: Final = 1.0
 _MEMBERS: Final = frozenset({"secret", "account", "session_token", "expires"})
+
+_log = logging.getLogger(__name__)
 
 
 class AccessKeysError(ValueError):
@@ -52,6 +57,52 @@ def read_access_keys(path: Path) -> Mapping[str, AccessKey]:
     if problems:
         raise AccessKeysError(f"{path}: {'; '.join(problems)}")
     return {key_id: _key_of(record) for key_id, record in content["keys"].items()}
+
+
+class AccessKeyFile(Mapping[str, AccessKey]):
+    """The keys that are in a file now: it is read again when it has changed, looked at once a second at most."""
+
+    def __init__(self, path: Path, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Read it. Raises AccessKeysError."""
+        self._path = path
+        self._now_s = now_s
+        self._looked_at = now_s()
+        self._seen = _state_of(path)
+        self._keys = read_access_keys(path)
+
+    def __getitem__(self, key_id: str) -> AccessKey:
+        return self._current()[key_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    def _current(self) -> Mapping[str, AccessKey]:
+        if self._now_s() - self._looked_at >= _LOOK_INTERVAL_S:
+            self._looked_at = self._now_s()
+            state = _state_of(self._path)
+            if state != self._seen:
+                self._seen = state
+                self._read_again()
+        return self._keys
+
+    def _read_again(self) -> None:
+        try:
+            self._keys = read_access_keys(self._path)
+        except AccessKeysError as error:
+            _log.error("the access keys stay as they were: %s", error)
+        else:
+            _log.info("new access keys are in use: %s", self._path)
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
 
 def _key_of(record: Mapping[str, Any]) -> AccessKey:

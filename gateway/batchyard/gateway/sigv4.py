@@ -42,7 +42,7 @@ class SignatureVerifier:
         self._now = now
         self._skew = timedelta(seconds=clock_skew_s)
         # Also for keys that do not exist: they are not to be told by their time.
-        self._signing_key = lru_cache(_REMEMBERED_SIGNING_KEYS)(self._derive)
+        self._signing_key = lru_cache(_REMEMBERED_SIGNING_KEYS)(_derive)
 
     def check_head(self, request: Request, authorization: Authorization, service: str) -> None:
         """Raise AwsError for a request that no body can make a well signed one."""
@@ -75,10 +75,10 @@ class SignatureVerifier:
     def verify(self, request: Request, authorization: Authorization, body: bytes) -> AccessKey:
         """Return the key that has signed a request, whose head was checked; raise AwsError if none has."""
         credential = authorization.credential
-        text = _string_to_sign(request, authorization, body)
-        expected = hmac.new(self._signing_key(credential), text.encode(), sha256).hexdigest()
-        is_signed = hmac.compare_digest(expected.encode(), authorization.signature.encode())
         key = self._keys.get(credential.access_key, _NOBODY)
+        text = _string_to_sign(request, authorization, body)
+        expected = hmac.new(self._signing_key(key.secret, credential), text.encode(), sha256).hexdigest()
+        is_signed = hmac.compare_digest(expected.encode(), authorization.signature.encode())
         token = request.headers.get(_TOKEN_HEADER, "")
         is_token = hmac.compare_digest(token.encode("latin-1"), key.session_token.encode("latin-1"))
         if key is _NOBODY or (is_signed and not is_token):
@@ -92,11 +92,12 @@ class SignatureVerifier:
             raise AwsError(403, "ExpiredTokenException", "The security token included in the request is expired.")
         return key
 
-    def _derive(self, credential: Credential) -> bytes:
-        key = b"AWS4" + self._keys.get(credential.access_key, _NOBODY).secret.encode()
-        for part in (credential.date, credential.region, credential.service, "aws4_request"):
-            key = hmac.digest(key, part.encode(), "sha256")
-        return key
+
+def _derive(secret: str, credential: Credential) -> bytes:
+    key = b"AWS4" + secret.encode()
+    for part in (credential.date, credential.region, credential.service, "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
 
 
 @lru_cache(64)

@@ -11,7 +11,7 @@ from batchyard.cli.errors import CannotStartError
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.cli.tls import tls_files
-from batchyard.gateway.access_keys import AccessKeysError, read_access_keys
+from batchyard.gateway.access_keys import AccessKeyFile, AccessKeysError
 from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig, InvalidConfigError
 from batchyard.gateway.upstreams import Upstreams
@@ -36,7 +36,7 @@ def gateway_config(
 ) -> GatewayConfig:
     """Return the configuration; raise CannotStartError with all that is wrong with it."""
     try:
-        keys = None if access_keys is None else read_access_keys(access_keys)
+        keys = None if access_keys is None else AccessKeyFile(access_keys)
         return GatewayConfig(
             *(host, port, grpc_port, account, region, allowed_host, insecure, reuse_port),
             access_keys=keys,
