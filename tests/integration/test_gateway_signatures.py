@@ -129,6 +129,14 @@ async def test_logs_are_signed_under_their_own_name(client: Callable[..., Any], 
     assert [call.method for call in services.received] == ["GetLogEvents"]
 
 
+async def test_who_asks_who_they_are_is_told_the_account_of_their_key(client: Callable[..., Any]) -> None:
+    identity = await in_thread((await client("AKIDTWO", token="a token", name="sts")).get_caller_identity)
+    assert (identity["Account"], identity["Arn"]) == ("111122223333", "arn:aws:iam::111122223333:root")
+    for key_id, code in (("AKIDONE", "SignatureDoesNotMatch"), ("AKIDNOT", "InvalidClientTokenId")):
+        wrong = await client(key_id, "another secret of 16", name="sts")
+        assert await code_of(wrong.get_caller_identity) == (403, code)
+
+
 async def test_nothing_is_done_for_who_has_no_right_key(client: Callable[..., Any], services: FakeServices) -> None:
     for key_id, secret, token, code in (
         ("AKIDONE", "another secret of enough", None, "InvalidSignatureException"),

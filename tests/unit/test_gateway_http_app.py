@@ -301,8 +301,8 @@ async def test_questions_for_the_caller_follow_the_rules_of_all_requests(app: Ht
     assert (answer.status, answer.headers["content-type"]) == (200, "text/xml")
     assert f"<Account>{ACCOUNT}</Account>".encode() in answer.body
     for headers, code in (
-        ({"authorization": None}, b"<Code>MissingAuthenticationTokenException</Code>"),
-        ({"host": "evil.example"}, b"<Code>AccessDeniedException</Code>"),
+        ({"authorization": None}, b"<Code>MissingAuthenticationToken</Code>"),
+        ({"host": "evil.example"}, b"<Code>AccessDenied</Code>"),
     ):
         refused = await ask(app, "POST", "/", body, form | headers)
         assert (refused.status, code in refused.body) == (403, True), refused

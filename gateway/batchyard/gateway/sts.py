@@ -17,6 +17,15 @@ FORM: Final = "application/x-www-form-urlencoded"
 """The content type of the protocol's requests."""
 _NAMESPACE: Final = "https://sts.amazonaws.com/doc/2011-06-15/"
 _SHOWN_CHARACTERS: Final = 64
+_CODES: Final = {
+    "AccessDeniedException": "AccessDenied",
+    "ExpiredTokenException": "ExpiredToken",
+    "IncompleteSignatureException": "IncompleteSignature",
+    "InvalidSignatureException": "SignatureDoesNotMatch",
+    "MissingAuthenticationTokenException": "MissingAuthenticationToken",
+    "UnrecognizedClientException": "InvalidClientTokenId",
+}
+"""What the services of the query protocol say in place of what those of the JSON protocols say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +36,11 @@ class QueryProtocol(Protocol):
 
     def body_of(self, error: AwsError, request_id: str) -> bytes:
         """Return the body of an error's answer."""
+        code = _CODES.get(error.error_type, error.error_type)
         sender = "Sender" if error.status < 500 else "Receiver"
         return (
             f'<ErrorResponse xmlns="{self.xml_namespace}"><Error><Type>{sender}</Type>'
-            f"<Code>{escape(error.error_type)}</Code><Message>{escape(error.message)}</Message></Error>"
+            f"<Code>{escape(code)}</Code><Message>{escape(error.message)}</Message></Error>"
             f"<RequestId>{request_id}</RequestId></ErrorResponse>"
         ).encode("utf-8", "replace")
 
