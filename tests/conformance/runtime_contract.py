@@ -14,8 +14,9 @@ import pytest
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
 from batchyard.agent.runtimes import Runtime
+from batchyard.agent.runtimes.secrets import Secrets, parse_secrets
 from batchyard.agent.state import Orders, RunRecord
-from batchyard.api.common.v1.container_pb2 import MountPoint, Ulimit
+from batchyard.api.common.v1.container_pb2 import MountPoint, Secret, Ulimit
 from batchyard.storage.log_files import LogFolder
 from support.agent import NAMESPACE, PATIENCE_S, an_offer, eventually
 
@@ -55,6 +56,14 @@ class RuntimeContract(abc.ABC):
     @pytest.fixture
     def logs(self, tmp_path: Path) -> LogFolder:
         return LogFolder(tmp_path / "logs")
+
+    @pytest.fixture
+    def secrets(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Secrets:
+        """Return the secrets that the runtime is to be opened with."""
+        file = tmp_path / "secret"
+        file.write_text("from a file\n")
+        monkeypatch.setenv("TESTED_SECRET", "from a variable")
+        return parse_secrets([f"arn:aws:secret:file=file:{file}", "variable=env:TESTED_SECRET", "gone=file:/no/such"])
 
     @pytest.fixture
     @abc.abstractmethod
@@ -98,6 +107,45 @@ class RuntimeContract(abc.ABC):
             "BATCHYARD_FENCE": "3-17",
         }
         assert found.items() >= expected.items()
+
+    async def test_a_job_has_the_secrets_that_its_agent_gives_and_the_name_of_its_role(
+        self, opened: Open, logs: LogFolder
+    ) -> None:
+        wanted = [Secret(name="KEY", value_from="arn:aws:secret:file"), Secret(name="TOKEN", value_from="variable")]
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            command = ("sh", "-c", 'echo "$KEY, $TOKEN, $AWS_ROLE_ARN"')
+            await followed.offer(*command, secrets=wanted, job_role_arn="arn:aws:iam::123456789012:role/r")
+            assert (await followed.done(FIRST)).exit_code == 0
+        assert self.output(logs) == "from a file, from a variable, arn:aws:iam::123456789012:role/r\n"
+
+    @pytest.mark.parametrize(("name", "told"), [("other", "--secret"), ("gone", "file:/no/such can't be read")])
+    async def test_a_secret_that_the_agent_does_not_have_fails_the_job_at_once(
+        self, opened: Open, name: str, told: str
+    ) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("true", secrets=[Secret(name="KEY", value_from=name)])
+            record = await followed.done(FIRST)
+        assert (record.end, record.exit_code) == (RunEnd.START_FAILED, None)
+        assert "ResourceInitializationError: " in record.reason
+        assert told in record.reason
+
+    async def test_a_command_that_a_shell_does_not_find_exits_127(self, opened: Open) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("sh", "-c", "no-such-command")
+            record = await followed.done(FIRST)
+        assert (record.end, record.exit_code, record.reason) == (RunEnd.EXITED, 127, "")
+
+    async def test_a_user_that_is_not_there_fails_to_start(self, opened: Open) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("true", user="no-such-user")
+            record = await followed.done(FIRST)
+        assert (record.end, record.exit_code) == (RunEnd.START_FAILED, None)
+        assert record.reason.startswith("CannotStartContainerError: ")
+        assert "unable to find user no-such-user" in record.reason
 
     async def test_a_missing_command_fails_to_start(self, opened: Open) -> None:
         async with opened() as runtime:
@@ -143,6 +191,19 @@ class RuntimeContract(abc.ABC):
             record = await followed.done(FIRST)
         assert record.end is RunEnd.STOPPED
         assert record.exit_code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+
+    async def test_a_job_that_ends_by_itself_at_sigterm_keeps_its_exit_code(
+        self, opened: Open, logs: LogFolder
+    ) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+            await followed.until(FIRST, RunState.STARTED)
+            path = logs.path(NAMESPACE, an_offer().log_stream_name)
+            await eventually(lambda: path.exists() and path.read_bytes(), "it has set its trap")
+            await runtime.carry_out(Orders(kills=[(FIRST, PATIENCE_S)]))
+            record = await followed.done(FIRST)
+        assert (record.end, record.exit_code) == (RunEnd.STOPPED, 9)
 
     async def test_a_job_out_of_time_is_killed(self, opened: Open) -> None:
         async with opened() as runtime:

@@ -12,7 +12,7 @@ import pytest
 from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.host import AgentStartError, IdentityKeeper, OutdatedSchedulerError
 from batchyard.agent.launcher import wire
-from batchyard.agent.runtimes import engine
+from batchyard.agent.runtimes.address import find_engine
 from batchyard.agent.runtimes.launched import open_process_runtime
 from batchyard.agent.state import Orders
 from batchyard.rpc.peers import Peer, Role
@@ -102,10 +102,10 @@ async def test_without_an_engine_the_docker_runtime_says_so(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("url", ["unix:///no/such/socket", "http://127.0.0.1:1", "nonsense"])
 async def test_an_engine_that_is_not_there_does_not_answer(url: str) -> None:
-    assert not await engine.engine_answers(url)
+    assert await find_engine(url) is None
 
 
-async def an_engine_that_vanishes(docker_host: str | None) -> str:
+async def an_engine_that_vanishes(docker_host: str | None, _before: str | None = None) -> str:
     return docker_host or ""
 
 
@@ -128,8 +128,8 @@ async def test_what_ran_in_another_runtime_is_ended_before_the_new_one_is_used(
     with pytest.raises(AgentStartError, match="no container engine"):
         await run_agent(config, ready=lambda: None)
     assert pids_with(mark)
-    monkeypatch.setattr("batchyard.agent.app.find_engine", an_engine_that_vanishes)
-    with pytest.raises(AgentStartError, match="no container engine"):
+    monkeypatch.setattr("batchyard.agent.app.require_engine", an_engine_that_vanishes)
+    with pytest.raises(AgentStartError, match="container engine"):
         await run_agent(config, ready=lambda: None)
     assert not pids_with(mark)
     await eventually(lambda: not pids_with(str(tmp_path / "launcher")))

@@ -18,8 +18,9 @@ from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.launcher import guard, wire
 from batchyard.agent.launcher.leasefile import LeaseFile
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
-from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
+from batchyard.agent.runtimes.docker import open_docker_runtime
 from batchyard.agent.runtimes.guarded import GuardedFolder
+from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.storage.log_files import LogFolder
 from support.agent import FakeScheduler, an_offer, eventually, is_running, pids_with, serving
 from support.docker import (

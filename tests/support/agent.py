@@ -49,6 +49,7 @@ def a_job_spec(
     memory_mib: int = 64,
     environment: Mapping[str, str] | None = None,
     timeout_s: int | None = None,
+    gpus: int = 0,
     **container: Any,
 ) -> run_pb2.JobSpec:
     """Return what a submission of this command stores; further arguments are members of its container."""
@@ -60,6 +61,7 @@ def a_job_spec(
         job_definition_name="definition",
         vcpus_milli=vcpus_milli,
         memory_mib=memory_mib,
+        gpus=gpus,
         container=ContainerDetail(
             image=image,
             command=command,

@@ -29,7 +29,7 @@ def docker_host() -> Iterator[str]:
     """Yield the address of an engine that has the image; start one if this host lets us."""
     url = os.environ.get("DOCKER_HOST")
     if url and _busybox() is not None:
-        _import_image(url)
+        import_image(url)
         yield url
     elif url or not can_have_own_engine():
         pytest.skip(HOW_TO_GET_ONE)
@@ -61,7 +61,7 @@ class OwnEngine:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._process = process
-        soon(lambda: process.poll() is not None or _answers(self.url), "the engine answers")
+        soon(lambda: process.poll() is not None or engine_answers(self.url), "the engine answers")
         if process.poll() is not None:
             pytest.fail(f"dockerd did not start: {(folder / 'log').read_text()[-2000:]}")
 
@@ -96,7 +96,7 @@ class OwnEngine:
             if self._process.poll() is None and (containers := self.containers()):
                 _docker(self.url, "rm", "-f", *containers, check=False)
             self.stop()
-        _unmount_below(self._folder)
+        unmount_below(self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -111,7 +111,7 @@ def an_engine() -> Iterator[OwnEngine]:
     engine = OwnEngine()
     try:
         engine.start()
-        _import_image(engine.url)
+        import_image(engine.url)
         yield engine
     finally:
         engine.close()
@@ -177,6 +177,31 @@ def containers_of(url: str, agent_id: str) -> list[str]:
     return _docker(url, "ps", "-aq", "--filter", f"label=batchyard.agent={agent_id}").stdout.decode().split()
 
 
+def volumes_of(url: str, agent_id: str) -> list[str]:
+    """Return the names of an agent's volumes."""
+    return _docker(url, "volume", "ls", "-q", "--filter", f"label=batchyard.agent={agent_id}").stdout.decode().split()
+
+
+def create_volume(url: str, *arguments: str) -> None:
+    """Create a volume by hand."""
+    _docker(url, "volume", "create", *arguments)
+
+
+def networks_of(url: str) -> set[str]:
+    """Return the ids of all networks."""
+    return set(_docker(url, "network", "ls", "-q", "--no-trunc").stdout.decode().split())
+
+
+def all_volumes_of(url: str) -> set[str]:
+    """Return the names of all volumes, also of those that carry no label."""
+    return set(_docker(url, "volume", "ls", "-q").stdout.decode().split())
+
+
+def remove_image(url: str, image: str) -> None:
+    """Have an engine know an image no more."""
+    _docker(url, "rmi", "-f", image, check=False)
+
+
 def state_of(url: str, container: str) -> str:
     """Return what the engine calls the state of a container; empty if it has none of that id."""
     shown = _docker(url, "inspect", "-f", "{{.State.Status}}", container, check=False)
@@ -186,6 +211,12 @@ def state_of(url: str, container: str) -> str:
 def pid_of(url: str, container: str) -> int:
     """Return the first process of a running container, as this host numbers it."""
     return int(_docker(url, "inspect", "-f", "{{.State.Pid}}", container).stdout)
+
+
+def label_of(url: str, container: str, label: str) -> str:
+    """Return a label of a container."""
+    form = f'{{{{index .Config.Labels "{label}"}}}}'
+    return _docker(url, "inspect", "-f", form, container).stdout.decode().strip()
 
 
 def name_of(url: str, container: str) -> str:
@@ -208,7 +239,8 @@ def run_container(url: str, *arguments: str) -> str:
     return _docker(url, "run", "-d", "--network", "none", *arguments).stdout.decode().strip()
 
 
-def _answers(url: str) -> bool:
+def engine_answers(url: str) -> bool:
+    """Tell whether an engine answers."""
     return _docker(url, "version", check=False).returncode == 0
 
 
@@ -226,7 +258,8 @@ def _busybox() -> Path | None:
     return None
 
 
-def _import_image(url: str) -> None:
+def busybox_archive() -> bytes:
+    """Return the files of the image, as a tar."""
     busybox = _busybox()
     assert busybox is not None
     applets = subprocess.run([busybox, "--list"], capture_output=True, check=True, text=True).stdout.split()
@@ -249,10 +282,16 @@ def _import_image(url: str) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))
-    _docker(url, "import", "-c", 'CMD ["/bin/sh"]', "-", IMAGE, data=archive.getvalue())
+    return archive.getvalue()
 
 
-def _unmount_below(folder: Path) -> None:
+def import_image(url: str) -> None:
+    """Give an engine the image."""
+    _docker(url, "import", "-c", 'CMD ["/bin/sh"]', "-", IMAGE, data=busybox_archive())
+
+
+def unmount_below(folder: Path) -> None:
+    """Undo what an engine has mounted in its folder."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in sorted((mount for mount in mounts if mount.startswith(str(folder))), reverse=True):
         subprocess.run(["umount", "-l", mount], check=False, capture_output=True)

@@ -70,6 +70,14 @@ def test_a_revocation_of_an_unknown_fence_is_passed_on() -> None:
     assert Reconciler().demand(Demands(revocations=[FENCE])) == Orders(revocations=(FENCE,))
 
 
+def test_the_owners_time_between_the_signals_stands_above_the_schedulers_and_not_above_an_end_at_once() -> None:
+    reconciler = Reconciler(stop_timeout_s=7.0)
+    reconciler.observe([a_record(RunState.STARTED), a_record(RunState.STARTED, (1, 2))])
+    assert reconciler.demand(Demands(kills=[(FENCE, 30.0)])).kills == ((FENCE, 7.0),)
+    assert reconciler.demand(Demands(stale=[(1, 2)])).kills == (((1, 2), 0.0),)
+    assert Reconciler().demand(Demands(kills=[(FENCE, 30.0)])).kills == ((FENCE, 30.0),)
+
+
 def test_a_kill_of_a_run_that_is_over_is_answered_by_its_end() -> None:
     reconciler = Reconciler()
     reconciler.observe([a_record(RunState.DONE)])

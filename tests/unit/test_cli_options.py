@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from batchyard.agent.runtimes.settings import PullSettings
 from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.main import main
 from batchyard.cli.run import job_name_for
@@ -103,7 +104,11 @@ def test_what_a_host_offers_is_passed_on_to_the_local_agent_as_it_was_given() ->
     flags = ["--runtime", "process", "--capacity", "vcpus=4", "--allow-privileged", "--stop-jobs"]
     flags += ["--reserve-vcpus", "0.5", "--reserve-memory", "2GiB"]
     paths = ["--allow-host-path", "/data", "--allow-host-path", "/a:b", "--allow-device", "/dev/fuse"]
+    flags += ["--secret", "a=env:X", "--secret", "b=file:/b", "--stop-timeout", "5", "--cpu-hard-limit"]
+    flags += ["--docker-network", "host", "--image-pull-policy", "always", "--image-pull-timeout", "60"]
     assert CliRunner().invoke(command, [*flags, *paths]).exit_code == 0
+    assert given[0].pulls == PullSettings("always", 60)
+    assert given[0].secrets.sources.keys() == {"a", "b"}
     assert given[0].policy().host_paths == ("/data", "/a:b")
     assert (given[0].reserve_vcpus, given[0].reserve_mib) == (0.5, 2048)
     assert CliRunner().invoke(command, given[0].arguments()).exit_code == 0
@@ -127,6 +132,12 @@ def test_a_path_that_is_allowed_must_be_absolute() -> None:
     result = CliRunner().invoke(main, ["agent", "--allow-host-path", "data"])
     assert result.exit_code == 2
     assert "'data' is not an absolute path" in result.output
+
+
+def test_a_secret_without_a_source_is_told_at_once() -> None:
+    result = CliRunner().invoke(main, ["agent", "--secret", "key=VARIABLE"])
+    assert result.exit_code == 2
+    assert "'key=VARIABLE' is not NAME=env:VARIABLE or NAME=file:PATH" in " ".join(result.output.split())
 
 
 def test_a_reserve_of_no_size_is_refused() -> None:

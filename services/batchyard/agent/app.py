@@ -6,9 +6,9 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import anyio
 from anyio import to_thread
@@ -24,9 +24,12 @@ from batchyard.agent.launcher.ledger import Need
 from batchyard.agent.logs import LOG_BYTES_MAX, LOG_BYTES_MIN, LogTracker, UnshippedLogs, finished_logs
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
-from batchyard.agent.runtimes.docker import DockerSettings, open_docker_runtime
-from batchyard.agent.runtimes.engine import capacity_of_engine, engine_answers, find_engine
+from batchyard.agent.runtimes.address import capacity_of_engine, find_engine, require_engine
+from batchyard.agent.runtimes.docker import open_docker_runtime
+from batchyard.agent.runtimes.guarded import engine_before
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
+from batchyard.agent.runtimes.secrets import NO_SECRETS, Secrets
+from batchyard.agent.runtimes.settings import DockerSettings, PullSettings
 from batchyard.agent.shift import HostFacts, Shift, end_everything
 from batchyard.agent.shipping import expire_shipped, ship_logs
 from batchyard.agent.talkback import TalkBack, TalkingBack
@@ -84,6 +87,14 @@ class AgentConfig:
     """What jobs are told of this installation."""
     lock_patience_s: float = LOCK_PATIENCE_S
     """How long to wait for another agent on the same folder to end."""
+    cpu_hard_limit: bool = False
+    """Whether a container gets no more CPU time than its vCPUs, also while others leave theirs."""
+    pulls: PullSettings = field(default=PullSettings())
+    """When images are fetched, and how long that may take."""
+    secrets: Secrets = NO_SECRETS
+    """What jobs may have as secrets."""
+    stop_timeout_s: float | None = None
+    """Between SIGTERM and SIGKILL; None: as the scheduler says, and at timeouts what AWS gives."""
     process: ProcessSettings = field(default=ProcessSettings())
 
     def problems(self) -> list[str]:
@@ -178,18 +189,20 @@ class _Agent:
                         ),
                         clock=self._clock,
                         welcomed=self._ready,
+                        stop_timeout_s=config.stop_timeout_s,
                     )
                     await shift.run(self._stopping, stop_jobs=config.stop_jobs)
 
     async def _choose_runtime(self) -> RuntimeName:
+        host, before = self._config.docker_host, engine_before(self._config.folder / "docker")
         match self._config.runtime:
             case "auto":
-                answers = await engine_answers(self._config.docker_host)
-                _log.info("runtime: %s", "docker" if answers else "process, as no container engine answers")
-                return "docker" if answers else "process"
+                url = await find_engine(host, before)
+                _log.info("runtime: %s", f"docker, at {url}" if url else "process, as no container engine answers")
+                return "docker" if url else "process"
             case "docker":
                 # Before anything that ran elsewhere is ended.
-                await find_engine(self._config.docker_host)
+                await require_engine(host, before)
                 return "docker"
             case "process":
                 return "process"
@@ -199,7 +212,8 @@ class _Agent:
         host = capacity_of_host()
         if name == "docker":
             # Its containers are not in this process's cgroup, which may still be that of both.
-            engine_has = await capacity_of_engine(config.docker_host)
+            url = await require_engine(config.docker_host, engine_before(config.folder / "docker"))
+            engine_has = await capacity_of_engine(url)
             host = (min(host[0], engine_has[0]), min(host[1], engine_has[1]), host[2])
         try:
             capacity = offered_capacity(
@@ -234,6 +248,10 @@ class _Agent:
                     config.docker_network,
                     config.installation,
                     policy=config.policy.guarding(str(config.folder), str(config.log_folder or config.folder)),
+                    is_cpu_limited=config.cpu_hard_limit,
+                    secrets=config.secrets,
+                    pulls=config.pulls,
+                    **self._graces(),
                 ),
             ) as docker_runtime:
                 yield docker_runtime
@@ -243,9 +261,13 @@ class _Agent:
                 agent_id=agent_id,
                 capacity=self._capacity,
                 logs=self._logs,
-                settings=config.process,
+                settings=replace(config.process, secrets=config.secrets, **self._graces()),
             ) as process_runtime:
                 yield process_runtime
+
+    def _graces(self) -> dict[str, Any]:
+        stop_timeout_s = self._config.stop_timeout_s
+        return {} if stop_timeout_s is None else {"timeout_grace_s": stop_timeout_s}
 
 
 def _leaves(group: ExceptionGroup[AgentStartError]) -> Iterator[AgentStartError]:

@@ -17,7 +17,9 @@ RESEND_AFTER_ROUNDS = 3
 class Reconciler:
     """Every run that the runtime has not been told to forget."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_timeout_s: float | None = None) -> None:
+        """Begin with nothing. `stop_timeout_s` stands above the grace that comes with the scheduler's kills."""
+        self._stop_timeout_s = stop_timeout_s
         self._runs: dict[Fence, RunRecord] = {}
         self._disowned: set[Fence] = set()
         self._unsent: dict[Fence, None] = {}
@@ -38,7 +40,11 @@ class Reconciler:
         """Take a message of the scheduler; return what the runtime is to do about it."""
         offers = [offer for offer in demands.offers if self._take(offer)]
         revocations = [fence for fence in demands.revocations if not self._answer(fence)]
-        kills = [(fence, grace_s) for fence, grace_s in demands.kills if not self._answer_final(fence)]
+        kills = [
+            (fence, grace_s if self._stop_timeout_s is None else self._stop_timeout_s)
+            for fence, grace_s in demands.kills
+            if not self._answer_final(fence)
+        ]
         forgotten = [fence for fence in demands.acknowledged if self._acknowledge(fence)]
         for fence in demands.stale:
             if self._acknowledge(fence):

@@ -55,12 +55,13 @@ class Shift:
         tracker: LogTracker,
         clock: Clock,
         welcomed: Callable[[], None],
+        stop_timeout_s: float | None = None,
     ) -> None:
         self._runtime = runtime
         self._host = host
         self._identity = identity
         self._tracker = tracker
-        self._reconciler = Reconciler()
+        self._reconciler = Reconciler(stop_timeout_s)
         self._claimed_before: list[Fence] = list(runtime.claimed_before)
         self._news = anyio.Event()
         self._session = Session(

@@ -103,5 +103,9 @@ def agent(
         log_bytes_max=host_options.log_bytes_max,
         docker_network=host_options.docker_network,
         talk_back=host_options.talk_back(),
+        cpu_hard_limit=host_options.cpu_hard_limit,
+        pulls=host_options.pulls,
+        secrets=host_options.secrets,
+        stop_timeout_s=host_options.stop_timeout,
     )
     serve(partial(open_agent, config, monitoring_host, monitoring_port))

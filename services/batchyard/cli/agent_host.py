@@ -9,6 +9,8 @@ import click
 
 from batchyard.agent.capacity import check_capacity, parse_size
 from batchyard.agent.policy import Policy
+from batchyard.agent.runtimes.secrets import Secrets, parse_secrets
+from batchyard.agent.runtimes.settings import PULL_TIMEOUT_S, PullPolicy, PullSettings
 from batchyard.agent.talkback import TalkBack, TalkBackError, read_credentials
 from batchyard.cli.options import Command, Decorator, all_of, option
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
@@ -34,6 +36,11 @@ class HostOptions:
     job_endpoint: str | None
     job_region: str
     job_credentials: str
+    secret: tuple[str, ...]
+    stop_timeout: float | None
+    cpu_hard_limit: bool
+    image_pull_policy: PullPolicy
+    image_pull_timeout: float
 
     @property
     def reserve_mib(self) -> int | None:
@@ -60,6 +67,16 @@ class HostOptions:
     def policy(self, *guarded: Path) -> Policy:
         """Return what of the host jobs may have; these paths only if they are named themselves."""
         return Policy(self.allow_privileged, self.allow_host_path, self.allow_device).guarding(*map(str, guarded))
+
+    @property
+    def secrets(self) -> Secrets:
+        """Return what jobs may have as secrets."""
+        return parse_secrets(self.secret)
+
+    @property
+    def pulls(self) -> PullSettings:
+        """Return when images are fetched."""
+        return PullSettings(self.image_pull_policy, self.image_pull_timeout)
 
     def arguments(self) -> list[str]:
         """Return the arguments that give an agent the same."""
@@ -157,6 +174,39 @@ def agent_host() -> Decorator:
             help="account: jobs sign with their account as access key. FILE: with a key of their account from this"
             " file, which is like that of --access-keys.",
         ),
+        option(
+            "--secret",
+            metavar="NAME=SOURCE",
+            multiple=True,
+            callback=_secrets,
+            help="Let jobs have this secret, which they name in valueFrom; NAME=env:VARIABLE or NAME=file:PATH of the"
+            " agent; repeatable, in the variable separated by white space.",
+        ),
+        option(
+            "--stop-timeout",
+            type=click.FloatRange(0),
+            metavar="SECONDS",
+            default=None,
+            help="Between SIGTERM and SIGKILL of a job that is terminated or out of its time.  [default: 30]",
+        ),
+        option(
+            "--cpu-hard-limit",
+            is_flag=True,
+            help="Give a container never more CPU time than its vCPUs. Default: as AWS, a share of what is there.",
+        ),
+        option(
+            "--image-pull-policy",
+            type=click.Choice(["missing", "always", "never"]),
+            default="missing",
+            help="missing: fetch images that are not on the host; always: look for a newer one each time.",
+        ),
+        option(
+            "--image-pull-timeout",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            default=PULL_TIMEOUT_S,
+            help="How long an image may take to come.",
+        ),
     )
 
     def decorate(command: Command) -> Command:
@@ -180,6 +230,14 @@ def _absolute(_context: click.Context, parameter: click.Parameter, value: tuple[
     for path in value:
         if not path.startswith("/"):
             raise click.BadParameter(f"{path!r} is not an absolute path", param=parameter)
+    return value
+
+
+def _secrets(_context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        parse_secrets(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
     return value
 
 

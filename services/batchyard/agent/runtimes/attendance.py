@@ -1,9 +1,10 @@
 """Looks after one container from its start to its end: its output, its time, and demands to end it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any
 
 import aiodocker
 import anyio
@@ -13,6 +14,7 @@ from anyio import to_thread
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.ledger import Run, RunEnd
 from batchyard.agent.runtimes import engine
+from batchyard.agent.runtimes.dialect import Dialect, Outcome
 
 MakeLog = Callable[[], Path]
 """Makes a run's log, if there is none, and returns where it is."""
@@ -27,21 +29,46 @@ class Attendance:
         """Why it was told to end, if it was."""
         self.container = ""
         """Id of the container; empty: it has none yet."""
+        self.volumes: Sequence[str] = ()
+        """Names of the volumes that go with the container."""
+        self.gpus: Sequence[int] = ()
+        """Numbers of the devices that are its own."""
         self._timeout_s = timeout_s
         self._timeout_grace_s = timeout_grace_s
         self._deadline = math.inf
         self._changed = anyio.Event()
+        self._stopping = anyio.Event()
+        self._is_killed = False
 
     def stop(self, end: RunEnd, grace_s: float) -> None:
         """Have it ended; a later call may only shorten the grace."""
         deadline = wire.now() + grace_s
         self._deadline = deadline if self.stopped is None else min(self._deadline, deadline)
         self.stopped = self.stopped or end
+        self._stopping.set()
         self._changed.set()
 
+    async def unless_stopped(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what comes before the start, until it is told to end."""
+        failures: list[Exception] = []
+
+        async def do() -> None:
+            try:
+                await work()
+            except Exception as error:
+                failures.append(error)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(do)
+            await self._stopping.wait()
+            tasks.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+
     async def attend(
-        self, docker: aiodocker.Docker, container: DockerContainer, make_log: MakeLog
-    ) -> engine.Outcome | None:
+        self, docker: aiodocker.Docker, container: DockerContainer, dialect: Dialect, make_log: MakeLog
+    ) -> Outcome | None:
         """Wait until a started container has ended and its output is copied; None if it is gone without a trace.
 
         While the log cannot be written, or the engine is away, the copying is tried again.
@@ -53,7 +80,8 @@ class Attendance:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._enforce, container)
             with suppress(engine.GoneError):
-                outcome = await _follow(docker, container, make_log)
+                state = await _follow(docker, container, dialect, make_log)
+                outcome = dialect.outcome(state, is_killed_here=self._is_killed)
             tasks.cancel_scope.cancel()
         return outcome
 
@@ -68,6 +96,7 @@ class Attendance:
             if is_due and self.stopped is None:
                 self.stop(RunEnd.TIMED_OUT, self._timeout_grace_s)
             elif is_due:
+                self._is_killed = True
                 await engine.signal(container, "SIGKILL")
                 self._deadline = wire.now() + engine.RETRY_S
             elif self.stopped is not None and not is_terminated:
@@ -75,14 +104,18 @@ class Attendance:
                 await engine.signal(container, "SIGTERM")
 
 
-async def _follow(docker: aiodocker.Docker, container: DockerContainer, make_log: MakeLog) -> engine.Outcome:
+async def _follow(
+    docker: aiodocker.Docker, container: DockerContainer, dialect: Dialect, make_log: MakeLog
+) -> Mapping[str, Any]:
+    """Copy the output until the container has ended; return the engine's view of it then."""
     while True:
         # Looked at before its output is copied: once it has ended, a copy that succeeds is complete.
-        outcome = await engine.outcome_of(container)
+        state = await engine.state_of(container)
+        has_ended = dialect.has_ended(state)
         is_copied = await _copy_output(docker, container, make_log)
-        if outcome is not None and is_copied:
-            return outcome
-        if outcome is None and is_copied:
+        if has_ended and is_copied:
+            return state
+        if not has_ended and is_copied:
             with suppress(*engine.ENGINE_ERRORS):
                 await container.wait()
         else:

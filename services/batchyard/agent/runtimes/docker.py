@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,15 @@ from batchyard.agent.host import LOCK_PATIENCE_S, AgentStartError, locked_folder
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.journal import Journal, JournalError
 from batchyard.agent.launcher.ledger import Fence, Ledger, Need, Run, RunEnd, RunState
-from batchyard.agent.launcher.processes import OUT_OF_MEMORY
 from batchyard.agent.logs import log_group_of
-from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import engine
+from batchyard.agent.runtimes.address import dialect_of, open_engine, require_engine
 from batchyard.agent.runtimes.attendance import Attendance
-from batchyard.agent.runtimes.guarded import GuardedFolder
-from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S
+from batchyard.agent.runtimes.container import LABEL, Given, Owner, Plan, RefusedError, gpus_of, plan_of
+from batchyard.agent.runtimes.dialect import KILLED, Dialect
+from batchyard.agent.runtimes.guarded import GuardedFolder, engine_before
+from batchyard.agent.runtimes.images import Images
+from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.agent.state import Offer, Orders, RunRecord, record_of
 from batchyard.storage.log_files import LogFolder
 
@@ -45,37 +47,25 @@ DISK_RETRY_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class DockerSettings:
-    """How containers are run."""
-
-    docker_host: str | None = None
-    """The engine's address; None: DOCKER_HOST, or the usual socket."""
-    network: str | None = None
-    """None: the engine's default."""
-    installation: str = "batchyard"
-    timeout_grace_s: float = TIMEOUT_GRACE_S
-    """Between SIGTERM and SIGKILL when a job runs out of its time."""
-    policy: Policy = field(default=Policy())
-    """What of the host jobs may have. The engine's own socket is guarded in any case."""
-
-
 class DockerRuntime:
     """Runs jobs as containers."""
 
     def __init__(
         self,
         docker: aiodocker.Docker,
+        dialect: Dialect,
         guarded: GuardedFolder,
         journal: Journal,
         tasks: TaskGroup,
         *,
-        owner: engine.Owner,
+        owner: Owner,
         capacity: Need,
         logs: LogFolder,
         settings: DockerSettings,
     ) -> None:
         self._docker = docker
+        self._dialect = dialect
+        self._images = Images(docker, tasks, settings.pulls)
         self._guarded = guarded
         self._journal = journal
         self._tasks = tasks
@@ -84,6 +74,7 @@ class DockerRuntime:
         self._settings = settings
         self._ledger = Ledger()
         self._ledger.set_capacity(capacity)
+        self._gpus = range(capacity[2])
         self._attended: dict[Fence, Attendance] = {}
         self._starting = anyio.Semaphore(STARTS_AT_ONCE)
         self._writing = anyio.Lock()
@@ -169,6 +160,8 @@ class DockerRuntime:
             await engine.remove(container)
         for name in self._guarded.known() - adopted:
             self._guarded.cannot_run(name)
+        with suppress(*engine.ENGINE_ERRORS):
+            await self._remove_volumes_of_nobody()
         self._tasks.start_soon(self._start_ready)
         self._tasks.start_soon(self._guard_lease)
         self._tasks.start_soon(self._keep_guard)
@@ -176,7 +169,7 @@ class DockerRuntime:
 
     async def _find_containers(self) -> dict[str, DockerContainer]:
         found = await engine.list_all(self._docker, self._owner)
-        return {container["Labels"][f"{engine.LABEL}fence"]: container for container in found}
+        return {container["Labels"][f"{LABEL}fence"]: container for container in found}
 
     async def _lose(self, run: Run, boot_id: str) -> None:
         if boot_id != self._boot_id:
@@ -186,6 +179,8 @@ class DockerRuntime:
 
     async def _adopt(self, run: Run, container: DockerContainer) -> bool:
         """Look after a container that an earlier agent started; return False if it never was, or is gone."""
+        # Read first: the library knows the container otherwise once it has asked for its state.
+        gpus = gpus_of(container["Labels"])
         try:
             state = await engine.state_of(container)
         except engine.GoneError:
@@ -202,6 +197,7 @@ class DockerRuntime:
             self._ledger.start(run, wire.now() - _seconds_since(state["StartedAt"]))
         attendance = self._take_place(run)
         attendance.container = container.id
+        attendance.gpus = gpus
         if self._is_lease_over():
             attendance.stop(RunEnd.LOST, 0)
         self._tasks.start_soon(self._attend, attendance, container)
@@ -237,16 +233,9 @@ class DockerRuntime:
 
     async def _start(self, attendance: Attendance) -> None:
         run, container = attendance.run, None
-        assert isinstance(run.order, Offer)
         try:
-            await self._prepare_log(run.order)
-            await self._check_policy(run.order)
-            async with self._starting:
-                container = await engine.create(
-                    self._docker, run.order, self._owner, self._settings.network, lambda: self._may_start(attendance)
-                )
-                is_started = container is not None and await self._start_container(attendance, container)
-        except engine.RefusedError as error:
+            container, is_started = await self._create_and_start(attendance)
+        except RefusedError as error:
             await self._end(attendance, RunEnd.START_FAILED, reason=str(error))
         except engine.GoneError:
             if self._may_start(attendance):
@@ -269,8 +258,46 @@ class DockerRuntime:
                 # Before anybody hears that it will never start.
                 await engine.remove(container)
             await self._end(attendance, attendance.stopped or RunEnd.STOPPED)
-        if container is not None:
-            await self._remove(container)
+        await self._remove(attendance.container, attendance.volumes)
+
+    async def _create_and_start(self, attendance: Attendance) -> tuple[DockerContainer | None, bool]:
+        """Return a run's container, and whether it was started: neither need be, once the run is told to end."""
+        offer = attendance.run.order
+        assert isinstance(offer, Offer)
+        image = offer.spec.container.image
+        await self._prepare_log(offer)
+        attendance.gpus = self._free_gpus(offer.spec.gpus)
+        # On a thread: it looks at files, which can be far away.
+        plan = await to_thread.run_sync(self._plan, offer, attendance.gpus)
+        attendance.volumes = list(plan.volumes)
+        await attendance.unless_stopped(partial(self._images.before_creating, image))
+        try:
+            return await self._start_once(attendance, plan)
+        except engine.MissingImageError:
+            await attendance.unless_stopped(partial(self._images.fetch_missing, image))
+        try:
+            return await self._start_once(attendance, plan)
+        except engine.MissingImageError as error:
+            raise RefusedError(f"CannotPullContainerError: the image is gone again: {image}") from error
+
+    def _plan(self, offer: Offer, gpus: Sequence[int]) -> Plan:
+        settings = self._settings
+        if reason := settings.policy.refusal(offer.spec.container):
+            raise RefusedError(f"CannotCreateContainerError: {reason}")
+        given = Given(settings.network, settings.is_cpu_limited, settings.secrets, gpus)
+        plan = plan_of(offer, self._owner, given)
+        return replace(plan, config=self._dialect.adapted(plan.config))
+
+    def _free_gpus(self, count: int) -> Sequence[int]:
+        """Return devices that no run has; there are as many, as the room for the run is taken already."""
+        taken = {number for attendance in self._attended.values() for number in attendance.gpus}
+        return [number for number in self._gpus if number not in taken][:count]
+
+    async def _start_once(self, attendance: Attendance, plan: Plan) -> tuple[DockerContainer | None, bool]:
+        # Never held while an image is on its way.
+        async with self._starting:
+            container = await engine.create(self._docker, plan, lambda: self._may_start(attendance))
+            return container, container is not None and await self._start_container(attendance, container)
 
     async def _start_container(self, attendance: Attendance, container: DockerContainer) -> bool:
         attendance.container = container.id
@@ -282,9 +309,13 @@ class DockerRuntime:
         await engine.start(container)
         return True
 
-    async def _remove(self, container: DockerContainer) -> None:
-        await engine.remove(container)
-        self._guarded.cannot_run(container.id)
+    async def _remove(self, container: str, volumes: Sequence[str] = ()) -> None:
+        """Remove a container, if there is one, and volumes."""
+        if container:
+            await engine.remove(self._docker.containers.container(container))
+            self._guarded.cannot_run(container)
+        for name in volumes:
+            await engine.remove_volume(self._docker, name)
 
     def _may_start(self, attendance: Attendance) -> bool:
         """Tell whether a claimed run may start still: making its container can take long."""
@@ -300,42 +331,46 @@ class DockerRuntime:
         try:
             await to_thread.run_sync(self._logs.set_group, *name, log_group_of(offer.spec))
         except (ValueError, OSError) as error:
-            raise engine.RefusedError(f"CannotCreateContainerError: {error}") from error
-
-    async def _check_policy(self, offer: Offer) -> None:
-        # On a thread: it looks at files, which can be far away.
-        reason = await to_thread.run_sync(self._settings.policy.refusal, offer.spec.container)
-        if reason:
-            raise engine.RefusedError(f"CannotCreateContainerError: {reason}")
+            raise RefusedError(f"CannotCreateContainerError: {error}") from error
 
     async def _attend(self, attendance: Attendance, container: DockerContainer) -> None:
         about = attendance.run.about
         make_log = partial(self._logs.create, about["namespace"], about["log_stream_name"])
-        outcome = await attendance.attend(self._docker, container, make_log)
+        outcome = await attendance.attend(self._docker, container, self._dialect, make_log)
         end = attendance.stopped or RunEnd.EXITED
         if outcome is None:
             await self._end(attendance, RunEnd.LOST, reason="The container is gone")
-        elif end is RunEnd.LOST and outcome.exit_code == engine.KILLED:
+        elif end is RunEnd.LOST and outcome.exit_code == KILLED:
             await self._end(attendance, RunEnd.LOST)
         else:
             # One that was to be killed for its lease may have ended by itself before.
             end = RunEnd.EXITED if end is RunEnd.LOST else end
-            out_of_memory = end is RunEnd.EXITED and outcome.out_of_memory and outcome.exit_code != 0
-            await self._end(attendance, end, exit_code=outcome.exit_code, reason=OUT_OF_MEMORY if out_of_memory else "")
-        await self._remove(container)
+            reason = outcome.out_of_memory if end is RunEnd.EXITED else ""
+            await self._end(attendance, end, exit_code=outcome.exit_code, reason=reason)
+        await self._remove(container.id, attendance.volumes)
 
     async def _sweep(self) -> None:
-        """Remove containers of no run: those that the engine could not remove, or made without an answer, when away."""
+        """Remove what is of no run: what the engine could not remove, or made without an answer, when it was away."""
         while True:
             await anyio.sleep(SWEEP_INTERVAL_S)
             try:
-                found = await self._find_containers()
+                containers = await self._find_containers()
+                for fence in containers.keys() - self._attended_fences():
+                    await self._remove(containers[fence].id)
+                await self._remove_volumes_of_nobody()
             except engine.ENGINE_ERRORS as error:
-                _log.warning("the containers can't be listed: %s", engine.describe(error))
-                continue
-            attended = {_fence_text(attendance.run) for attendance in self._attended.values()}
-            for fence in found.keys() - attended:
-                await self._remove(found[fence])
+                _log.warning("what is of no run can't be removed: %s", engine.describe(error))
+
+    async def _remove_volumes_of_nobody(self) -> None:
+        volumes = await engine.list_volumes(self._docker, self._owner)
+        # Looked at after the listing: a run is attended before it has anything.
+        attended = self._attended_fences()
+        for name, labels in volumes.items():
+            if labels[f"{LABEL}fence"] not in attended:
+                await engine.remove_volume(self._docker, name)
+
+    def _attended_fences(self) -> set[str]:
+        return {_fence_text(attendance.run) for attendance in self._attended.values()}
 
     async def _keep_guard(self) -> None:
         """Have a guard at all times: what runs outlives this process."""
@@ -395,35 +430,49 @@ class DockerRuntime:
 
 @asynccontextmanager
 async def open_docker_runtime(
-    folder: Path, *, agent_id: str, capacity: Need, logs: LogFolder, settings: DockerSettings = DockerSettings()
+    folder: Path, *, agent_id: str, capacity: Need, logs: LogFolder, settings: DockerSettings
 ) -> AsyncIterator[DockerRuntime]:
     """Run containers for the length of the context; on leaving they go on, for the next to find.
 
     Raises AgentStartError if no engine answers, the guard does not start, or the journal is damaged.
     """
-    url = await engine.find_engine(settings.docker_host)
+    before = engine_before(folder)
+    url = await require_engine(settings.docker_host, before)
     if url.startswith("unix://"):
         settings = replace(settings, policy=settings.policy.guarding(url.removeprefix("unix://")))
-    owner = engine.Owner(settings.installation, agent_id)
+    owner = Owner(settings.installation, agent_id)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(locked_folder(folder, LOCK_PATIENCE_S))
         guarded = GuardedFolder(folder, agent_id)
         stack.callback(guarded.close)
-        await to_thread.run_sync(guarded.set_engine, url, owner.label_filters())
-        await guarded.ensure_guard()
         try:
             journal = Journal(str(folder / "journal"), wire.boot_id())
         except JournalError as error:
             raise AgentStartError(str(error)) from error
         stack.callback(journal.close)
-        docker = await stack.enter_async_context(aiodocker.Docker(url=url))
+        if before not in (None, url) and _may_run(journal):
+            raise AgentStartError(
+                f"jobs of this agent may still run in the container engine at {before}, not at {url}: let that one"
+                f" answer, or see to it that none of them runs and remove {folder}"
+            )
+        await to_thread.run_sync(guarded.set_engine, url, owner.label_filters())
+        await guarded.ensure_guard()
+        docker = await stack.enter_async_context(open_engine(url))
+        dialect = await dialect_of(docker)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         runtime = DockerRuntime(
-            docker, guarded, journal, tasks, owner=owner, capacity=capacity, logs=logs, settings=settings
+            docker, dialect, guarded, journal, tasks, owner=owner, capacity=capacity, logs=logs, settings=settings
         )
         await runtime.take_over()
         yield runtime
         tasks.cancel_scope.cancel()
+
+
+def _may_run(journal: Journal) -> bool:
+    history = journal.history
+    return history.boot_id == wire.boot_id() and any(
+        run.state in (RunState.CLAIMED, RunState.STARTED) for run in history.runs.values()
+    )
 
 
 def _about(offer: Offer) -> dict[str, str]:

@@ -1,34 +1,20 @@
-"""What the docker runtime says to a container engine, and how it reads the answers. Docker, or Podman in its place."""
+"""What the docker runtime says to a container engine, and how it reads the answers."""
 
-import json
-import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final
 
 import aiodocker
 import aiohttp
 import anyio
 from aiodocker.containers import DockerContainer
+from aiodocker.jsonstream import json_stream_list
 
-from batchyard.agent.host import AgentStartError
-from batchyard.agent.runtimes.environment import fence_text, job_variables
-from batchyard.agent.state import Offer
+from batchyard.agent.runtimes.container import Owner, Plan, RefusedError
 
-MIB: Final = 1024 * 1024
-ANSWER_PATIENCE_S: Final = 2.0
-
-LABEL: Final = "batchyard."
 RETRY_S: Final = 0.5
 _FRAME_HEADER_BYTES: Final = 8
-
-_SOCKETS: Final = ("/var/run/docker.sock", "/run/podman/podman.sock")
-
-KILLED: Final = 137
-"""Exit code of what SIGKILL has ended."""
 
 _NO_CONNECTION: Final = 900
 """What the library has as the status of an answer that never came."""
@@ -40,127 +26,12 @@ class GoneError(Exception):
     """A container that the engine does not know any more."""
 
 
+class MissingImageError(Exception):
+    """A container whose image the engine does not have."""
+
+
 class UnansweredStartError(Exception):
     """A container that may run, or have run, although the engine knows nothing of it."""
-
-
-class RefusedError(Exception):
-    """A job that can't be started; the text is AWS's form of the container's reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose containers they are."""
-
-    installation: str
-    agent_id: str
-
-    def labels(self) -> dict[str, str]:
-        """Return the labels that all of them carry."""
-        return {f"{LABEL}installation": self.installation, f"{LABEL}agent": self.agent_id}
-
-    def label_filters(self) -> list[str]:
-        """Return what the engine finds all of them by."""
-        return [f"{name}={value}" for name, value in self.labels().items()]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a container ended."""
-
-    exit_code: int
-    out_of_memory: bool
-
-
-def engine_url(docker_host: str | None) -> str | None:
-    """Return where the engine is: as configured, as DOCKER_HOST says, or at a socket that exists; None: nowhere."""
-    if url := docker_host or os.environ.get("DOCKER_HOST"):
-        return url
-    return next((f"unix://{path}" for path in _SOCKETS if Path(path).is_socket()), None)
-
-
-async def engine_answers(docker_host: str | None) -> bool:
-    """Tell whether a container engine answers."""
-    url = engine_url(docker_host)
-    if url is None:
-        return False
-    try:
-        with anyio.fail_after(ANSWER_PATIENCE_S):
-            async with aiodocker.Docker(url=url) as docker:
-                await docker.version()
-    except (*ENGINE_ERRORS, ValueError):
-        return False
-    return True
-
-
-async def capacity_of_engine(docker_host: str | None) -> tuple[int, int]:
-    """Return how many thousandths of a vCPU and how many MiB the engine's host has; raise AgentStartError."""
-    url = await find_engine(docker_host)
-    try:
-        async with aiodocker.Docker(url=url) as docker:
-            facts = await docker.system.info()
-    except ENGINE_ERRORS as error:
-        raise AgentStartError(
-            f"the container engine at {url} does not say what its host has: {describe(error)}"
-        ) from error
-    return (int(facts["NCPU"]) * 1000, int(facts["MemTotal"]) // MIB)
-
-
-async def find_engine(docker_host: str | None) -> str:
-    """Return the address of the engine; raise AgentStartError if none answers."""
-    url = engine_url(docker_host)
-    if url is None or not await engine_answers(docker_host):
-        raise AgentStartError(f"no container engine answers at {url or 'the usual sockets'}; is one running?")
-    return url
-
-
-def container_name(offer: Offer, owner: Owner) -> str:
-    """Return the one name that a run's container can have: the engine makes none twice."""
-    # Engines take no colon in a name.
-    return f"by-{owner.installation}-{offer.job_id.replace(':', '.')}-{fence_text(offer)}"
-
-
-def container_config(offer: Offer, owner: Owner, network: str | None) -> dict[str, Any]:
-    """Return what the engine is to create; raise RefusedError for what is not honoured yet."""
-    spec, container = offer.spec, offer.spec.container
-    unsupported = [
-        name for name, wanted in (("volumes", container.volumes), ("mountPoints", container.mount_points)) if wanted
-    ]
-    if unsupported:
-        raise RefusedError(
-            f"CannotCreateContainerError: the docker runtime does not honour {', '.join(unsupported)} yet"
-        )
-    host: dict[str, Any] = {
-        "Memory": spec.memory_mib * MIB,
-        "MemorySwap": spec.memory_mib * MIB,
-        # A share, not a ceiling: 1024 a vCPU, as AWS gives.
-        "CpuShares": max(2, spec.vcpus_milli * 1024 // 1000),
-        "Ulimits": [
-            {"Name": ulimit.name, "Soft": ulimit.soft_limit, "Hard": ulimit.hard_limit} for ulimit in container.ulimits
-        ],
-        "ReadonlyRootfs": container.readonly_root_filesystem,
-        "Privileged": container.privileged,
-    }
-    if network is not None:
-        host["NetworkMode"] = network
-    if spec.gpus:
-        host["DeviceRequests"] = [{"Count": spec.gpus, "Capabilities": [["gpu"]]}]
-    config: dict[str, Any] = {
-        "Image": container.image,
-        "Env": [f"{name}={value}" for name, value in job_variables(offer, owner.agent_id).items()],
-        "Labels": {
-            **spec.container_tags,
-            **owner.labels(),
-            f"{LABEL}job": offer.job_id,
-            f"{LABEL}fence": fence_text(offer),
-        },
-        "HostConfig": host,
-    }
-    if container.command:
-        config["Cmd"] = list(container.command)
-    if container.user:
-        config["User"] = container.user
-    return config
 
 
 def is_away(error: Exception) -> bool:
@@ -168,29 +39,51 @@ def is_away(error: Exception) -> bool:
     return not isinstance(error, aiodocker.DockerError) or error.status == _NO_CONNECTION
 
 
+async def ping(docker: aiodocker.Docker) -> Mapping[str, str]:
+    """Return the headers in which an engine says who it is."""
+    async with docker._query("_ping", versioned_api=False) as response:  # noqa: SLF001 - the library has no ping
+        await response.read()
+        return response.headers
+
+
+async def pull(docker: aiodocker.Docker, image: str) -> None:
+    """Fetch an image, that of its tag "latest" if it names none. Cancelled, it is not fetched any further."""
+    has_version = "@" in image or ":" in image.rpartition("/")[2]
+    params = {"fromImage": image if has_version else f"{image}:latest"}
+    query = docker._query(  # noqa: SLF001 - its own way to pull leaves the connection open when it is cancelled
+        "images/create", "POST", params=params, timeout=aiohttp.ClientTimeout()
+    )
+    async with query as response, response:
+        await json_stream_list(response)
+
+
 async def list_all(docker: aiodocker.Docker, owner: Owner) -> list[DockerContainer]:
     """Return the owner's containers, ended ones too; wait for an engine that is away."""
     while True:
         try:
-            return await docker.containers.list(all=1, filters=json.dumps({"label": owner.label_filters()}))
+            return await docker.containers.list(all=1, filters={"label": owner.label_filters()})
         except ENGINE_ERRORS as error:
             if not is_away(error):
                 raise
             await anyio.sleep(RETRY_S)
 
 
-async def create(
-    docker: aiodocker.Docker, offer: Offer, owner: Owner, network: str | None, may_go_on: Callable[[], bool]
-) -> DockerContainer | None:
-    """Create a run's container, pulling the image if need be; raise RefusedError if that can't be.
+async def list_volumes(docker: aiodocker.Docker, owner: Owner) -> dict[str, Mapping[str, str]]:
+    """Return the names of the owner's volumes, with their labels."""
+    found = await _volumes(docker).list(filters={"label": owner.label_filters()})
+    return {volume["Name"]: volume["Labels"] for volume in found["Volumes"] or ()}
+
+
+async def create(docker: aiodocker.Docker, plan: Plan, may_go_on: Callable[[], bool]) -> DockerContainer | None:
+    """Create a run's container and its volumes; raise RefusedError if that can't be, MissingImageError for its image.
 
     Waits for an engine that is away as long as it may go on; then there is none.
     """
-    config = container_config(offer, owner, network)
-    name = container_name(offer, owner)
     while may_go_on():
         try:
-            return await _create(docker, config, name)
+            for name, labels in plan.volumes.items():
+                await _volumes(docker).create({"Name": name, "Labels": labels})
+            return await _create(docker, plan)
         except ENGINE_ERRORS as error:
             if not is_away(error):
                 raise RefusedError(f"CannotCreateContainerError: {describe(error)}") from error
@@ -198,35 +91,29 @@ async def create(
     return None
 
 
-async def _create(docker: aiodocker.Docker, config: dict[str, Any], name: str) -> DockerContainer:
+async def _create(docker: aiodocker.Docker, plan: Plan) -> DockerContainer:
     try:
-        return await docker.containers.create(config, name=name)
+        return await docker.containers.create(plan.config, name=plan.name)
     except aiodocker.DockerError as error:
-        if error.status == HTTPStatus.CONFLICT and (found := await _made_before(docker, config, name)) is not None:
+        # Docker answers with a conflict, Podman with any error.
+        if not is_away(error) and (found := await _made_before(docker, plan)) is not None:
             return found
-        if error.status != HTTPStatus.NOT_FOUND:
-            raise
-    await _pull(docker, config["Image"])
-    return await docker.containers.create(config, name=name)
+        if error.status == HTTPStatus.NOT_FOUND:
+            raise MissingImageError from error
+        raise
 
 
-async def _made_before(docker: aiodocker.Docker, config: dict[str, Any], name: str) -> DockerContainer | None:
+async def _made_before(docker: aiodocker.Docker, plan: Plan) -> DockerContainer | None:
     """Return the container of this name if it is this run's, made by a call whose answer was lost."""
-    container = await docker.containers.get(name)
-    shown = await container.show()
-    is_ours = config["Labels"].items() <= shown["Config"]["Labels"].items() and shown["State"]["Status"] == "created"
-    return container if is_ours else None
-
-
-async def _pull(docker: aiodocker.Docker, image: str) -> None:
-    # Without a tag the engine would fetch all of them.
-    has_version = "@" in image or ":" in image.rpartition("/")[2]
     try:
-        await docker.images.pull(image if has_version else f"{image}:latest")
-    except ENGINE_ERRORS as error:
-        if is_away(error):
-            raise
-        raise RefusedError(f"CannotPullContainerError: {describe(error)}") from error
+        container = await docker.containers.get(plan.name)
+        shown = await container.show()
+    except aiodocker.DockerError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return None
+        raise
+    is_ours = plan.config["Labels"].items() <= shown["Config"]["Labels"].items()
+    return container if is_ours and shown["State"]["Status"] == "created" else None
 
 
 async def start(container: DockerContainer) -> None:
@@ -258,14 +145,6 @@ async def state_of(container: DockerContainer) -> Mapping[str, Any]:
             return state
 
 
-async def outcome_of(container: DockerContainer) -> Outcome | None:
-    """Return how a container ended, or None if it has not; waits and raises as `state_of` does."""
-    state = await state_of(container)
-    if state["Status"] not in ("exited", "dead"):
-        return None
-    return Outcome(int(state["ExitCode"]), bool(state["OOMKilled"]))
-
-
 async def signal(container: DockerContainer, name: str) -> None:
     """Send a signal to a container, if it runs and the engine answers."""
     with suppress(*ENGINE_ERRORS):
@@ -276,6 +155,18 @@ async def remove(container: DockerContainer) -> None:
     """Remove a container, if the engine answers: what is left is swept up later."""
     with suppress(*ENGINE_ERRORS):
         await container.delete(force=True, v=True)
+
+
+async def remove_volume(docker: aiodocker.Docker, name: str) -> None:
+    """Remove a volume, if the engine answers and no container has it: what is left is swept up later."""
+    with suppress(*ENGINE_ERRORS):
+        volume = await _volumes(docker).get(name)
+        await volume.delete()
+
+
+def _volumes(docker: aiodocker.Docker) -> Any:
+    # The library has no types for these.
+    return docker.volumes
 
 
 async def output_of(docker: aiodocker.Docker, container: DockerContainer) -> AsyncGenerator[bytes, None]:

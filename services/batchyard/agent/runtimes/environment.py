@@ -1,12 +1,20 @@
 """The variables that a job finds in its environment."""
 
+from batchyard.agent.runtimes.secrets import NO_SECRETS, Secrets
 from batchyard.agent.state import Offer
 
 
-def job_variables(offer: Offer, agent_id: str) -> dict[str, str]:
-    """Return the job's own variables, overlaid by those that describe the job."""
+def job_variables(offer: Offer, agent_id: str, secrets: Secrets = NO_SECRETS) -> dict[str, str]:
+    """Return the job's own variables and secrets, overlaid by those that describe the job.
+
+    Raises SecretError for a secret that it can't have.
+    """
     spec = offer.spec
     variables = {pair.name: pair.value for pair in spec.container.environment}
+    variables.update(secrets.variables(spec.container.secrets))
+    if spec.container.job_role_arn:
+        # As AWS's libraries read it; what it means is up to whoever gives the job its credentials.
+        variables.setdefault("AWS_ROLE_ARN", spec.container.job_role_arn)
     variables["AWS_BATCH_JOB_ID"] = offer.job_id
     variables["AWS_BATCH_JOB_ATTEMPT"] = str(offer.attempt)
     variables["AWS_BATCH_JQ_NAME"] = spec.job_queue_name

@@ -20,6 +20,15 @@ GUARD_PATIENCE_S: Final = 15.0
 _POLL_S: Final = 0.02
 
 
+def engine_before(folder: Path) -> str | None:
+    """Return the address of the engine that this folder's agent last used, or None."""
+    try:
+        address = json.loads((folder / guard.ENGINE).read_text())["engine"]
+    except (FileNotFoundError, ValueError, LookupError):
+        return None
+    return str(address)
+
+
 class GuardedFolder:
     """The docker runtime's folder. The guard of its containers is looked after here, and started when there is none."""
 

@@ -28,6 +28,7 @@ from batchyard.agent.logs import log_group_of
 from batchyard.agent.runtimes import RuntimeLostError
 from batchyard.agent.runtimes.detached import start_detached
 from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S, start_order
+from batchyard.agent.runtimes.secrets import NO_SECRETS, Secrets
 from batchyard.agent.state import Offer, Orders, RunRecord, record_from_launcher
 from batchyard.domain.names import LOG_GROUP
 from batchyard.storage.log_files import LogFolder
@@ -49,6 +50,8 @@ class ProcessSettings:
     idle_s: float = 5.0
     """How long the launcher stays without an agent and without work."""
     timeout_grace_s: float = TIMEOUT_GRACE_S
+    secrets: Secrets = NO_SECRETS
+    """What jobs may have as secrets."""
 
 
 class Connection:
@@ -173,6 +176,7 @@ class ProcessRuntime:
                 log=await self._prepare_log(offer),
                 environ=self._environ,
                 timeout_grace_s=self._settings.timeout_grace_s,
+                secrets=self._settings.secrets,
             )
             for offer in orders.offers
         ]

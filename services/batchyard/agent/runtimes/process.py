@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batchyard.agent.runtimes.environment import job_variables
+from batchyard.agent.runtimes.secrets import NO_SECRETS, SecretError, Secrets
 from batchyard.agent.state import Offer
 from batchyard.api.common.v1.container_pb2 import Ulimit
 from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail
@@ -57,6 +58,7 @@ def start_order(
     log: str | None,
     environ: Mapping[str, str],
     timeout_grace_s: float = TIMEOUT_GRACE_S,
+    secrets: Secrets = NO_SECRETS,
 ) -> dict[str, Any]:
     """Return an entry of the launcher's "offers"; see `launcher.wire`. Without a log the job is refused.
 
@@ -74,8 +76,9 @@ def start_order(
     if offer.spec.timeout.HasField("attempt_duration_seconds"):
         order["timeout_s"] = offer.spec.timeout.attempt_duration_seconds
         order["timeout_grace_s"] = timeout_grace_s
-    user = None
+    user, variables = None, {}
     try:
+        variables = job_variables(offer, agent_id, secrets)
         if log is None:
             raise RefusedError(f"its log can't be named {offer.log_stream_name!r}")
         _refuse_unsupported(container)
@@ -85,9 +88,9 @@ def start_order(
                 order["user"] = _switch_to(user)
         if container.ulimits:
             order["rlimits"] = rlimits(container.ulimits)
-    except RefusedError as error:
+    except (RefusedError, SecretError) as error:
         order["refusal"] = str(error)
-    order["env"] = _base_variables(user, environ) | job_variables(offer, agent_id)
+    order["env"] = _base_variables(user, environ) | variables
     return order
 
 
