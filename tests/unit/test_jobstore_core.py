@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from batchyard.api.agent.v1.run_pb2 import JobSpec
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
 from batchyard.domain.jobs import AgentId, Fence, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState, RunEnd, RunState
@@ -70,6 +71,27 @@ def test_an_offer_leaves_the_job_runnable_and_carries_its_spec(store: Store) -> 
     assert (outcome.spec, outcome.refusal) == (b"spec of job", None)
     assert store.job(key).state is JobState.RUNNABLE
     assert store.job(key).run == outcome.job.run
+
+
+@pytest.mark.parametrize(
+    ("driver", "prefix", "begins"),
+    [
+        ("awslogs", "team/one", "team/one"),
+        ("awslogs", "/a b//c.d/", "a_b/c_d"),
+        ("awslogs", "//", "definition"),
+        ("awslogs", "", "definition"),
+        ("json-file", "team", "definition"),
+    ],
+)
+def test_a_log_stream_begins_as_the_log_configuration_says(store: Store, driver: str, prefix: str, begins: str) -> None:
+    spec = JobSpec()
+    spec.container.log_configuration.log_driver = driver
+    spec.container.log_configuration.options["awslogs-stream-prefix"] = prefix
+    store.do(lambda group: group.submit(Submission(a_job(), spec.SerializeToString(), ())))
+    run = store.offer(a_key())
+    assert run.log_stream_name == f"{begins}/default/{run.task_id}"
+    store.restart()
+    assert store.job(a_key()).run == run
 
 
 @pytest.mark.parametrize(

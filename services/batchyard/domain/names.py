@@ -104,6 +104,9 @@ def job_of_log(stream: str) -> int | None:
     return int(task[:12], 16) if _TASK_ID.fullmatch(task) else None
 
 
-def log_stream_name(job_definition_name: str, task_id: str) -> str:
-    """Return the name of an attempt's log stream, in the form that AWS gives it."""
-    return f"{job_definition_name[:200]}/default/{task_id}"
+def log_stream_name(prefix: str, task_id: str) -> str:
+    """Return the name of an attempt's log stream, in the form that AWS gives it.
+
+    The prefix is the name of the job's definition, unless its log configuration has one.
+    """
+    return f"{prefix[:200]}/default/{task_id}"

@@ -31,6 +31,7 @@ from batchyard.jobstore.effects import (
     ReportOutcome,
     RunDemand,
 )
+from batchyard.jobstore.logs import log_stream_prefix
 from batchyard.jobstore.moves import Moves
 from batchyard.jobstore.offers import (
     Cause,
@@ -412,6 +413,8 @@ class Group(Moves):
         changes.jobs = [job for key, job in self._touched.items() if key not in self._new]
         changes.arrays = list(self._arrays.changed.values())
         self._summarize_arrays()
+        specs = self._memory.specs(self._storage, [job for job, _ in self._offered])
+        self._name_logs(specs)
         if changes:
             self._numbers.revision = self._storage.apply(self._numbers.epoch, changes)
             self._memory.committed(changes)
@@ -419,12 +422,18 @@ class Group(Moves):
             if reserved := self._numbers.reserved_vcpus.pop(key, 0) + added:
                 self._numbers.reserved_vcpus[key] = reserved
         if self._offered:
-            self._answer_offers()
+            self._answer_offers(specs)
         return Committed(self._numbers.revision, bool(changes), self._effects, changes.events, self._decided)
 
-    def _answer_offers(self) -> None:
+    def _name_logs(self, specs: Mapping[int, bytes]) -> None:
+        """Give the logs of runs that are offered the names that their jobs want."""
+        for job, run in self._offered:
+            prefix = log_stream_prefix(specs.get(job.spec_sequence, b""))
+            if prefix and job.run is not None and job.run.fence == run.fence:
+                job.run = replace(job.run, log_stream_name=log_stream_name(prefix, run.task_id))
+
+    def _answer_offers(self, specs: Mapping[int, bytes]) -> None:
         """Tell of each offer. One that was given up in this very group is refused: nobody has heard of its fence."""
-        specs = self._memory.specs(self._storage, [job for job, _ in self._offered])
         given_up = set()
         for job, run in self._offered:
             if job.run is not None and job.run.fence == run.fence:
