@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from batchyard.agent.host import AgentStartError
 from batchyard.agent.launcher.ledger import RunEnd, RunState
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
@@ -34,6 +35,7 @@ from support.docker import (
     all_volumes_of,
     containers_of,
     create_volume,
+    engine_that_starts_nothing,
     label_of,
     networks_of,
     remove_image,
@@ -412,6 +414,27 @@ class ContainerContract(RuntimeContract):
             await followed.done(SECOND)
         assert (record.end, record.started) == (RunEnd.LOST, None)
         assert followed.runs[FIRST].end is RunEnd.LOST
+
+    async def test_an_agent_whose_jobs_may_run_in_one_engine_does_not_start_with_another(
+        self, opened: OpenContainers, engine: str, agent_id: str
+    ) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("sleep", "600")
+            await followed.until(FIRST, RunState.STARTED)
+        async with engine_that_starts_nothing(engine) as other:
+            with pytest.raises(AgentStartError, match=f"may still run in the container engine at {engine}, not at"):
+                async with opened(docker_host=other.url):
+                    pass
+            async with opened() as runtime:
+                followed = await self.with_lease(runtime)
+                await followed.until(FIRST, RunState.STARTED)
+                await runtime.carry_out(Orders(kills=[(FIRST, 0)]))
+                assert (await followed.done(FIRST)).end is RunEnd.STOPPED
+                # Its end is written down before that.
+                await eventually(lambda: not containers_of(engine, agent_id), "the container is gone")
+            async with opened(docker_host=other.url):
+                pass
 
     async def test_output_is_copied_as_soon_as_its_log_can_be_made(
         self, opened: OpenContainers, logs: LogFolder
