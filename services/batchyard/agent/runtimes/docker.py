@@ -291,7 +291,9 @@ class DockerRuntime:
     def _free_gpus(self, count: int) -> Sequence[int]:
         """Return devices that no run has; there are as many, as the room for the run is taken already."""
         taken = {number for attendance in self._attended.values() for number in attendance.gpus}
-        return [number for number in self._gpus if number not in taken][:count]
+        found = [number for number in self._gpus if number not in taken][:count]
+        assert len(found) == count, f"{count} GPUs are asked for where {len(found)} are free"
+        return found
 
     async def _start_once(self, attendance: Attendance, plan: Plan) -> tuple[DockerContainer | None, bool]:
         # Never held while an image is on its way.
@@ -404,6 +406,8 @@ class DockerRuntime:
     async def _end(
         self, attendance: Attendance, end: RunEnd, *, exit_code: int | None = None, reason: str = ""
     ) -> None:
+        # Free at the moment in which the room for the next run is.
+        attendance.gpus = ()
         await self._finish(attendance.run, end, exit_code=exit_code, reason=reason)
         del self._attended[attendance.run.fence]
 
