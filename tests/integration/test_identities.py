@@ -297,7 +297,7 @@ async def submit(fleet: Fleet) -> None:
     await jobs.SubmitJob(ParseDict(job, jobs_pb2.SubmitJobRequest()))
 
 
-async def test_an_agent_registers_as_no_other(fleet: Fleet) -> None:
+async def test_an_agent_registers_as_no_other(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     async with open_channel(fleet.targets["scheduler"], fleet.tls(Role.AGENT, "worker-a")) as channel:
         for agent_id in ("worker-b", "worker-b.0123456789ab", "worker-a-2", "worker", "x.worker-a", "service"):
             agent = AgentClient(channel, "worker-a")
@@ -306,6 +306,7 @@ async def test_an_agent_registers_as_no_other(fleet: Fleet) -> None:
             assert error.code() is DENIED
             text = f"The certificate is that of agent worker-a, which may not register as agent {agent_id}."
             assert error.details() == text
+            assert f"agent worker-a is refused a session as agent {agent_id}" in caplog.text
     agents: Any = AgentsServiceStub(fleet.inside)
     assert [agent.agent_id for agent in (await agents.ListAgents(agents_pb2.ListAgentsRequest())).agents] == []
 

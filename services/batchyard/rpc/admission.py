@@ -1,11 +1,14 @@
 """Which services a caller may call, by its certificate."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from batchyard.domain.errors import NotAllowedError
 from batchyard.rpc.interception import Behavior, CallInterceptor, Context, Method
 from batchyard.rpc.peers import EVERY_CLIENT, Role, peer_of
+
+_log = logging.getLogger(__name__)
 
 
 class Admission(CallInterceptor):
@@ -22,10 +25,11 @@ class Admission(CallInterceptor):
 
         async def admitted(request: Any, context: Context) -> Any:
             peer = peer_of(context)
+            if peer is not None and peer.role in allowed:
+                return await behavior(request, context)
+            _log.warning("%s is refused %s", peer or "a certificate without a name of Batchyard's", method.path)
             if peer is None:
                 raise NotAllowedError("The certificate of the caller is of no service, agent or client of Batchyard.")
-            if peer.role not in allowed:
-                raise NotAllowedError(f"The certificate is that of {peer}, which may not call {method.path}.")
-            return await behavior(request, context)
+            raise NotAllowedError(f"The certificate is that of {peer}, which may not call {method.path}.")
 
         return admitted

@@ -1,5 +1,6 @@
 """An agent's session, as the scheduler's loop sees it: what the agent said, and what is to be said to it."""
 
+import logging
 from collections.abc import Iterable
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
@@ -11,6 +12,8 @@ from batchyard.rpc.peers import Peer
 from batchyard.scheduler.convert import fence_messages, fence_of
 from batchyard.scheduler.leases import Incarnation
 from batchyard.scheduler.outbox import AgentOutbox
+
+_log = logging.getLogger(__name__)
 
 _ENDS = frozenset({run_pb2.RUN_STATE_DONE, run_pb2.RUN_STATE_REVOKED})
 
@@ -32,6 +35,7 @@ class Session:
     def __init__(self, registration: session_pb2.Registration, now: float, peer: Peer | None = None) -> None:
         """Raise NotAllowedError if its peer, where that is known by a certificate, is another agent."""
         if peer is not None and not peer.is_agent(registration.agent_id):
+            _log.warning("%s is refused a session as agent %s", peer, registration.agent_id)
             raise NotAllowedError(
                 f"The certificate is that of {peer}, which may not register as agent {registration.agent_id}."
             )
