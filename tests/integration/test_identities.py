@@ -306,7 +306,7 @@ async def test_an_agent_registers_as_no_other(fleet: Fleet, caplog: pytest.LogCa
             assert error.code() is DENIED
             text = f"The certificate is that of agent worker-a, which may not register as agent {agent_id}."
             assert error.details() == text
-            assert f"agent worker-a is refused a session as agent {agent_id}" in caplog.text
+            assert f"agent worker-a is refused a session as agent {agent_id!r}" in caplog.text
     agents: Any = AgentsServiceStub(fleet.inside)
     assert [agent.agent_id for agent in (await agents.ListAgents(agents_pb2.ListAgentsRequest())).agents] == []
 

@@ -50,6 +50,8 @@ def test_an_agent_is_the_one_of_its_name_and_those_whose_ids_begin_with_it() -> 
         assert peer.is_agent(agent_id)
     for agent_id in ("", "worker-10", "worker-1-2", "worker-2.worker-1", "worker", "Worker-1", "worker-1 "):
         assert not peer.is_agent(agent_id)
+    for agent_id in ("worker-1.", "worker-1.a.b", "worker-1.a\nb", "worker-1.a\n", f"worker-1.{'a' * 33}"):
+        assert not peer.is_agent(agent_id)
 
 
 @pytest.mark.parametrize("role", [Role.SERVICE, Role.CLIENT])
@@ -62,5 +64,6 @@ _names = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 
 @given(_names, _names, st.text(max_size=10))
 def test_two_agents_never_have_an_id_in_common(one: str, other: str, rest: str) -> None:
-    for agent_id in (one, f"{one}.{rest}"):
-        assert Peer(Role.AGENT, other).is_agent(agent_id) == (one == other)
+    for agent_id in (one, f"{one}.{rest}", f"{one}{rest}"):
+        owners = {name for name in (one, other) if Peer(Role.AGENT, name).is_agent(agent_id)}
+        assert len(owners) <= 1

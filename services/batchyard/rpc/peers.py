@@ -17,6 +17,7 @@ _URI: Final = re.compile(
     rf"{_SCHEME}(?P<role>service|agent|client)/(?P<name>[A-Za-z0-9_-]{{1,64}})(?:\?account=(?P<account>[0-9]{{12}}))?"
 )
 PEER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_AGENT_SUFFIX: Final = re.compile(r"[A-Za-z0-9]{1,32}")
 _ALTERNATIVE_NAMES: Final = "x509_subject_alternative_name"
 
 
@@ -49,8 +50,10 @@ class Peer:
         return f"{_SCHEME}{self.role}/{self.name}" + (f"?account={self.account}" if self.account else "")
 
     def is_agent(self, agent_id: str) -> bool:
-        """Tell whether it is this agent: the one of its name, or one whose id is the name, a dot and more."""
-        return self.role is Role.AGENT and (agent_id == self.name or agent_id.startswith(f"{self.name}."))
+        """Tell whether it is this agent, whose id is its name, perhaps with a dot and letters and digits behind it."""
+        name, dot, rest = agent_id.partition(".")
+        is_own = name == self.name and (not dot or _AGENT_SUFFIX.fullmatch(rest) is not None)
+        return self.role is Role.AGENT and is_own
 
 
 EVERY_CLIENT: Final = frozenset({Role.SERVICE, Role.CLIENT})

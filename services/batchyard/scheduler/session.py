@@ -35,7 +35,7 @@ class Session:
     def __init__(self, registration: session_pb2.Registration, now: float, peer: Peer | None = None) -> None:
         """Raise NotAllowedError if its peer, where that is known by a certificate, is another agent."""
         if peer is not None and not peer.is_agent(registration.agent_id):
-            _log.warning("%s is refused a session as agent %s", peer, registration.agent_id)
+            _log.warning("%s is refused a session as agent %.100r", peer, registration.agent_id)
             raise NotAllowedError(
                 f"The certificate is that of {peer}, which may not register as agent {registration.agent_id}."
             )
