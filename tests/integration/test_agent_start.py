@@ -128,7 +128,7 @@ async def test_what_ran_in_another_runtime_is_ended_before_the_new_one_is_used(
     with pytest.raises(AgentStartError, match="no container engine"):
         await run_agent(config, ready=lambda: None)
     assert pids_with(mark)
-    monkeypatch.setattr("batchyard.agent.app.require_engine", an_engine_that_vanishes)
+    monkeypatch.setattr("batchyard.agent.runtimes.address.require_engine", an_engine_that_vanishes)
     with pytest.raises(AgentStartError, match="container engine"):
         await run_agent(config, ready=lambda: None)
     assert not pids_with(mark)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from batchyard.cli.errors import CannotStartError
-from batchyard.cli.processes import supervised
+from batchyard.cli.processes import started, supervised
 
 
 def child(body: str) -> list[str]:
@@ -59,3 +59,22 @@ async def test_a_child_that_says_it_never_can_start_is_not_tried_again(tmp_path:
         async with supervised(child(f"print('x', file=open({str(starts)!r}, 'a'))\nsys.exit(2)")):
             pytest.fail("entered")
     assert starts.read_text() == "x\n"
+
+
+async def test_a_child_that_was_started_before_is_kept_and_then_started_anew(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    command = child(f"print(os.getpid(), file=open({str(starts)!r}, 'a'))\nprint('ready', flush=True)\nsignal.pause()")
+    async with started(command) as first:
+        await until(lambda: starts.exists() and starts.read_text().endswith("\n"))
+        async with supervised(command, None, first):
+            assert starts.read_text() == f"{first.pid}\n"
+            first.kill()
+            await until(lambda: len(starts.read_text().split()) == 2)
+        assert first.returncode == -signal.SIGKILL
+
+
+async def test_a_child_that_nobody_comes_to_keep_is_killed() -> None:
+    with pytest.raises(RuntimeError, match="something else"):
+        async with started(child("signal.pause()")) as first:
+            raise RuntimeError("something else")
+    assert first.returncode == -signal.SIGKILL

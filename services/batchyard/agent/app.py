@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import anyio
 from anyio import to_thread
@@ -24,8 +24,6 @@ from batchyard.agent.launcher.ledger import Need
 from batchyard.agent.logs import LOG_BYTES_MAX, LOG_BYTES_MIN, LogTracker, UnshippedLogs, finished_logs
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes import Runtime
-from batchyard.agent.runtimes.address import capacity_of_engine, find_engine, require_engine
-from batchyard.agent.runtimes.docker import open_docker_runtime
 from batchyard.agent.runtimes.guarded import engine_before
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.runtimes.secrets import NO_SECRETS, Secrets
@@ -40,6 +38,9 @@ from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.tls import Tls
 from batchyard.storage.log_files import LogFolder
+
+LOCAL_SOCKET: Final = "unix:"
+SOCKET_POLL_S: Final = 0.01
 
 RuntimeName = Literal["docker", "process"]
 
@@ -127,6 +128,8 @@ async def run_agent(config: AgentConfig, *, ready: Callable[[], None], clock: Cl
         raise AgentStartError("; ".join(problems))
     if config.parent_death:
         _stop_with_parent()
+    if config.scheduler.startswith(LOCAL_SOCKET):
+        await _until_there(anyio.Path(config.scheduler.removeprefix(LOCAL_SOCKET)))
     stopping = anyio.Event()
 
     async def notice_cancellation() -> None:
@@ -147,6 +150,12 @@ async def run_agent(config: AgentConfig, *, ready: Callable[[], None], clock: Cl
         outer.cancel_scope.cancel()
     if failures:
         raise failures[0]
+
+
+async def _until_there(socket: anyio.Path) -> None:
+    """Wait for the socket of a scheduler of this machine, which may start this agent before it can serve it."""
+    while not await socket.exists():  # noqa: ASYNC110 - it is another process that makes it
+        await anyio.sleep(SOCKET_POLL_S)
 
 
 class _Agent:
@@ -194,6 +203,11 @@ class _Agent:
                     await shift.run(self._stopping, stop_jobs=config.stop_jobs)
 
     async def _choose_runtime(self) -> RuntimeName:
+        if self._config.runtime == "process":
+            return "process"
+        # What speaks to engines takes as long to load as all the rest: not where there is none to speak to.
+        from batchyard.agent.runtimes.address import find_engine, require_engine
+
         host, before = self._config.docker_host, engine_before(self._config.folder / "docker")
         match self._config.runtime:
             case "auto":
@@ -204,13 +218,13 @@ class _Agent:
                 # Before anything that ran elsewhere is ended.
                 await require_engine(host, before)
                 return "docker"
-            case "process":
-                return "process"
 
     async def _offered_capacity(self, name: RuntimeName) -> Need:
         config = self._config
         host = capacity_of_host()
         if name == "docker":
+            from batchyard.agent.runtimes.address import capacity_of_engine, require_engine
+
             # Its containers are not in this process's cgroup, which may still be that of both.
             url = await require_engine(config.docker_host, engine_before(config.folder / "docker"))
             engine_has = await capacity_of_engine(url)
@@ -238,6 +252,8 @@ class _Agent:
         config = self._config
         agent_id = self._keeper.identity.agent_id
         if name == "docker":
+            from batchyard.agent.runtimes.docker import open_docker_runtime
+
             async with open_docker_runtime(
                 config.folder / "docker",
                 agent_id=agent_id,

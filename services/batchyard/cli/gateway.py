@@ -12,9 +12,7 @@ from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.cli.tls import tls_files
 from batchyard.gateway.access_keys import AccessKeyFile, AccessKeysError
-from batchyard.gateway.app import open_gateway
 from batchyard.gateway.config import GatewayConfig, InvalidConfigError
-from batchyard.gateway.upstreams import Upstreams
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls
@@ -97,6 +95,10 @@ def gateway(
 
     @asynccontextmanager
     async def on_ports() -> AsyncIterator[str]:
+        # Not above: `up` reads its configuration here before it loads what serves it.
+        from batchyard.gateway.app import open_gateway
+        from batchyard.gateway.upstreams import Upstreams
+
         async with (
             open_channel(registry, tls) as to_registry,
             open_channel(jobstore, tls) as to_jobs,

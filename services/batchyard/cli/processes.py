@@ -22,25 +22,48 @@ TERMINATE_TIMEOUT_S: Final = 3.0
 
 
 @asynccontextmanager
-async def supervised(command: Sequence[str], environment: Mapping[str, str] | None = None) -> AsyncIterator[None]:
+async def started(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> AsyncIterator[anyio.abc.Process]:
+    """Start a child now that `supervised` will keep running, so that it loads meanwhile; without that it is killed."""
+    child = await _start(command, environment)
+    try:
+        yield child
+    finally:
+        with anyio.CancelScope(shield=True):
+            if child.returncode is None:
+                child.kill()
+            await child.aclose()
+
+
+@asynccontextmanager
+async def supervised(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, first: anyio.abc.Process | None = None
+) -> AsyncIterator[None]:
     """Keep a child running for the length of the context, entered once the child has printed its ready line.
 
-    Its environment is that of this process, unless another is given. Raises CannotStartError if the child says by its
-    exit code that it never can start.
+    Its environment is that of this process, unless another is given; the first one may have been started already.
+    Raises CannotStartError if the child says by its exit code that it never can start.
     """
     ready = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(_keep_running, command, environment, ready)
+        group.start_soon(_keep_running, command, environment, ready, first)
         await ready.wait()
         yield
         group.cancel_scope.cancel()
 
 
-async def _keep_running(command: Sequence[str], environment: Mapping[str, str] | None, ready: anyio.Event) -> None:
-    backoff = BACKOFF_FIRST_S
+async def _keep_running(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None,
+    ready: anyio.Event,
+    first: anyio.abc.Process | None,
+) -> None:
+    backoff, child = BACKOFF_FIRST_S, first
     while True:
         started_at = anyio.current_time()
-        exit_code = await _run_once(command, environment, ready.set)
+        exit_code = await _run_once(child or await _start(command, environment), ready.set)
+        child = None
         if exit_code == CannotStartError.exit_code and not ready.is_set():
             raise CannotStartError("the agent cannot start; its own message is above")
         if anyio.current_time() - started_at > BACKOFF_RESET_S:
@@ -50,12 +73,16 @@ async def _keep_running(command: Sequence[str], environment: Mapping[str, str] |
         backoff = min(backoff * 2, BACKOFF_MAX_S)
 
 
-async def _run_once(command: Sequence[str], environment: Mapping[str, str] | None, ready: Callable[[], None]) -> int:
-    """Run the child to its end, calling `ready` for what it prints, and return its exit code."""
+async def _start(command: Sequence[str], environment: Mapping[str, str] | None) -> anyio.abc.Process:
     with anyio.CancelScope(shield=True):  # cancelled halfway, it would leave a child that nobody waits for
         child = await anyio.open_process(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None, env=environment
         )
+    return child  # noqa: RET504 - a scope may swallow what is in it, says its type
+
+
+async def _run_once(child: anyio.abc.Process, ready: Callable[[], None]) -> int:
+    """See a child to its end, calling `ready` for what it prints, and return its exit code."""
     async with child:
         assert child.stdout is not None
         try:

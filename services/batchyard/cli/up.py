@@ -8,33 +8,28 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import anyio.abc
 import click
 
 from batchyard.cli import options
 from batchyard.cli.agent_host import HostOptions, agent_host
-from batchyard.cli.defaults import create_defaults_once
 from batchyard.cli.folder import DataFolder, Endpoint
 from batchyard.cli.gateway import gateway_config
 from batchyard.cli.logging import configure_logging
-from batchyard.cli.processes import supervised
+from batchyard.cli.processes import started, supervised
 from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.cli.tls import TLS_VARIABLES, tls_files
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import Caller
-from batchyard.gateway.app import open_gateway
-from batchyard.gateway.config import GatewayConfig
-from batchyard.gateway.upstreams import Upstreams
-from batchyard.jobstore.app import open_job_store
-from batchyard.logs.app import open_logs
-from batchyard.registry.app import open_registry
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.peers import Role
-from batchyard.rpc.server import InProcessEndpoint, Service, serve_grpc
 from batchyard.rpc.tls import Tls
-from batchyard.scheduler.app import open_scheduler
-from batchyard.scheduler.config import SchedulerConfig
+
+if TYPE_CHECKING:
+    from batchyard.gateway.config import GatewayConfig
+    from batchyard.rpc.server import InProcessEndpoint, Service
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +46,7 @@ class UpConfig:
     """What `up` is told."""
 
     folder: DataFolder
-    gateway: GatewayConfig
+    gateway: "GatewayConfig"
     compat: Compat
     durable: bool
     job_retention_s: float
@@ -62,19 +57,35 @@ class UpConfig:
     """Flags of the local agent; None for no agent."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """The local agent, as it is started before there is anything to serve it."""
+
+    target: str
+    command: Sequence[str]
+    process: anyio.abc.Process
+
+
 @asynccontextmanager
 async def open_installation(config: UpConfig) -> AsyncIterator[str]:
     """Start everything, from the inside out; yield the ready line. The entrance is the first thing that closes."""
-    inside = InProcessEndpoint()
     async with AsyncExitStack() as running:
+        # First of all the agent, which takes as long to load as all that follows here.
+        agent = await running.enter_async_context(_early_agent(config)) if config.agent_arguments is not None else None
+        from batchyard.cli.defaults import create_defaults_once
+        from batchyard.gateway.app import open_gateway
+        from batchyard.gateway.upstreams import Upstreams
+        from batchyard.rpc.server import InProcessEndpoint, serve_grpc
+
+        inside = InProcessEndpoint()
         await running.enter_async_context(inside.serve(drain_s=DRAIN_S))
         scheduling = await _open_services(config, inside, running)
         if not config.bare:
             caller = Caller(config.gateway.account, config.gateway.region)
             await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
-        if config.agent_arguments is not None:
-            target = await running.enter_async_context(_agent_entrance(scheduling, config.folder))
-            await running.enter_async_context(supervised(_agent_command(config, target), _agent_environment()))
+        if agent is not None:
+            await running.enter_async_context(serve_grpc(scheduling, address=agent.target))
+            await running.enter_async_context(supervised(agent.command, _agent_environment(), agent.process))
         upstreams = Upstreams(inside.channel, inside.channel, inside.channel, inside.channel)
         addresses = await running.enter_async_context(
             or_cannot_start(open_gateway(config=config.gateway, upstreams=upstreams))
@@ -84,8 +95,14 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
         yield f"batchyard ready {addresses.http} {addresses.grpc}"
 
 
-async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: AsyncExitStack) -> Sequence[Service]:
+async def _open_services(config: UpConfig, inside: "InProcessEndpoint", running: AsyncExitStack) -> "Sequence[Service]":
     """Open the four services in the order in which they need each other; return what the scheduler serves."""
+    from batchyard.jobstore.app import open_job_store
+    from batchyard.logs.app import open_logs
+    from batchyard.registry.app import open_registry
+    from batchyard.scheduler.app import open_scheduler
+    from batchyard.scheduler.config import SchedulerConfig
+
     clock, channel = SystemClock(), inside.channel
     openings = (
         open_registry(
@@ -116,15 +133,17 @@ async def _open_services(config: UpConfig, inside: InProcessEndpoint, running: A
 
 
 @asynccontextmanager
-async def _agent_entrance(scheduling: Sequence[Service], folder: DataFolder) -> AsyncIterator[str]:
-    """Serve the scheduler to the local agent, on a socket that no other user can reach; yield its target."""
+async def _early_agent(config: UpConfig) -> AsyncIterator[_Agent]:
+    """Start the local agent, which waits for the socket that is to serve it: one that no other user can reach."""
     with tempfile.TemporaryDirectory(prefix="batchyard-") as short:
-        path = folder.root.resolve() / "agent.sock"
+        path = config.folder.root.resolve() / "agent.sock"
         if len(bytes(path)) > SOCKET_PATH_BYTES_MAX:
             path = Path(short) / "agent.sock"
         path.unlink(missing_ok=True)
-        async with serve_grpc(scheduling, address=f"unix:{path}"):
-            yield f"unix:{path}"
+        target = f"unix:{path}"
+        command = _agent_command(config, target)
+        async with started(command, _agent_environment()) as process:
+            yield _Agent(target, command, process)
 
 
 def _agent_environment() -> Mapping[str, str]:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from batchyard.rpc.peers import Peer, peer_in
 from batchyard.rpc.private_files import PrivateFileError, read_private
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 EXPIRY_WARNING: Final = timedelta(days=7)
 """A certificate that is good for no longer than this is worth a line in the log."""
@@ -129,6 +130,9 @@ def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
 
 
 def _read(files: TlsFiles) -> _Material:
+    # Loaded where there are certificates: without, a process is to start fast.
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
     try:
         cert, ca = files.cert.read_bytes(), files.ca.read_bytes()
         key = read_private(files.key)
@@ -157,14 +161,18 @@ def _read(files: TlsFiles) -> _Material:
     return _Material(cert, key, ca, peer)
 
 
-def _certificate(pem: bytes, path: Path) -> x509.Certificate:
+def _certificate(pem: bytes, path: Path) -> "x509.Certificate":
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise TlsError(f"{path} is no certificate in PEM") from error
 
 
-def _peer_of(certificate: x509.Certificate) -> Peer | None:
+def _peer_of(certificate: "x509.Certificate") -> Peer | None:
+    from cryptography import x509
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):

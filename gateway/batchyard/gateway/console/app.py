@@ -12,14 +12,14 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from http.cookies import CookieError, SimpleCookie
 from importlib import resources
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote
 
 import grpc
 import grpc.aio
-import jinja2
 
 from batchyard.domain.names import Caller
 from batchyard.gateway.access_keys import AccessKey
@@ -35,6 +35,9 @@ from batchyard.gateway.console.pages import PAGES, Page, View
 from batchyard.gateway.transcoder import MemberError
 from batchyard.gateway.upstreams import Upstreams
 from batchyard.rpc.http_server import Receive, Send
+
+if TYPE_CHECKING:
+    import jinja2
 
 BODY_BYTES_MAX: Final = 256 * 1024
 ACCOUNT_COOKIE: Final = "batchyard-account"
@@ -65,14 +68,21 @@ class Console:
         self._rules = rules
         self._api = Api(upstreams)
         self._assets = {f"/assets/{name}": answer for name, answer in _read_assets().items()}
-        self._templates = jinja2.Environment(
+
+    @cached_property
+    def _templates(self) -> "jinja2.Environment":
+        # Loaded when somebody looks: a server is to start fast.
+        import jinja2
+
+        templates = jinja2.Environment(
             loader=jinja2.PackageLoader("batchyard.gateway.console"),
             autoescape=True,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"duration": shapes.duration, "memory": shapes.memory}
-        self._templates.globals |= {"STATUSES": shapes.STATUSES, "TERMINAL": shapes.TERMINAL, "share": shapes.share}
+        templates.filters |= {"duration": shapes.duration, "memory": shapes.memory}
+        templates.globals |= {"STATUSES": shapes.STATUSES, "TERMINAL": shapes.TERMINAL, "share": shapes.share}
+        return templates
 
     def has(self, request: Request) -> bool:
         """Tell whether a request is for the console and not for an API."""
