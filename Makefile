@@ -13,7 +13,7 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak lint format proto compatibility baseline bench chaos clean
+.PHONY: help demo up test soak lint format proto compatibility baseline bench chaos docs clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -70,6 +70,9 @@ chaos: $(installed) ## Harm real processes under load for MINUTES (default 2), t
 
 bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
 	@PYTHONPATH=tests $(bin)/python -m benchmarks $(ARGS)
+
+docs: $(installed) ## Build the documentation as a site in build/site
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 
 clean: ## Remove the virtual environment and everything that tools have left
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
