@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,9 @@ def host_volume(name: str, path: Path) -> Volume:
 
 
 class ContainerContract(RuntimeContract):
+    stamps_are_exact = True
+    """Whether the engine says to the millisecond when something was printed."""
+
     @pytest.fixture
     @abc.abstractmethod
     def engine(self) -> str:
@@ -436,6 +440,16 @@ class ContainerContract(RuntimeContract):
             async with opened(docker_host=other.url):
                 pass
 
+    async def test_a_job_that_runs_has_a_log_that_can_be_read(self, opened: OpenContainers, logs: LogFolder) -> None:
+        offer = an_offer("sleep", "60")
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await runtime.carry_out(Orders(offers=[offer]))
+            await followed.until(FIRST, RunState.STARTED)
+            assert logs.path(offer.spec.namespace, offer.log_stream_name).exists()
+            await runtime.carry_out(Orders(kills=[(FIRST, 0)]))
+            await followed.done(FIRST)
+
     async def test_output_is_copied_as_soon_as_its_log_can_be_made(
         self, opened: OpenContainers, logs: LogFolder
     ) -> None:
@@ -450,3 +464,37 @@ class ContainerContract(RuntimeContract):
             path.parent.unlink()
             assert (await followed.done(FIRST)).exit_code == 0
         assert path.read_bytes() == b"hello\n"
+
+    async def test_lines_carry_the_time_at_which_the_engine_got_them_also_after_the_agent_was_away(
+        self, opened: OpenContainers, logs: LogFolder
+    ) -> None:
+        script = (
+            "trap 'echo gone; exit 3' TERM; echo one; sleep 0.3; echo two; sleep 0.3;"
+            " head -c 40000 /dev/zero | tr '\\0' x; echo; while :; do sleep 0.05; done"
+        )
+        offer = an_offer("sh", "-c", script)
+        name = (offer.spec.namespace, offer.log_stream_name)
+        printed = b"one\ntwo\n" + b"x" * 40_000 + b"\n"
+        path = logs.path(*name)
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await runtime.carry_out(Orders(offers=[offer]))
+            await followed.until(FIRST, RunState.STARTED)
+            await eventually(lambda: path.exists() and path.read_bytes() == printed, "all is copied")
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await runtime.carry_out(Orders(kills=[(FIRST, 30.0)]))
+            assert (await followed.done(FIRST)).exit_code == 3
+        assert path.read_bytes() == printed + b"gone\n"
+        with logs.open(*name) as log:
+            times = [log.time_of(offset) for offset in (4, 8, len(printed), log.end)]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        assert min(gaps[:2]) >= (250 if self.stamps_are_exact else 0)
+        assert max(gaps) < 60_000
+
+    async def test_a_loud_container_is_copied_whole_and_in_order(self, opened: OpenContainers, logs: LogFolder) -> None:
+        async with opened() as runtime:
+            followed = await self.with_lease(runtime)
+            await followed.offer("sh", "-c", "seq 1 50000")
+            assert (await followed.done(FIRST)).exit_code == 0
+        assert self.output(logs).split() == [str(number) for number in range(1, 50_001)]

@@ -280,7 +280,7 @@ LOGS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs=LOGS, limit=st.integers(1, 7), merged=st.integers(1, 3), searched=st.sampled_from([60, 10_000]))
 def test_pages_hold_every_event_once_and_in_order(
     monkeypatch: pytest.MonkeyPatch,

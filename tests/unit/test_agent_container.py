@@ -60,6 +60,14 @@ def test_cpu_is_a_share_and_a_ceiling_only_if_the_owner_says_so() -> None:
     assert (limited["CpuShares"], limited["CpuQuota"], limited["CpuPeriod"]) == (256, 25_000, 100_000)
 
 
+def test_an_engine_keeps_no_more_of_the_output_than_a_log_may_hold_and_podman_is_not_asked_to_empty_it() -> None:
+    config = config_of(Given(log_bytes_max=1000))
+    bounded = {"Type": "json-file", "Config": {"max-size": "1000", "max-file": "2"}}
+    assert config["HostConfig"]["LogConfig"] == bounded
+    assert Dialect().adapted(config)["HostConfig"]["LogConfig"] == bounded
+    assert Dialect(is_podman=True).adapted(config)["HostConfig"]["LogConfig"] == {"Type": "json-file"}
+
+
 def test_swap_is_given_on_demand_alone_and_swappiness_beside_it() -> None:
     mib = 1024 * 1024
     assert host_config_of(memory_mib=64)["MemorySwap"] == 64 * mib

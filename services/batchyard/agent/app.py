@@ -267,6 +267,7 @@ class _Agent:
                     is_cpu_limited=config.cpu_hard_limit,
                     secrets=config.secrets,
                     pulls=config.pulls,
+                    log_bytes_max=config.log_bytes_max,
                     **self._graces(),
                 ),
             ) as docker_runtime:

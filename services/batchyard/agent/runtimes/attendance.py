@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import aiodocker
 import anyio
 from aiodocker.containers import DockerContainer
-from anyio import to_thread
 
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.ledger import Run, RunEnd
 from batchyard.agent.runtimes import engine
 from batchyard.agent.runtimes.dialect import Dialect, Outcome
+from batchyard.agent.runtimes.output import ContainerLog, copy_output
 
-MakeLog = Callable[[], Path]
-"""Makes a run's log, if there is none, and returns where it is."""
+POLL_S: Final = 0.2
+POLL_S_MAX: Final = 2.0
+"""How often output is asked for that cannot be followed: after some has come, and then ever less."""
 
 
 class Attendance:
@@ -67,7 +67,7 @@ class Attendance:
             raise failures[0]
 
     async def attend(
-        self, docker: aiodocker.Docker, container: DockerContainer, dialect: Dialect, make_log: MakeLog
+        self, docker: aiodocker.Docker, container: DockerContainer, dialect: Dialect, log: ContainerLog
     ) -> Outcome | None:
         """Wait until a started container has ended and its output is copied; None if it is gone without a trace.
 
@@ -80,7 +80,7 @@ class Attendance:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._enforce, container)
             with suppress(engine.GoneError):
-                state = await _follow(docker, container, dialect, make_log)
+                state = await _follow(docker, container, dialect, log)
                 outcome = dialect.outcome(state, is_killed_here=self._is_killed)
             tasks.cancel_scope.cancel()
         return outcome
@@ -105,40 +105,29 @@ class Attendance:
 
 
 async def _follow(
-    docker: aiodocker.Docker, container: DockerContainer, dialect: Dialect, make_log: MakeLog
+    docker: aiodocker.Docker, container: DockerContainer, dialect: Dialect, log: ContainerLog
 ) -> Mapping[str, Any]:
     """Copy the output until the container has ended; return the engine's view of it then."""
+    interval_s = POLL_S
     while True:
         # Looked at before its output is copied: once it has ended, a copy that succeeds is complete.
         state = await engine.state_of(container)
         has_ended = dialect.has_ended(state)
-        is_copied = await _copy_output(docker, container, make_log)
+        begin, before = anyio.current_time(), log.size
+        is_copied = await copy_output(docker, container, log, follow=not dialect.is_podman)
         if has_ended and is_copied:
             return state
-        if not has_ended and is_copied:
-            with suppress(*engine.ENGINE_ERRORS):
-                await container.wait()
-        else:
+        if has_ended or not is_copied:
             await anyio.sleep(engine.RETRY_S)
+        elif dialect.is_podman:
+            # It loses much of what a loud container prints when it is asked to follow.
+            interval_s = POLL_S if log.size > before else min(1.5 * interval_s, POLL_S_MAX)
+            with anyio.move_on_after(max(interval_s, 10 * (anyio.current_time() - begin))):
+                await _ended(container)
+        else:
+            await _ended(container)
 
 
-async def _copy_output(docker: aiodocker.Docker, container: DockerContainer, make_log: MakeLog) -> bool:
-    """Append what the container prints after what the log holds; return False if engine or disk failed."""
-    try:
-        file = await to_thread.run_sync(lambda: make_log().open("ab", buffering=0))
-    except OSError:
-        return False
-    try:
-        skip = file.tell()
-        # Closed here, and its connection with it, also when this is cancelled while it writes.
-        async with aclosing(engine.output_of(docker, container)) as output:
-            async for data in output:
-                fresh = data[skip:]
-                skip = max(0, skip - len(data))
-                if fresh:
-                    await to_thread.run_sync(file.write, fresh)
-    except engine.ENGINE_ERRORS:
-        return False
-    finally:
-        file.close()
-    return True
+async def _ended(container: DockerContainer) -> None:
+    with suppress(*engine.ENGINE_ERRORS):
+        await container.wait()

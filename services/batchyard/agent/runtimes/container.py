@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from batchyard.agent.logs import LOG_BYTES_MAX
 from batchyard.agent.policy import Resolve, resolve
 from batchyard.agent.runtimes.environment import fence_text, job_variables
 from batchyard.agent.runtimes.secrets import NO_SECRETS, SecretError, Secrets
@@ -50,6 +51,8 @@ class Given:
     secrets: Secrets = NO_SECRETS
     gpus: Sequence[int] = ()
     """Numbers of the devices that are the run's own."""
+    log_bytes_max: int = LOG_BYTES_MAX
+    """How much of its output the engine keeps in a file; there are two."""
     resolve: Resolve = resolve
     """What turns a path of the host into the one that was looked at when it was allowed."""
 
@@ -81,8 +84,8 @@ def plan_of(offer: Offer, owner: Owner, given: Given = Given()) -> Plan:
         **_linux(container.linux_parameters, spec.memory_mib, given.resolve),
         "ReadonlyRootfs": container.readonly_root_filesystem,
         "Privileged": container.privileged,
-        # Whatever the engine's default is: from this one the output can be read.
-        "LogConfig": {"Type": "json-file"},
+        # Whatever the engine's default is: from this one the output can be read. What is copied may go.
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": str(given.log_bytes_max), "max-file": "2"}},
     }
     if binds:
         host["Binds"] = binds

@@ -46,6 +46,8 @@ class Dialect:
         if not self.is_podman:
             return config
         host = dict(config["HostConfig"])
+        # It would empty the file, under whoever reads it.
+        host["LogConfig"] = {"Type": host["LogConfig"]["Type"]}
         if "DeviceRequests" in host:
             raise RefusedError(
                 "CannotCreateContainerError: resourceRequirements GPU: Podman leaves GPUs out without a word"

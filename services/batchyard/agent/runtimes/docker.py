@@ -34,6 +34,7 @@ from batchyard.agent.runtimes.container import LABEL, Given, Owner, Plan, Refuse
 from batchyard.agent.runtimes.dialect import KILLED, Dialect
 from batchyard.agent.runtimes.guarded import GuardedFolder, engine_before
 from batchyard.agent.runtimes.images import Images
+from batchyard.agent.runtimes.output import ContainerLog
 from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.agent.state import Offer, Orders, RunRecord, record_of
 from batchyard.storage.log_files import LogFolder
@@ -284,7 +285,7 @@ class DockerRuntime:
         settings = self._settings
         if reason := settings.policy.refusal(offer.spec.container):
             raise RefusedError(f"CannotCreateContainerError: {reason}")
-        given = Given(settings.network, settings.is_cpu_limited, settings.secrets, gpus)
+        given = Given(settings.network, settings.is_cpu_limited, settings.secrets, gpus, settings.log_bytes_max)
         plan = plan_of(offer, self._owner, given)
         return replace(plan, config=self._dialect.adapted(plan.config))
 
@@ -306,10 +307,16 @@ class DockerRuntime:
         # However long the disk takes: the guard must know it first.
         while self._may_start(attendance) and not self._guarded.may_run(container.id):  # noqa: ASYNC110
             await anyio.sleep(DISK_RETRY_S)
+        await to_thread.run_sync(self._make_log, attendance.run)
         if not self._may_start(attendance):
             return False
         await engine.start(container)
         return True
+
+    def _make_log(self, run: Run) -> None:
+        """Make the log of a run: one that runs has a log that can be read, if the disk can be written."""
+        with suppress(OSError):
+            self._logs.create(run.about["namespace"], run.about["log_stream_name"])
 
     async def _remove(self, container: str, volumes: Sequence[str] = ()) -> None:
         """Remove a container, if there is one, and volumes."""
@@ -337,8 +344,8 @@ class DockerRuntime:
 
     async def _attend(self, attendance: Attendance, container: DockerContainer) -> None:
         about = attendance.run.about
-        make_log = partial(self._logs.create, about["namespace"], about["log_stream_name"])
-        outcome = await attendance.attend(self._docker, container, self._dialect, make_log)
+        log = ContainerLog(self._logs, (about["namespace"], about["log_stream_name"]))
+        outcome = await attendance.attend(self._docker, container, self._dialect, log)
         end = attendance.stopped or RunEnd.EXITED
         if outcome is None:
             await self._end(attendance, RunEnd.LOST, reason="The container is gone")

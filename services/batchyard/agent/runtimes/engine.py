@@ -1,6 +1,6 @@
 """What the docker runtime says to a container engine, and how it reads the answers."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,7 +14,6 @@ from aiodocker.jsonstream import json_stream_list
 from batchyard.agent.runtimes.container import Owner, Plan, RefusedError
 
 RETRY_S: Final = 0.5
-_FRAME_HEADER_BYTES: Final = 8
 
 _NO_CONNECTION: Final = 900
 """What the library has as the status of an answer that never came."""
@@ -167,23 +166,6 @@ async def remove_volume(docker: aiodocker.Docker, name: str) -> None:
 def _volumes(docker: aiodocker.Docker) -> Any:
     # The library has no types for these.
     return docker.volumes
-
-
-async def output_of(docker: aiodocker.Docker, container: DockerContainer) -> AsyncGenerator[bytes, None]:
-    """Yield what a container has printed and will print, stdout and stderr as they came, until it has ended."""
-    params = {"stdout": "1", "stderr": "1", "follow": "1"}
-    # The library's own reader decodes text; what jobs print is bytes.
-    query = docker._query(  # noqa: SLF001
-        f"containers/{container.id}/logs", params=params, timeout=aiohttp.ClientTimeout(total=None)
-    )
-    # Its context leaves the connection open when it is left before the end.
-    async with query as response, response:
-        while True:
-            try:
-                header = await response.content.readexactly(_FRAME_HEADER_BYTES)
-                yield await response.content.readexactly(int.from_bytes(header[4:], "big"))
-            except EOFError:
-                return
 
 
 def describe(error: Exception) -> str:

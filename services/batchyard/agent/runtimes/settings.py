@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from batchyard.agent.logs import LOG_BYTES_MAX
 from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S
 from batchyard.agent.runtimes.secrets import NO_SECRETS, Secrets
@@ -39,3 +40,5 @@ class DockerSettings:
     secrets: Secrets = NO_SECRETS
     """What jobs may have as secrets."""
     pulls: PullSettings = field(default=PullSettings())
+    log_bytes_max: int = LOG_BYTES_MAX
+    """How much of a container's output the engine keeps, about."""

@@ -1,0 +1,168 @@
+"""What a container prints, copied to its log as the engine has it: each piece with the time at which it came.
+
+The engine stamps what it gets, so times are right also for what came while the agent was away; Podman's stamps are
+whole seconds, into which the time of arrival is put. A copy that broke off goes on behind what the log holds: at the
+second of its last bytes, less as many bytes as the log holds of that second.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+import aiodocker
+import aiohttp
+import anyio
+from aiodocker.containers import DockerContainer
+from anyio import to_thread
+
+from batchyard.agent.logs import LogName
+from batchyard.agent.runtimes import engine
+from batchyard.rpc.clock import SystemClock
+from batchyard.storage.log_files import LogFolder
+
+GATHER_S: Final = 0.01
+_HEADER_BYTES: Final = 8
+_FRESH_MS: Final = 2000
+"""What arrives so soon after its second came just now, and was not waiting for an agent."""
+_STAMP: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the engine got in one go: a line, or a part of a long one."""
+
+    time_ms: int
+    """Milliseconds since the epoch."""
+    data: bytes
+
+
+@dataclass(slots=True)
+class FrameReader:
+    """Takes the engine's stream apart: frames of a header and a piece behind its time."""
+
+    now_ms: Callable[[], int]
+    """Milliseconds since the epoch."""
+    _rest: bytearray = field(default_factory=bytearray)
+    _time_ms: int = 0
+
+    def feed(self, data: bytes) -> Iterator[Piece]:
+        """Yield the pieces that are complete. Their times never go back, whatever the engine's clock did."""
+        self._rest += data
+        position = 0
+        while len(self._rest) - position >= _HEADER_BYTES:
+            begin = position + _HEADER_BYTES
+            end = begin + int.from_bytes(self._rest[begin - 4 : begin], "big")
+            if end > len(self._rest):
+                break
+            position = end
+            yield self._piece(bytes(self._rest[begin:end]))
+        del self._rest[:position]
+
+    def _piece(self, frame: bytes) -> Piece:
+        match = _STAMP.match(frame)
+        if match is None:
+            return Piece(self._time_ms, frame)
+        second, fraction, zone = match.groups(b"")
+        time_ms = _second_ms(second + zone)
+        if fraction:
+            time_ms += int(fraction[:3].ljust(3, b"0"))
+        elif (late_ms := self.now_ms() - time_ms) < _FRESH_MS:
+            time_ms += min(max(late_ms, 0), 999)
+        self._time_ms = max(self._time_ms, time_ms)
+        return Piece(self._time_ms, frame[match.end() :])
+
+
+@lru_cache(16)
+def _second_ms(stamp: bytes) -> int:
+    return int(datetime.fromisoformat(stamp.decode("ascii")).timestamp()) * 1000
+
+
+class ContainerLog:
+    """The log of one container, to which pieces are added."""
+
+    def __init__(self, folder: LogFolder, name: LogName) -> None:
+        self._folder = folder
+        self._name = name
+        self._size = 0
+        self._held_s = -1
+        self._skip = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes it holds, those that were cut out included."""
+        return self._size
+
+    def open(self) -> int:
+        """Make the log if there is none; return from which second on pieces are missing."""
+        path = self._folder.create(*self._name)
+        marks = self._folder.marks(*self._name)
+        self._size = path.stat().st_size
+        held_ms = marks.time_of(self._size) if self._size else None
+        if held_ms is None:
+            # Nothing, or written without times: then all of it counts as of the first one.
+            self._held_s, self._skip = -1, self._size
+            return 0
+        self._held_s = held_ms // 1000
+        self._skip = self._size - marks.offset_before(self._held_s * 1000)
+        return max(self._held_s - 1, 0)
+
+    def add(self, pieces: Iterable[Piece]) -> None:
+        """Append pieces, those left out that it holds. Raises OSError."""
+        marks: dict[int, int] = {}
+        fresh = bytearray()
+        for piece in pieces:
+            data = self._missing(piece)
+            if data:
+                fresh += data
+                marks[piece.time_ms] = self._size + len(fresh)
+        if fresh:
+            # The times first: what has none yet would get that of now.
+            self._folder.mark(*self._name, *((offset, time_ms) for time_ms, offset in marks.items()))
+            with self._folder.path(*self._name).open("ab") as file:
+                file.write(fresh)
+            self._size += len(fresh)
+
+    def _missing(self, piece: Piece) -> bytes:
+        second = piece.time_ms // 1000
+        if self._held_s < 0 or second == self._held_s:
+            skipped = min(self._skip, len(piece.data))
+            self._skip -= skipped
+            return piece.data[skipped:]
+        return piece.data if second > self._held_s else b""
+
+
+async def copy_output(docker: aiodocker.Docker, container: DockerContainer, log: ContainerLog, *, follow: bool) -> bool:
+    """Copy what a container has printed, and if asked to what it will, until it has ended.
+
+    Return False if engine or disk failed.
+    """
+    try:
+        since_s = await to_thread.run_sync(log.open)
+        reader = FrameReader(SystemClock().now_ms)
+        # Closed here, and its connection with it, also when this is cancelled while it writes.
+        async with aclosing(_stream(docker, container, since_s, follow=follow)) as chunks:
+            async for chunk in chunks:
+                await to_thread.run_sync(log.add, list(reader.feed(chunk)))
+                # Engines send line by line: meanwhile some more come together.
+                await anyio.sleep(GATHER_S)
+    except engine.ENGINE_ERRORS:
+        return False
+    return True
+
+
+async def _stream(
+    docker: aiodocker.Docker, container: DockerContainer, since_s: int, *, follow: bool
+) -> AsyncGenerator[bytes, None]:
+    params = {"stdout": "1", "stderr": "1", "follow": str(int(follow)), "timestamps": "1", "since": str(since_s)}
+    # The library's own reader decodes text; what jobs print is bytes.
+    query = docker._query(  # noqa: SLF001
+        f"containers/{container.id}/logs", params=params, timeout=aiohttp.ClientTimeout(total=None)
+    )
+    # Its context leaves the connection open when it is left before the end.
+    async with query as response, response:
+        while chunk := await response.content.readany():
+            yield chunk
