@@ -402,22 +402,25 @@ class ContainerContract(RuntimeContract):
             assert containers_of(engine, agent_id) == [other[:12]]
             assert volumes_of(engine, agent_id) == []
 
-    async def test_a_claim_without_a_started_container_is_lost_and_never_starts(
-        self, opened: OpenContainers, tmp_path: Path
+    @pytest.mark.parametrize("was_begun", [False, True])
+    async def test_a_claim_without_a_started_container_is_over_and_an_attempt_only_if_it_may_have_started(
+        self, opened: OpenContainers, tmp_path: Path, was_begun: bool
     ) -> None:
         journal = tmp_path / "docker" / "journal"
         async with opened() as runtime:
             await self.with_lease(runtime)
         with journal.open("a") as file:
             file.write('["C",[[[1,1],[1000,64,0],{"namespace":"123456789012","job_id":"j","log_stream_name":"s"}]]]\n')
+            if was_begun:
+                file.write('["B",[[1,1]]]\n')
         async with opened() as runtime:
             followed = await self.with_lease(runtime)
             record = await followed.done(FIRST)
             await followed.offer("true")
             await followed.offer("true", fence=SECOND)
             await followed.done(SECOND)
-        assert (record.end, record.started) == (RunEnd.LOST, None)
-        assert followed.runs[FIRST].end is RunEnd.LOST
+        assert (record.end, record.started) == (RunEnd.LOST if was_begun else RunEnd.NEVER_STARTED, None)
+        assert followed.runs[FIRST].end is record.end
 
     async def test_an_agent_whose_jobs_may_run_in_one_engine_does_not_start_with_another(
         self, opened: OpenContainers, engine: str, agent_id: str

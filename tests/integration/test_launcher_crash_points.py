@@ -47,7 +47,8 @@ def heal_once_met(tracer: subprocess.Popen[bytes], log: Path) -> None:
     tracer.terminate()
 
 
-def check(folder: Path, told: Told, *, ends_may_be_lost: bool) -> None:
+def check(folder: Path, told: Told, *, ends_may_be_lost: bool) -> list[RunEnd | None]:
+    """Look at what there is after a fault, and bring it to its end; return how runs ended that the fault ended."""
     first, runs = asyncio.run(take_up_and_end(folder))
     for fence, state in told.states.items():
         if fence in told.forgotten or state in (RunState.OFFERED, RunState.REVOKED):
@@ -64,6 +65,9 @@ def check(folder: Path, told: Told, *, ends_may_be_lost: bool) -> None:
             assert (started[fence], run.exit_code) == (1, int(COMMANDS[fence].removeprefix("exit ")))
         elif run.state is RunState.REVOKED:
             assert fence in told.forgotten or not started[fence], f"{fence} was given back, and has run"
+        elif run.end is RunEnd.NEVER_STARTED:
+            assert not started[fence], f"{fence} is told as never started, and has run"
+    return [run.end for run in first.values() if run.end in (RunEnd.LOST, RunEnd.NEVER_STARTED)]
 
 
 # Most writes are of what the disk may lose: of those a sample.
@@ -71,14 +75,17 @@ def check(folder: Path, told: Told, *, ends_may_be_lost: bool) -> None:
 def test_nothing_starts_twice_and_no_claim_is_forgotten_wherever_the_launcher_dies(
     tmp_path: Path, calls: str, step: int, points_min: int
 ) -> None:
+    ends: list[RunEnd | None] = []
+
     def run(point: int) -> bool:
         folder = tmp_path / str(point)
         told, status = play_under(folder, calls, f"signal=SIGKILL:when={point}")
         assert status in (0, -signal.SIGKILL)
-        check(folder, told, ends_may_be_lost=False)
+        ends.extend(check(folder, told, ends_may_be_lost=False))
         return told.is_over and status == 0
 
     assert sweep(run, step=step) >= points_min
+    assert RunEnd.NEVER_STARTED in ends, "it never died between a claim and its start"
 
 
 @pytest.mark.parametrize(

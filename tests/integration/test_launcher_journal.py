@@ -54,6 +54,61 @@ def test_what_was_claimed_started_ended_and_acknowledged_is_read_back(path: str)
     assert history.forgotten == [fourth.fence]
 
 
+def unstarted(path: str, boot_id: str) -> list[int]:
+    history = read_journal(path)
+    return [run.fence[1] for run in history.runs.values() if history.has_never_started(run, boot_id)]
+
+
+def test_a_claim_of_this_boot_that_nobody_was_about_to_start_has_never_started(path: str) -> None:
+    journal = Journal(path, "boot")
+    first, second, third, _ = claimed(journal, 1, 2, 3, 4)
+    journal.begin(first)
+    journal.begin(second)
+    journal.start([(second, 42)])
+    journal.finish([end(third)])
+    journal.close()
+    assert unstarted(path, "boot") == [4]
+    assert unstarted(path, "another boot") == []
+    Journal(path, "boot").close()
+    assert unstarted(path, "boot") == [4]
+
+
+def test_of_a_claim_of_an_earlier_boot_nothing_is_concluded_however_often_the_launcher_has_died_since(
+    path: str,
+) -> None:
+    journal = Journal(path, "boot")
+    claimed(journal, 1)
+    journal.close()
+    journal = Journal(path, "another boot")
+    claimed(journal, 2)
+    journal.close()
+    assert unstarted(path, "another boot") == [2]
+    assert unstarted(path, "boot") == []
+
+
+def test_of_claims_by_a_launcher_that_marks_no_starts_nothing_is_concluded(path: str) -> None:
+    Path(path).write_text('["H","boot",false]\n["C",[[[1,1],[1000,64,0],{}]]]\n')
+    journal = Journal(path, "boot")
+    claimed(journal, 2)
+    journal.close()
+    assert unstarted(path, "boot") == [2]
+
+
+def test_a_start_that_cannot_be_marked_is_none(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(path, "boot")
+    (run,) = claimed(journal, 1)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "write", fail)
+        with pytest.raises(OSError, match="No space"):
+            journal.begin(run)
+    assert not run.begun
+    journal.close()
+    assert unstarted(path, "boot") == [1]
+
+
 def test_a_journal_that_is_not_there_is_empty(path: str) -> None:
     assert read_journal(path).runs == {}
 
@@ -109,7 +164,8 @@ def test_compaction_keeps_all_that_matters(path: str, monkeypatch: pytest.Monkey
     journal = Journal(path, "boot", namespaced=True)
     ledger = Ledger()
     runs = claimed(journal, *range(1, 21))
-    running, ended, *others = runs
+    running, ended, about_to_start, waiting, *others = runs
+    journal.begin(about_to_start)
     running.state, running.started = RunState.STARTED, 5.0
     journal.start([(running, 7)])
     journal.finish([end(ended), *(end(run) for run in others)])
@@ -122,7 +178,8 @@ def test_compaction_keeps_all_that_matters(path: str, monkeypatch: pytest.Monkey
     claimed(journal, 99)
     journal.close()
     history = read_journal(path)
-    assert set(history.runs) == {running.fence, ended.fence, (1, 99)}
+    assert set(history.runs) == {running.fence, ended.fence, about_to_start.fence, waiting.fence, (1, 99)}
+    assert unstarted(path, "boot") == [waiting.fence[1], 99]
     assert history.runs[ended.fence].exit_code == 3
     assert history.pids == {running.fence: 7}
     assert history.forgotten == [run.fence for run in others]

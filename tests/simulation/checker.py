@@ -96,6 +96,10 @@ class Checker:
         self._check_room(host, job)
         self.on_start()
 
+    def never_started(self, fence: Fence) -> None:
+        """Take in that a host says of a run that it has not started and never will."""
+        self.require(fence not in self._fences, "I5", f"{fence} is told as never started, and has run")
+
     def ended(self, fence: Fence, exit_code: int | None) -> None:
         """Take in that a process, with all that came of it, has ended."""
         host, job = self.live.pop(fence)

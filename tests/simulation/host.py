@@ -43,7 +43,7 @@ class Host:
         self.durations: Callable[[], float] = lambda: 1.0
         self.disk_failures = 0.0
         self.claim_deaths = 0.0
-        """Probability that the launcher dies when a claim is on disk and the run has not started."""
+        """Probability that the launcher dies about a start: after the claim, or before what follows it is written."""
         self.lies = 0.0
         """Probability that its launcher tells something of its runs late, again, or not whole."""
         self.namespaced = kernel.chance(0.8)
@@ -121,11 +121,14 @@ class SyncedJournal(Journal):
     def _write(self, line: list[object], *, sync: bool) -> None:
         if self._is_ready and self._host.kernel.chance(self._host.disk_failures):
             raise OSError("no space left on the simulated device")
+        # The claim is on disk and nothing has started; or something has, and nobody has said so yet.
+        if self._is_ready and line[0] in ("B", "S") and self._host.kernel.chance(self._host.claim_deaths):
+            raise _DeathError
         super()._write(line, sync=sync)
         self.written = self._size
         if sync:
             self.synced = self._size
-        if self._is_ready and line[0] == "C" and self._host.kernel.chance(self._host.claim_deaths):
+        if self._is_ready and line[0] in ("C", "B") and self._host.kernel.chance(self._host.claim_deaths):
             raise _DeathError
 
     def _rewrite(self, data: bytes) -> None:
@@ -232,6 +235,9 @@ class SimulatedLauncher(Launcher):
         super().__init__(options, self.journal, None, namespaced=host.namespaced)
         self._selector.close()
         self._said: deque[dict[str, object]] = deque(maxlen=8)
+        for run in self._ledger.runs.values():
+            if run.end is RunEnd.NEVER_STARTED:
+                host.checker.never_started(run.fence)
         self._instance = f"launcher-{host.launchers}"
         self._folders = _NoFolders()  # type: ignore[assignment]  # has what is used of it
         host.net.listen(f"{host.name} launcher", self.life, host.name, self._accepted)

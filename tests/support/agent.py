@@ -167,9 +167,11 @@ class LauncherClient:
                 pass
         self._socket.close()
 
-    def until(self, fence: Fence, state: RunState) -> list[Any]:
+    def until(self, fence: Fence, state: RunState, *, or_later: bool = False) -> list[Any]:
         """Receive until a run is in this state, and return what is known of it."""
-        while fence not in self.runs or self.runs[fence][1] != state:
+        while fence not in self.runs or not (
+            self.runs[fence][1] == state or (or_later and self.runs[fence][1] > state)
+        ):
             self._receive()
         return self.runs[fence]
 

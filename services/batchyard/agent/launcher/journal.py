@@ -2,14 +2,17 @@
 
 A file of JSON lines, appended to and now and then rewritten without what was acknowledged:
 
-    ["H", boot id, namespaced]                          written when the file is opened
+    ["H", boot id, namespaced, true]                    written when the file is opened; true: by one who writes "B"
     ["K", [epoch, number], [[epoch, number], ...]]      floor of the forgotten fences, and those above it
     ["C", [[fence, need, about], ...]]                  claimed; on disk before the runs start
+    ["B", [fence, ...]]                                 about to be started
     ["S", [[fence, pid, started], ...]]                 started
     ["D", [[fence, end, exit code, reason, started, ended], ...]]
     ["A", [fence, ...]]                                 acknowledged, forgotten
 
-Only claims are synced: whatever else is lost with the machine is lost with the runs themselves.
+Only claims are synced: whatever else is lost with the machine is lost with the runs themselves. What a process has
+written survives it, so a claim of this boot that nobody was about to start has never started; of one of an earlier boot
+nothing is known.
 """
 
 from __future__ import annotations
@@ -36,10 +39,12 @@ class JournalError(Exception):
 class History:
     """What a journal holds."""
 
-    __slots__ = ("boot_id", "floor", "forgotten", "namespaced", "pids", "runs")
+    __slots__ = ("boot_id", "floor", "forgotten", "marks_starts", "namespaced", "pids", "runs")
 
     def __init__(self) -> None:
         self.boot_id = ""
+        self.marks_starts = False
+        """Whether its last writer said what it was about to start."""
         self.namespaced = False
         """Whether its last writer's death ended every process that it had started."""
         self.runs: dict[Fence, Run] = {}
@@ -47,6 +52,10 @@ class History:
         """Process ids of runs that had started and not ended, as their launcher saw them."""
         self.floor: Fence = (0, 0)
         self.forgotten: list[Fence] = []
+
+    def has_never_started(self, run: Run, boot_id: str) -> bool:
+        """Tell whether it is certain that a run of the journal, whose last writer is dead, was not started by it."""
+        return run.state is RunState.CLAIMED and not run.begun and self.boot_id == boot_id
 
 
 def read_journal(path: str) -> History:
@@ -61,7 +70,7 @@ class Journal:
         """Open the file and read what is there into `history`; raise JournalError if it is damaged."""
         # Whole: the launcher does not stay in the folder that it stands in now.
         self._path = path = os.path.abspath(path)
-        self._head = ["H", boot_id, namespaced]
+        self._head = ["H", boot_id, namespaced, True]
         self.history, self._size = _read(path)
         self._compacted_size = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -76,6 +85,11 @@ class Journal:
     def claim(self, runs: Iterable[Run]) -> None:
         """Put claims on disk. When this returns, the runs may start."""
         self._append("C", [_claim(run) for run in runs], sync=True)
+
+    def begin(self, run: Run) -> None:
+        """Note that a claimed run is about to be started: without this it must not be."""
+        self._append("B", [run.fence])
+        run.begun = True
 
     def start(self, started: Iterable[tuple[Run, int]]) -> None:
         """Note runs that have started, with their process ids."""
@@ -101,6 +115,7 @@ class Journal:
             self._head,
             ["K", ledger.history.floor, list(ledger.history)],
             ["C", [_claim(run) for run in kept]],
+            ["B", [run.fence for run in kept if run.begun]],
             ["S", started],
             ["D", [_done(run) for run in kept if run.state is RunState.DONE]],
         ]
@@ -183,19 +198,22 @@ def _read(path: str) -> tuple[History, int]:
 def _apply(history: History, line: list[Any]) -> None:
     kind, entries = line[0], line[1]
     if kind == "H":
-        history.boot_id, history.namespaced = line[1:]
+        _begin_writer(history, *line[1:])
     elif kind == "K":
         history.floor = _fence(line[1])
         history.forgotten = [_fence(fence) for fence in line[2]]
     elif kind == "C":
         for fence, need, about in entries:
             run = Run(_fence(fence), (need[0], need[1], need[2]), about, None)
-            run.state = RunState.CLAIMED
+            run.state, run.begun = RunState.CLAIMED, not history.marks_starts
             history.runs[run.fence] = run
+    elif kind == "B":
+        for fence in map(_fence, entries):
+            history.runs[fence].begun = True
     elif kind == "S":
         for fence, pid, started in entries:
             run = history.runs[_fence(fence)]
-            run.state, run.started = RunState.STARTED, started
+            run.state, run.started, run.begun = RunState.STARTED, started, True
             history.pids[run.fence] = pid
     elif kind == "D":
         for fence, end, exit_code, reason, started, ended in entries:
@@ -210,6 +228,14 @@ def _apply(history: History, line: list[Any]) -> None:
             history.forgotten.append(fence)
     else:
         raise ValueError(f"unknown kind {kind!r}")
+
+
+def _begin_writer(history: History, boot_id: str, namespaced: bool, marks_starts: bool = False) -> None:
+    if boot_id != history.boot_id:
+        # What their writer said before the machine stopped may not have come to the disk.
+        for run in history.runs.values():
+            run.begun = True
+    history.boot_id, history.namespaced, history.marks_starts = boot_id, namespaced, marks_starts
 
 
 def _fence(pair: list[int]) -> Fence:

@@ -46,7 +46,7 @@ _HOLDS_ROOM = frozenset({RunState.CLAIMED, RunState.STARTED})
 class Run:
     """One fence and what became of it. Times are seconds of CLOCK_BOOTTIME."""
 
-    __slots__ = ("about", "end", "ended", "exit_code", "fence", "need", "order", "reason", "started", "state")
+    __slots__ = ("about", "begun", "end", "ended", "exit_code", "fence", "need", "order", "reason", "started", "state")
 
     def __init__(self, fence: Fence, need: Need, about: dict[str, str], order: object) -> None:
         self.fence = fence
@@ -56,6 +56,8 @@ class Run:
         self.order = order
         """How to start it; the runtime's own words."""
         self.state = RunState.OFFERED
+        self.begun = False
+        """Whether it may have started, be it only for want of a proof that it has not."""
         self.started: float | None = None
         self.ended: float | None = None
         self.exit_code: int | None = None

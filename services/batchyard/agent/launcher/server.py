@@ -133,7 +133,7 @@ class Launcher:
     # What an earlier launcher left
 
     def _take_over(self) -> list[Fence]:
-        """Restore the journal; return the fences whose end nobody saw: they ran under a launcher that died."""
+        """Restore the journal; return the fences whose end nobody saw: a launcher that died had begun to start them."""
         history = self._journal.history
         self._ledger.restore(history.runs.values(), history.forgotten, history.floor)
         now = wire.now()
@@ -142,12 +142,16 @@ class Launcher:
             if run.ended is not None and history.boot_id != wire.boot_id():
                 run.started = now - (run.ended - run.started) if run.started is not None else None
                 run.ended = now
-        lost = self._ledger.active()
-        for run in lost:
-            run.started = min(run.started, now) if run.started is not None else None
-            self._ledger.finish(run, now, RunEnd.LOST, reason="The launcher of the agent died")
-        self._note(lambda: self._journal.finish(lost))
-        return [run.fence for run in lost]
+        left = self._ledger.active()
+        for run in left:
+            if history.has_never_started(run, wire.boot_id()):
+                reason = "The launcher of the agent died before it started the command"
+                self._ledger.finish(run, now, RunEnd.NEVER_STARTED, reason=reason)
+            else:
+                run.started = min(run.started, now) if run.started is not None else None
+                self._ledger.finish(run, now, RunEnd.LOST, reason="The launcher of the agent died")
+        self._note(lambda: self._journal.finish(left))
+        return [run.fence for run in left if run.end is RunEnd.LOST]
 
     # The agent
 
@@ -284,7 +288,7 @@ class Launcher:
         self._ledger.claim(runs)
         started, failed = [], []
         for run in runs:
-            process = self._start_one(run) if self._is_in_time(run) else None
+            process = self._start_one(run) if self._may_start(run) else None
             if process is None:
                 failed.append(run)
             else:
@@ -292,12 +296,18 @@ class Launcher:
         self._note(lambda: self._journal.start(started))
         self._note(lambda: self._journal.finish(failed))
 
-    def _is_in_time(self, run: Run) -> bool:
-        """Look at the lease again: a disk can take longer over a claim than was left of it."""
-        now = wire.now()
-        if now < self._ledger.lease_deadline:
-            return True
-        self._ledger.finish(run, now, RunEnd.NEVER_STARTED, reason="The lease was over before the claim was on disk")
+    def _may_start(self, run: Run) -> bool:
+        """Mark a run as about to start, then look at the lease again: a disk can take longer than was left of it."""
+        try:
+            self._journal.begin(run)
+        except OSError as error:
+            self._disk_failed_at = wire.now()
+            reason = f"The journal can't be written: {error.strerror}"
+        else:
+            if wire.now() < self._ledger.lease_deadline:
+                return True
+            reason = "The lease was over before the claim was on disk"
+        self._ledger.finish(run, wire.now(), RunEnd.NEVER_STARTED, reason=reason)
         return False
 
     def _start_one(self, run: Run) -> Process | None:

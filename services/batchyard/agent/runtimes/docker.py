@@ -152,7 +152,10 @@ class DockerRuntime:
         containers = await self._find_containers()
         for run in self._ledger.active():
             container = containers.get(_fence_text(run))
-            if container is None or history.boot_id != self._boot_id:
+            if history.has_never_started(run, self._boot_id):
+                # Its container, if there is one, is nobody's.
+                await self._finish(run, RunEnd.NEVER_STARTED, reason="The agent died before the container was started")
+            elif container is None or history.boot_id != self._boot_id:
                 await self._lose(run, history.boot_id)
             elif await self._adopt(run, container):
                 del containers[_fence_text(run)]
@@ -188,11 +191,8 @@ class DockerRuntime:
             await self._finish(run, RunEnd.LOST, reason="The container is gone")
             return False
         if state["Status"] == "created":
-            if container.id in self._guarded.known():
-                await self._guarded.kill(container.id)
-                await self._finish(run, RunEnd.LOST, reason="The agent died while it started the container")
-            else:
-                await self._finish(run, RunEnd.NEVER_STARTED, reason="The agent died before the container was started")
+            await self._guarded.kill(container.id)
+            await self._finish(run, RunEnd.LOST, reason="The agent died while it started the container")
             return False
         if run.state is RunState.CLAIMED:
             self._ledger.start(run, wire.now() - _seconds_since(state["StartedAt"]))
@@ -304,8 +304,8 @@ class DockerRuntime:
 
     async def _start_container(self, attendance: Attendance, container: DockerContainer) -> bool:
         attendance.container = container.id
-        # However long the disk takes: the guard must know it first.
-        while self._may_start(attendance) and not self._guarded.may_run(container.id):  # noqa: ASYNC110
+        # However long the disk takes: the guard must know it first, and whoever reads the journal after a crash.
+        while self._may_start(attendance) and not await self._mark(attendance):  # noqa: ASYNC110
             await anyio.sleep(DISK_RETRY_S)
         await to_thread.run_sync(self._make_log, attendance.run)
         if not self._may_start(attendance):
@@ -317,6 +317,11 @@ class DockerRuntime:
         """Make the log of a run: one that runs has a log that can be read, if the disk can be written."""
         with suppress(OSError):
             self._logs.create(run.about["namespace"], run.about["log_stream_name"])
+
+    async def _mark(self, attendance: Attendance) -> bool:
+        return self._guarded.may_run(attendance.container) and await self._note(
+            partial(self._journal.begin, attendance.run)
+        )
 
     async def _remove(self, container: str, volumes: Sequence[str] = ()) -> None:
         """Remove a container, if there is one, and volumes."""
