@@ -57,6 +57,31 @@ def test_no_fence_from_after_the_backup_is_used_again(installation: Path, tmp_pa
         assert copy.offer(copy.submit()).fence > used
 
 
+@pytest.mark.parametrize("agents_stopped", [False, True])
+def test_a_restored_store_says_that_it_was_set_back_until_that_is_over(
+    installation: Path, tmp_path: Path, agents_stopped: bool
+) -> None:
+    archive, restored = tmp_path / "backup.tar.gz", tmp_path / "restored"
+    restored.mkdir()
+    with closing(connect(installation / "jobs.db")) as connection:
+        assert Store(connection).core.counters.set_back == 0
+    write_backup(archive, list(databases(installation).values()))
+    read_backup(archive, databases(restored), agents_stopped=agents_stopped)
+    with closing(connect(restored / "jobs.db")) as connection:
+        store = Store(connection)
+        number = store.core.counters.set_back
+        assert bool(number) == (not agents_stopped)
+        assert number <= store.core.counters.epoch
+        store.restart()
+        assert store.core.counters.set_back == number
+        store.do(lambda group: group.end_set_back(number - 1))
+        store.restart()
+        assert store.core.counters.set_back == number
+        store.do(lambda group: group.end_set_back(number))
+        store.restart()
+        assert store.core.counters.set_back == 0
+
+
 def test_nothing_is_restored_over_databases_that_are_there(installation: Path, tmp_path: Path) -> None:
     with closing(connect(installation / "jobs.db")) as connection:
         Store(connection)

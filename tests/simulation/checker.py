@@ -40,6 +40,10 @@ class Checker:
         self.arrays = Arrays()
         self.acknowledged: set[JobId] = set()
         self.was_rolled_back = False
+        self._forgotten: dict[JobId, Job] = {}
+        """Jobs as they were just before the store was set back."""
+        self._set_back_to = 0
+        """Offers of an earlier epoch of the store may be forgotten."""
         self.stopped: set[JobId] = set()
         """Jobs that may not start any more: a cancel or terminate was acknowledged before they had started."""
         self.live: dict[Fence, tuple[str, Job]] = {}
@@ -71,11 +75,18 @@ class Checker:
     ) -> None:
         """Take in that a process has started, which must end within a time if it is given."""
         self._kernel.note(f"{host}: {job_id} starts, attempt {attempt}, fence {fence}")
-        job = self._job(JobId(job_id))
-        name = job.key.job_id
+        name = JobId(job_id)
+        running = {other.key.job_id for _, other in self.live.values()}
         self.require(fence not in self._fences, "I3", f"{fence} of {name} starts twice")
+        self.require(name not in running, "I4", f"{name} starts while it runs")
+        if self._is_forgotten(fence, name):
+            self._kernel.note(f"the store has forgotten {fence}")
+            self._fences.add(fence)
+            self._tasks[fence] = f"forgotten {fence}"
+            self.live[fence] = (host, self._forgotten[name])
+            return
+        job = self._job(name)
         self.require((name, attempt) not in self._attempts, "I3", f"attempt {attempt} of {name} starts twice")
-        self.require(all(other.key != job.key for _, other in self.live.values()), "I4", f"{name} starts while it runs")
         self.require(
             job.run is not None and job.run.fence == fence, "I4", f"{name} starts under {fence}, the store: {job.run}"
         )
@@ -118,6 +129,7 @@ class Checker:
             job.vcpus_milli
             for _, job in self.live.values()
             if job.run is not None and job.run.compute_environment == environment
+            if not self._is_forgotten(job.run.fence, job.key.job_id)
         )
         self.require(used <= self.ceilings[environment], "I7", f"{environment} is over its maxvCpus")
 
@@ -167,6 +179,8 @@ class Checker:
         for fence, moment in self._ends_by.items():
             self.require(self._kernel.now <= moment, "I9", f"{fence} runs on after its timeout")
         for fence, (_, started) in self.live.items():
+            if self._is_forgotten(fence, started.key.job_id):
+                continue
             run = self._job(started.key.job_id).run
             self.require(run is not None and run.fence == fence, "I4", f"{fence} runs, and is not the current run")
 
@@ -184,7 +198,11 @@ class Checker:
             job = self._job(key.job_id)
             self._ends[key] = astuple(job)
             self.require(
-                all(other.key != key for _, other in self.live.values()), "I10", f"{key.job_id} is over, and runs"
+                all(
+                    other.key != key or self._is_forgotten(fence, key.job_id) for fence, (_, other) in self.live.items()
+                ),
+                "I10",
+                f"{key.job_id} is over, and runs",
             )
 
     # Clients
@@ -200,12 +218,25 @@ class Checker:
             if terminated or name not in self._begun:
                 self.stopped.add(name)
 
+    def about_to_be_rolled_back(self) -> None:
+        """Take in that the store is about to become what it was once."""
+        self._forgotten.update((job.key.job_id, job) for job in self._all_jobs())
+
+    def _is_forgotten(self, fence: Fence, job_id: JobId) -> bool:
+        """Tell whether a run, which is alive or may come to be so, is not in the store, as that was set back."""
+        if fence[0] >= self._set_back_to:
+            return False
+        _, found = SqliteJobReader(self.connection).jobs_at([JobKey(NAMESPACE, job_id)])
+        return not found or found[0].run is None or found[0].run.fence != fence
+
     def rolled_back(self) -> None:
         """Take in that the store is what it was once: what has happened since then it may ask for again.
 
-        Fences are never used again, and no two runs of a job overlap all the same.
+        Fences are never used again, and no two runs of a job overlap all the same, those that the store has forgotten
+        among them.
         """
         self.was_rolled_back = True
+        (self._set_back_to,) = self.connection.execute("SELECT epoch FROM store").fetchone()
         jobs = {job.key: job for job in self._all_jobs()}
         self.acknowledged &= {key.job_id for key in jobs}
         self.stopped &= {key.job_id for key, job in jobs.items() if job.state in TERMINAL}

@@ -25,6 +25,7 @@ from batchyard.jobstore.offers import Proposal, Refusal, refused_for_agent
 from batchyard.rpc.peers import Peer
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
+from batchyard.scheduler.setback import SetBack
 from batchyard.storage.jobs import AgentRecord, RequestKey
 from simulation import host, store
 from simulation.agent import AgentActor
@@ -153,12 +154,17 @@ def _deadlines_as_if_they_were_over(self: Leases, live: Any, now: float) -> None
     self._leases.clear()
     self._timers.clear()
     for agent in live:
-        self.grant(agent, now - self._length_s)
+        self.grant(agent, now - self.length_s)
+
+
+def _welcome_unasked(self: Scheduler, record: Any, session: Any) -> None:
+    if not session.is_vetted:
+        self._welcome(record, session, self._clock.monotonic_s())
 
 
 def _leases_without_margin(self: Leases, *, lease_s: float, kill_budget_s: float, suspicion_s: float) -> None:
     _leases_init(self, lease_s=lease_s, kill_budget_s=kill_budget_s, suspicion_s=suspicion_s)
-    self._length_s = lease_s
+    self.length_s = lease_s
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -193,6 +199,9 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "deadlines are not reset after a restart": (Leases, "begin", _deadlines_as_if_they_were_over),
     "leases end without a margin": (Leases, "__init__", _leases_without_margin),
     "a scheduler leads without waiting": (Leadership, "wait_s", lambda self, scheduler_id, now: 0),
+    "jobs are offered at once after a restore": (SetBack, "lasts", lambda self, now: False),
+    "agents are not asked what they run after a restore": (Scheduler, "_welcome_if_known", _welcome_unasked),
+    "a restored store lets a scheduler lead at once": (store, "holder_of", lambda counters: ""),
     "a scheduler grants without its own lease": (Scheduler, "_may_act", lambda self, now: self._leads),
 }
 
@@ -226,6 +235,9 @@ STORMS: Final[Mapping[str, str]] = {
     "an agent registers as another": "intruders",
     "the lease counts from the receipt of the answer": "late answers",
     "a scheduler leads without waiting": "two schedulers",
+    "jobs are offered at once after a restore": "backups",
+    "agents are not asked what they run after a restore": "backups",
+    "a restored store lets a scheduler lead at once": "backups",
     "a scheduler grants without its own lease": "two schedulers",
 }
 """The profiles that test a guard hard; the others are noticed by any mixture of faults."""

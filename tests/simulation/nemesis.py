@@ -157,23 +157,20 @@ class Nemesis:
             self._later(self._a_while(), self._scene.store.start)
 
     def _store_restore(self) -> None:
-        """Set the store back to a backup, when the agents have stopped and their runs are over: that is assumed."""
+        """Set the store back to a backup that was made a while ago, whatever runs meanwhile."""
         store = self._scene.store
         copy = store.connection.serialize()
-        outage_s = store.leader_lease_s * 1.05 + self._longer_than_a_lease()
 
         def begin() -> None:
             if not store.life.alive:
                 return
             store.crash()
-            over_at = self._kernel.now + outage_s
 
             def finish() -> None:
-                if self._kernel.now >= over_at:
-                    store.restore(copy)
+                store.restore(copy)
                 store.start()
 
-            self._later(outage_s, finish)
+            self._later(self._kernel.rng.choice((0.1, 0.1, 1.0)) * self._a_while(), finish)
 
         self._kernel.after(self._a_while(), self._life, begin)
 

@@ -23,7 +23,7 @@ from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Subscription
 from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.group import Group
-from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.leadership import Leadership, holder_of
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import submit_once
 from batchyard.storage.jobs import Changes, StorageError
@@ -101,8 +101,8 @@ class Store:
         self._net.listen("watch", self.life, SITE, self._accept_watch)
         self._open()
         assert self.core is not None
-        leader = self.core.counters.leader
-        self.leadership = Leadership(self.leader_lease_s, holder=leader.scheduler_id, now=self.clock.monotonic_s())
+        holder = holder_of(self.core.counters)
+        self.leadership = Leadership(self.leader_lease_s, holder=holder, now=self.clock.monotonic_s())
 
     def crash(self) -> None:
         """Die."""
@@ -116,7 +116,8 @@ class Store:
             path = Path(folder) / "jobs.db"
             path.write_bytes(copy)
             with patch.object(time, "time", lambda: self.clock.now_ms() / 1000):
-                backup._begin_anew(path)
+                backup._begin_anew(path, agents_stopped=False)
+            self._checker.about_to_be_rolled_back()
             with closing(sqlite3.connect(path)) as restored:
                 restored.backup(self.connection)
         self._kernel.note("store is set back to a backup")
@@ -282,7 +283,7 @@ class _DispatchStream:
         self._is_waiting = False
         leadership.take(self._scheduler_id, clock.monotonic_s())
         self._store.feed.subscribe(self._subscription, UnavailableError("a newer scheduler has taken over"))
-        self._store.do(lambda group: group.lead(self._scheduler_id), answer=self._leads)
+        self._store.do(lambda group: (group.lead(self._scheduler_id), group.set_back), answer=self._leads)
 
     def look_again(self) -> None:
         """Lead, if it waits and may now."""
@@ -291,11 +292,11 @@ class _DispatchStream:
     def _send(self, message: wire.DispatchResponse) -> None:
         self.end.send(message.SerializeToString())
 
-    def _leads(self, epoch: object) -> None:
-        if isinstance(epoch, Exception):
-            self.end.close(epoch)
+    def _leads(self, said: object) -> None:
+        if isinstance(said, Exception):
+            self.end.close(said)
             return
-        assert isinstance(epoch, int)
+        epoch, set_back = cast("tuple[int, int]", said)
         assert self._store.core is not None
         self._leader_epoch = epoch
         self._send(
@@ -304,6 +305,7 @@ class _DispatchStream:
                     leader_epoch=epoch,
                     store_epoch=self._store.core.counters.epoch,
                     lease_ms=self._store.leadership.lease_ms,
+                    set_back=set_back,
                 )
             )
         )

@@ -96,7 +96,7 @@ class ControlPlane:
         call = self.dispatch.Dispatch()
         await call.write(wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id=name)))
         scheduler = Scheduler(call)
-        await scheduler.until(lambda seen: seen.snapshot_complete)
+        scheduler.welcome = (await scheduler.until(lambda seen: seen.snapshot_complete)).welcome
         yield scheduler
         call.cancel()
 
@@ -112,6 +112,7 @@ class Scheduler:
 
     call: Any
     seen: wire.DispatchResponse = field(default_factory=wire.DispatchResponse)
+    welcome: wire.SchedulerWelcome = field(default_factory=wire.SchedulerWelcome)
 
     async def until(self, condition: Callable[[wire.DispatchResponse], object]) -> wire.DispatchResponse:
         """Read until what has come satisfies the condition; return it and begin anew."""
@@ -152,7 +153,12 @@ class Scheduler:
 
 @asynccontextmanager
 async def control_plane(
-    folder: Path, *, leader_lease_s: float | None = None, retention_s: float = RETENTION_S, clock: Clock | None = None
+    folder: Path,
+    *,
+    leader_lease_s: float | None = None,
+    retention_s: float = RETENTION_S,
+    clock: Clock | None = None,
+    durable: bool = True,
 ) -> AsyncIterator[ControlPlane]:
     """Run a registry and a job store on the databases of a folder."""
     server = InProcessServer(default_interceptors())
@@ -170,6 +176,7 @@ async def control_plane(
                     clock=clock,
                     leader_lease_s=leader_lease_s,
                     retention_s=retention_s,
+                    durable=durable,
                 )
             ),
         ]

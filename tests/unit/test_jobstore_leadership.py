@@ -32,6 +32,12 @@ def test_a_store_that_starts_again_waits_for_whoever_led_before() -> None:
     assert leadership.wait_s("first", 100) == 0
 
 
+def test_a_store_that_does_not_know_who_led_before_waits_for_anybody() -> None:
+    leadership = Leadership(LEASE_S, holder=None, now=100)
+    assert leadership.wait_s("first", 100) > LEASE_S
+    assert leadership.wait_s("first", 100 + LEASE_S * (1 + 2 * DRIFT)) == 0
+
+
 def test_a_leader_that_resigns_is_not_waited_for() -> None:
     leadership = Leadership(LEASE_S, holder="", now=0)
     leadership.take("first", 0)

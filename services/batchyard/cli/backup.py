@@ -31,18 +31,22 @@ def backup(*, data_dir: Path, archive: Path) -> None:
 @click.command()
 @options.data_dir()
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def restore(*, data_dir: Path, archive: Path) -> None:
+@options.option(
+    "--agents-stopped",
+    is_flag=True,
+    help="No job runs any more, on any host: start others at once. If one does, it may run twice at a time.",
+)
+def restore(*, data_dir: Path, archive: Path, agents_stopped: bool) -> None:
     """Put the resources and jobs of ARCHIVE into a data folder that has none. Batchyard must not run there.
 
     Jobs are again as they were when the backup was made. What has been started since is ended by its agent, because
-    nothing in the backup speaks of it.
+    nothing in the backup speaks of it. Until that is certain no job is started: for as long as the agents' leases.
     """
     folder = DataFolder(data_dir)
     with folder.locked("registry", "jobstore"):
         try:
-            read_backup(
-                archive, {database.name: database for database in (folder.job_database, folder.registry_database)}
-            )
+            databases = {database.name: database for database in (folder.job_database, folder.registry_database)}
+            read_backup(archive, databases, agents_stopped=agents_stopped)
         except BackupError as error:
             raise CannotStartError(str(error)) from error
     click.echo(f"restored {archive} into {folder.root}", err=True)

@@ -33,7 +33,7 @@ from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.fronts import Fronts
-from batchyard.jobstore.leadership import Leadership
+from batchyard.jobstore.leadership import Leadership, holder_of
 from batchyard.jobstore.metrics import count_changes
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.overview import EndedJobs, OverviewServicer
@@ -123,9 +123,7 @@ async def open_job_store(
                 feed=feed,
                 database=database,
                 epoch=lambda: numbers.counters.epoch,
-                leadership=Leadership(
-                    leader_lease_s, holder=numbers.counters.leader.scheduler_id, now=clock.monotonic_s()
-                ),
+                leadership=Leadership(leader_lease_s, holder=holder_of(numbers.counters), now=clock.monotonic_s()),
                 reasons=reasons,
                 fronts=fronts,
                 clock=clock,

@@ -87,11 +87,14 @@ class DispatchServicer(DispatchServiceServicer):
         self._fronts.begin(subscription)
         scope = anyio.CancelScope()
         try:
-            leader_epoch = await self._writer.do(lambda group: group.lead(scheduler_id))
+            leader_epoch, set_back = await self._writer.do(lambda group: (group.lead(scheduler_id), group.set_back))
             _log.info("scheduler %s leads, epoch %d", scheduler_id, leader_epoch)
             yield wire.DispatchResponse(
                 welcome=wire.SchedulerWelcome(
-                    leader_epoch=leader_epoch, store_epoch=self._epoch(), lease_ms=self._leadership.lease_ms
+                    leader_epoch=leader_epoch,
+                    store_epoch=self._epoch(),
+                    lease_ms=self._leadership.lease_ms,
+                    set_back=set_back,
                 )
             )
             async for message in self._snapshot(subscription):
@@ -162,6 +165,8 @@ class DispatchServicer(DispatchServiceServicer):
         def tell(act: Callable[[Group], object], *keys: JobKey) -> None:
             self._writer.tell(lambda group: group.under(leader_epoch, act), *keys)
 
+        if request.set_back_over:
+            tell(partial(Group.end_set_back, number=request.set_back_over))
         for registration in request.registrations:
             tell(_registering(registration))
         for lost in request.lost_agents:

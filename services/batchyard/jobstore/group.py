@@ -232,6 +232,17 @@ class Group(Moves):
         self._changes.leader = Leader(self._numbers.leader_epoch, scheduler_id)
         return self._numbers.leader_epoch
 
+    @property
+    def set_back(self) -> int:
+        """Not 0: the store was set back to an earlier state, and may have forgotten runs that are alive."""
+        return self._numbers.set_back
+
+    def end_set_back(self, number: int) -> None:
+        """Take in that whatever was forgotten at this time is over."""
+        if number == self._numbers.set_back:
+            self._numbers.set_back = 0
+            self._changes.set_back_over = True
+
     def keep_share_uses(self, uses: Sequence[ShareUse]) -> None:
         """Keep what shares have used, for the next scheduler."""
         self._changes.share_uses += uses

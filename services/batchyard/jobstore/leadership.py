@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from batchyard.storage.jobs import Counters
+
 DRIFT: Final = 0.01
 """How far the rate of a host's clock may be off."""
 
@@ -9,14 +11,14 @@ DRIFT: Final = 0.01
 class Leadership:
     """The lease of the leader, as the store sees it: never shorter than the leader itself believes."""
 
-    def __init__(self, lease_s: float | None, *, holder: str, now: float) -> None:
-        """Begin as a store that has just started: whoever led before it may still do so.
+    def __init__(self, lease_s: float | None, *, holder: str | None, now: float) -> None:
+        """Begin as a store that has just started: whoever led before it may still do so, None if that is not known.
 
         With a `lease_s` of None the store and its one scheduler are the same process, and nobody needs to wait.
         """
         self._lease_s = lease_s
         self._holder = holder
-        self._until = self._end_of_lease(now) if holder else now
+        self._until = now if holder == "" else self._end_of_lease(now)
 
     @property
     def lease_ms(self) -> int:
@@ -50,3 +52,8 @@ class Leadership:
 
     def _end_of_lease(self, now: float) -> float:
         return now + (self._lease_s or 0) * (1 + 2 * DRIFT)
+
+
+def holder_of(counters: Counters) -> str | None:
+    """Return who led when the store stopped; empty: nobody; None: a store that was set back does not know."""
+    return None if counters.set_back else counters.leader.scheduler_id

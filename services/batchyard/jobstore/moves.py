@@ -57,6 +57,7 @@ class Numbers:
         self.epoch: Final = counters.epoch
         self.revision = counters.revision
         self.leader_epoch = counters.leader.epoch
+        self.set_back = counters.set_back
         self.sequence = counters.sequence
         """Of the newest job."""
         self.reserved_vcpus = reserved_vcpus

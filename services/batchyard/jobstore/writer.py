@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -24,6 +25,7 @@ from batchyard.jobstore.group import Group
 from batchyard.jobstore.metrics import timed_commit
 from batchyard.rpc.health import Health
 from batchyard.storage.jobs import Counters, StorageError
+from batchyard.storage.sqlite import setback
 from batchyard.storage.sqlite.database import Database, open_database, until_writable
 from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs
 
@@ -92,7 +94,10 @@ class Writer:
                     if not has_served:
                         task_status.started()
                         has_served = True
-                    await self._serve(database, core)
+                    try:
+                        await self._serve(database, core)
+                    finally:
+                        await self._sync(database)
             except (StorageError, sqlite3.Error) as error:
                 if not has_served:
                     raise
@@ -131,10 +136,18 @@ class Writer:
         migrate_jobs(connection)
         # Fences must not repeat after a power cut either: the epoch is synced, whatever the choice for all else.
         connection.execute("PRAGMA synchronous=FULL")
+        if setback.begin(connection, durable=self._durable, boot=setback.boot_id()):
+            _log.warning("the machine has stopped while commits were not on disk: the newest may be lost")
         core = JobStoreCore(SqliteJobWriter(connection))
         if not self._durable:
             connection.execute("PRAGMA synchronous=NORMAL")
         return core
+
+    async def _sync(self, database: Database) -> None:
+        """Have a power cut take nothing of what was committed, if the disk allows; the more is waited for if not."""
+        if not self._durable:
+            with anyio.CancelScope(shield=True), suppress(sqlite3.Error):
+                await database.run(setback.end)
 
     def _note_failure(self, error: Exception) -> None:
         self._closed_because = _cannot_write(error)

@@ -69,6 +69,8 @@ class Environments:
     """All compute environments of all namespaces."""
 
     def __init__(self) -> None:
+        self.held_back = ""
+        """Why nothing may be placed in any of them; empty: it may."""
         self._environments: dict[ResourceKey, Environment] = {}
         self._paused: dict[ResourceKey, None] = {}
 

@@ -47,7 +47,8 @@ class Leases:
     """The leases of all live agents, as this scheduler counts them."""
 
     def __init__(self, *, lease_s: float, kill_budget_s: float, suspicion_s: float) -> None:
-        self._length_s = (lease_s + kill_budget_s) * (1 + 2 * CLOCK_DRIFT)
+        self.length_s = (lease_s + kill_budget_s) * (1 + 2 * CLOCK_DRIFT)
+        """How long after its last heartbeat an agent is lost."""
         self._suspicion_s = suspicion_s
         self._leases: dict[str, _Lease] = {}
         self._timers: list[tuple[float, str]] = []
@@ -115,7 +116,7 @@ class Leases:
     def _extend(self, agent_id: str, lease: _Lease, now: float) -> None:
         lease.suspect = False
         lease.suspect_at = now + self._suspicion_s
-        lease.deadline = now + self._length_s
+        lease.deadline = now + self.length_s
         self._arm(agent_id, lease)
 
     def _arm(self, agent_id: str, lease: _Lease) -> None:

@@ -16,6 +16,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import StaleIncarnationError, SupersededError, UnavailableError
 from batchyard.domain.jobs import Fence
+from batchyard.scheduler import setback
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.convert import (
     agent_of,
@@ -33,6 +34,7 @@ from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.planner import Planner
 from batchyard.scheduler.roster import AgentRecord, Roster
 from batchyard.scheduler.session import Session
+from batchyard.scheduler.setback import SetBack
 
 KILL_GRACE_MS: Final = 30_000
 """Between SIGTERM and SIGKILL, as AWS has it."""
@@ -60,6 +62,7 @@ class Scheduler:
         self._leases = Leases(
             lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
         )
+        self._set_back = SetBack(self._leases.length_s)
         self._store: StoreOutbox | None = None
         self._epochs = (0, 0)
         """The store's, and the one under which this scheduler leads."""
@@ -94,7 +97,11 @@ class Scheduler:
         for agent_id in self.drains.due(now):
             _log.warning("agent %s is drained, and the limit is over: what it runs is ended", agent_id)
             self._store.evict(agent_id)
-        deadlines = [self._leases.next_deadline(), self.drains.next_deadline()]
+        if number := self._set_back.take_over(now):
+            _log.warning("the leases from before the job store was set back are over: jobs are started again")
+            self._store.end_set_back(number)
+        self.planner.hold_back(setback.REASON if self._set_back.lasts(now) else "")
+        deadlines = [self._leases.next_deadline(), self.drains.next_deadline(), self._set_back.next_deadline()]
         if self._knows_resources:
             plan = self.planner.plan(now, offers_max=OFFERS_A_TURN)
             if plan.offers:
@@ -148,6 +155,8 @@ class Scheduler:
         """Apply what the job store says. Beginnings go before ends: commits may have been merged into one message."""
         if response.HasField("welcome"):
             self._epochs = (response.welcome.store_epoch, response.welcome.leader_epoch)
+            if self._set_back.told(response.welcome.set_back, self._clock.monotonic_s()):
+                self._begin_after_set_back()
         self._live.update((agent.agent_id, agent.incarnation) for agent in response.agents)
         for run in response.held:
             self._run_held(run)
@@ -187,6 +196,19 @@ class Scheduler:
             queue = ResourceKey(asked.namespace, asked.job_queue)
             job_ids = self.planner.front(queue, self._clock.monotonic_s(), asked.limit)
             self._store.tell_front(wire.Front(request=asked.request, job_ids=job_ids))
+
+    def _begin_after_set_back(self) -> None:
+        """Have all agents present themselves anew: what the store has acknowledged of their runs it may not know."""
+        _log.warning(
+            "the job store was set back to an earlier state: no job is started for %.0f s, until all leases from "
+            "before are over",
+            self._set_back.wait_s,
+        )
+        for record in self.roster:
+            if record.session is not None:
+                record.session.outbox.close(UnavailableError("the job store was set back; present yourself anew"))
+                record.session = None
+                self.planner.agent_suspended(record.agent_id)
 
     def _may_act(self, now: float) -> bool:
         return self._leads and now < self._leads_until
@@ -298,7 +320,11 @@ class Scheduler:
         session = record.session
         if session is None or session.agent.incarnation != outcome.incarnation:
             return
-        if outcome.accepted:
+        if outcome.accepted and self._set_back.lasts(now):
+            session.is_vetted = False
+            self._pass_on_reports(session, now)
+            self._welcome_if_known(record, session)
+        elif outcome.accepted:
             self._welcome(record, session, now)
         else:
             self._refuse(session)
@@ -313,6 +339,23 @@ class Scheduler:
         session = record.session
         if session is not None and session.agent.incarnation == outcome.incarnation:
             session.answer(fence, outcome.state, stale=outcome.stale)
+            if session.is_vetted:
+                return
+            if outcome.stale and outcome.state < run_pb2.RUN_STATE_DONE:
+                _log.warning("agent %s runs what the job store has forgotten: it begins anew", record.agent_id)
+                self._refuse(session)
+            else:
+                self._welcome_if_known(record, session)
+
+    def _welcome_if_known(self, record: AgentRecord, session: Session) -> None:
+        """Welcome an agent once the store, which was set back, has said that it knows all of its runs.
+
+        A welcome is a lease: with one the agent would run on, beyond the time that is waited for, what the store has
+        forgotten.
+        """
+        now = self._clock.monotonic_s()
+        if not session.unanswered(now):
+            self._welcome(record, session, now)
 
     # The agents' streams
 
@@ -376,7 +419,7 @@ class Scheduler:
             *(agent.agent_id, agent.incarnation),
             *(agent.capacity.vcpus_milli / 1000, agent.capacity.memory_mib, agent.capacity.gpus),
         )
-        session.accepted = True
+        session.accepted = session.is_vetted = True
         self.planner.agent_joined(agent)
         session.outbox.welcome(self._terms())
         session.outbox.answer(session.heartbeat)
@@ -415,7 +458,7 @@ class Scheduler:
 
     def _refuse(self, session: Session) -> None:
         """End a session whose incarnation has no right to run anything."""
-        session.accepted = False
+        session.accepted, session.is_vetted = False, True
         self.planner.agent_suspended(session.agent.agent_id)
         session.outbox.close(_stale(session.agent))
 

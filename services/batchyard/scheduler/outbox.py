@@ -154,11 +154,16 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._fronts: dict[int, wire.Front] = {}
         self._drains: dict[int, wire.AgentDrain] = {}
         self._evictions: dict[str, None] = {}
-        self._heartbeat = 0
+        self._heartbeat = self._set_back_over = 0
 
     def beat(self, heartbeat: int) -> None:
         """Send a heartbeat, to go on leading."""
         self._heartbeat = heartbeat
+        self._filled.set()
+
+    def end_set_back(self, number: int) -> None:
+        """Say that whatever the store forgot when it was set back is over."""
+        self._set_back_over = number
         self._filled.set()
 
     def register(self, registration: wire.AgentRegistration) -> None:
@@ -207,8 +212,8 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._filled.set()
 
     def _next(self) -> wire.DispatchRequest | None:
-        message = wire.DispatchRequest(heartbeat=self._heartbeat)
-        self._heartbeat = 0
+        message = wire.DispatchRequest(heartbeat=self._heartbeat, set_back_over=self._set_back_over)
+        self._heartbeat = self._set_back_over = 0
         if self._lost:
             # Alone and first: a registration that follows must meet a store that knows of the loss.
             for lost, _ in _taken(self._lost):

@@ -125,6 +125,14 @@ class Planner:
         self._waiting.environment_changed(key)
         self._structure_changed()
 
+    def hold_back(self, reason: str) -> None:
+        """Place nothing, and tell this of all jobs that wait, until told so with no reason."""
+        if reason != self._environments.held_back:
+            self._environments.held_back = reason
+            for environment in self._environments:
+                self._waiting.environment_changed(environment.key)
+            self._structure_changed()
+
     def put_queue(self, spec: JobQueue) -> None:
         """Take in a job queue, or what has changed of it."""
         queue = self._waiting.put_queue(spec)
@@ -410,6 +418,9 @@ class Planner:
     def _try(self, line: Line, head: Entry, now: float, offers: list[Offer]) -> bool:
         """Place the head of a line, or park the line."""
         self.looks += 1
+        if self._environments.held_back:
+            self._park(line, now, (), [])
+            return False
         short_of_hosts: list[str] = []
         short_of_ceiling: list[Environment] = []
         namespace = line.queue.key.namespace

@@ -40,6 +40,8 @@ def why_waiting(line: Line, environments: Environments, hosts: Hosts) -> str:
     """Return why the jobs of a line wait, the head of which found no room."""
     if line.queue.spec is None:
         return f"Waiting: job queue {line.queue.key.name} is not known to the scheduler."
+    if environments.held_back:
+        return environments.held_back
     attached = _attached(line, environments)
     usable = [environment for environment in attached if environment.usable]
     if not usable:

@@ -43,6 +43,8 @@ class Session:
         self.outbox = AgentOutbox()
         self.accepted = False
         """Whether the job store has let this incarnation in, and the agent has been welcomed."""
+        self.is_vetted = True
+        """False while the job store is asked whether it knows all that the agent runs."""
         self.heartbeat = 0
         """The highest heartbeat received."""
         self._reported: dict[Fence, _Reported] = {}

@@ -224,6 +224,8 @@ class Changes:
     answers: list[Answer] = field(default_factory=list)
     """Each kept for ANSWERS_KEPT_MS, and gone some time after."""
     removal: Removal = field(default_factory=Removal)
+    set_back_over: bool = False
+    """Whatever the store has forgotten when it was set back is over."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -240,6 +242,7 @@ class Changes:
             or self.events
             or self.answers
             or self.removal
+            or self.set_back_over
         )
 
 
@@ -256,6 +259,8 @@ class Counters:
     """Of the newest job that there ever was, or of the last child of the newest array."""
     job_id: JobId | None
     """No job had a greater one."""
+    set_back: int = 0
+    """Not 0: the store was set back to an earlier state, and may have forgotten runs that are alive."""
 
 
 class JobWriter(Protocol):

@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from batchyard.storage.sqlite.jobs import migrate_jobs
+
 FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
 
@@ -41,9 +43,11 @@ def write_backup(archive: Path, databases: Sequence[Path]) -> None:
         (fresh / "archive").replace(archive)
 
 
-def read_backup(archive: Path, databases: Mapping[str, Path]) -> None:
+def read_backup(archive: Path, databases: Mapping[str, Path], *, agents_stopped: bool = False) -> None:
     """Put the databases of an archive, by name, where they belong; there must be none.
 
+    Unless nothing runs any more (`agents_stopped`), the job store starts nothing for as long as what has been started
+    since the backup may be alive.
     Raises BackupError, with nothing written, if one is there already or the archive is not whole.
     """
     for target in databases.values():
@@ -56,7 +60,7 @@ def read_backup(archive: Path, databases: Mapping[str, Path]) -> None:
             manifest = json.loads((Path(fresh) / _MANIFEST).read_text())
             if manifest["format"] != FORMAT:
                 raise BackupError(f"{archive} has format {manifest['format']}, this version reads {FORMAT}")
-            _begin_anew(Path(fresh) / "jobs.db")
+            _begin_anew(Path(fresh) / "jobs.db", agents_stopped=agents_stopped)
         except (tarfile.TarError, sqlite3.Error, OSError, EOFError, KeyError, ValueError) as error:
             raise BackupError(f"{archive} is not a backup that can be read: {error}") from error
         for name, target in databases.items():
@@ -74,11 +78,16 @@ def _extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
                 os.fsync(file.fileno())
 
 
-def _begin_anew(jobs: Path) -> None:
+def _begin_anew(jobs: Path, *, agents_stopped: bool) -> None:
     """Raise the store's epoch beyond any that was ever used, so that no fence of the time after the backup repeats.
 
     Epochs count starts; no installation starts once a second, so the time in seconds is beyond them all, and beyond
     that of an earlier restore.
     """
-    with closing(sqlite3.connect(jobs)) as connection, connection:
-        connection.execute("UPDATE store SET epoch = max(epoch + 1, ?), leader_id = ''", (int(time.time()),))
+    with closing(sqlite3.connect(jobs, isolation_level=None)) as connection:
+        migrate_jobs(connection)
+        connection.execute(
+            "UPDATE store SET epoch = max(epoch + 1, :now), leader_id = '', unsynced_boot = '',"
+            " set_back = CASE :stopped WHEN 1 THEN 0 ELSE max(epoch + 1, :now) END",
+            {"now": int(time.time()), "stopped": agents_stopped},
+        )

@@ -93,10 +93,11 @@ class SqliteJobWriter:
         """Become the writer."""
         row = self._db.execute(
             "UPDATE store SET epoch = epoch + 1"
-            " RETURNING epoch, revision, leader_epoch, leader_id, gone_sequence, gone_job_id",
+            " RETURNING epoch, revision, leader_epoch, leader_id, gone_sequence, gone_job_id, set_back",
         ).fetchall()[0]
         sequence, job_id = removals.newest_job(self._db)
-        return Counters(row[0], row[1], Leader(row[2], row[3]), max(sequence, row[4]), max(job_id, row[5]) or None)
+        newest = max(sequence, row[4]), max(job_id, row[5]) or None
+        return Counters(row[0], row[1], Leader(row[2], row[3]), *newest, set_back=row[6])
 
     @_translated
     def jobs(self, keys: Collection[JobKey]) -> list[Job]:
@@ -260,6 +261,8 @@ class SqliteJobWriter:
 
     def _write(self, changes: Changes) -> None:
         db = self._db
+        if changes.set_back_over:
+            db.execute("UPDATE store SET set_back = 0")
         if changes.new_jobs:
             db.executemany(INSERT, [(*fixed_values(new.job), *changing_values(new.job)) for new in changes.new_jobs])
             specs = [(new.job.sequence, new.spec) for new in changes.new_jobs if new.spec is not None]

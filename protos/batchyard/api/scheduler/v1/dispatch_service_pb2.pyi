@@ -401,6 +401,7 @@ class SchedulerWelcome(_message.Message):
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     STORE_EPOCH_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    SET_BACK_FIELD_NUMBER: _builtins.int
     leader_epoch: _builtins.int
     """Grows with every scheduler that is welcomed."""
     store_epoch: _builtins.int
@@ -409,16 +410,22 @@ class SchedulerWelcome(_message.Message):
     """How long the scheduler leads after it sent a heartbeat that was answered. 0: as long as the stream is up, because
     store and scheduler are one process.
     """
+    set_back: _builtins.int
+    """Not 0: the store was set back to an earlier state, and may have forgotten runs that are alive. No job is to be
+    proposed until every lease that agents may have had before is over, counted from this message. The same number
+    until `set_back_over` names it.
+    """
     def __init__(
         self,
         *,
         leader_epoch: _builtins.int = ...,
         store_epoch: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
+        set_back: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "lease_ms", b"lease_ms", "store_epoch", b"store_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "lease_ms", b"lease_ms", "set_back", b"set_back", "store_epoch", b"store_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -620,10 +627,13 @@ class DispatchRequest(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     SHARE_USES_FIELD_NUMBER: _builtins.int
     FRONTS_FIELD_NUMBER: _builtins.int
+    SET_BACK_OVER_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.int
     """A number that grows; the answer repeats it."""
     resign: _builtins.bool
     """The scheduler leads no more; another one may at once. Nothing follows."""
+    set_back_over: _builtins.int
+    """What the welcome said of the store being set back: it is over."""
     @_builtins.property
     def hello(self) -> Global___SchedulerHello:
         """In the first message, and only there."""
@@ -667,10 +677,11 @@ class DispatchRequest(_message.Message):
         evictions: _abc.Iterable[_builtins.str] | None = ...,
         share_uses: _abc.Iterable[Global___ShareUse] | None = ...,
         fronts: _abc.Iterable[Global___Front] | None = ...,
+        set_back_over: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "fronts", b"fronts", "heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "share_uses", b"share_uses", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "fronts", b"fronts", "heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "set_back_over", b"set_back_over", "share_uses", b"share_uses", "wait_reasons", b"wait_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
