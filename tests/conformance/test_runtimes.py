@@ -1,90 +1,31 @@
-"""The runtime contract, on plain processes; `test_docker` and `test_podman` have it on containers."""
-
-import os
-import signal
-from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
-from pathlib import Path
+"""The contract of runtimes, on plain processes. `test_docker` and others have it on containers."""
 
 import pytest
 
-from batchyard.agent.launcher.ledger import RunEnd, RunState
-from batchyard.agent.runtimes import Runtime
-from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
-from batchyard.agent.runtimes.secrets import Secrets
-from batchyard.agent.state import Orders
-from batchyard.storage.log_files import LogFolder
-from support.agent import NEEDS_NAMESPACES, agent_id_of, an_offer, eventually, pids_with
+from support.agent import NEEDS_NAMESPACES
 
-pytest.register_assert_rewrite("conformance.runtime_contract")
-from conformance.runtime_contract import FIRST, SECOND, Open, RuntimeContract  # noqa: E402
-
-CAPACITY = (4000, 4096, 0)
-GRACE_S = 0.2
+pytest.register_assert_rewrite("conformance.runtime_contract", "conformance.process_contract")
+from conformance.process_contract import (  # noqa: E402
+    NEEDS_CGROUPS,
+    CgroupContract,
+    ProcessContract,
+)
+from conformance.runtime_contract import Open  # noqa: E402
 
 
-class ProcessRuntimeContract(RuntimeContract):
-    namespace: bool
+class TestPlainProcesses(ProcessContract):
+    """Without a namespace and without cgroups, as where the host allows neither."""
 
-    @pytest.fixture
-    def opened(self, tmp_path: Path, logs: LogFolder, secrets: Secrets) -> Open:
-        settings = ProcessSettings(namespace=self.namespace, idle_s=0.2, timeout_grace_s=GRACE_S, secrets=secrets)
+    cgroups = False
 
-        def opened() -> AbstractAsyncContextManager[Runtime]:
-            return open_process_runtime(
-                tmp_path / "launcher", agent_id=agent_id_of(tmp_path), capacity=CAPACITY, logs=logs, settings=settings
-            )
-
-        return opened
-
-    async def test_a_read_only_root_is_refused_by_name(self, opened: Open) -> None:
-        async with opened() as runtime:
-            followed = await self.with_lease(runtime)
-            await followed.offer("true", readonly_root_filesystem=True)
-            assert "readonlyRootFilesystem" in (await followed.done(FIRST)).reason
-
-    async def test_a_job_whose_log_cannot_be_made_fails_alone(self, opened: Open, logs: LogFolder) -> None:
-        offer = an_offer("true")
-        in_the_way = logs.path(offer.spec.namespace, offer.log_stream_name).parent
-        in_the_way.parent.mkdir(parents=True)
-        in_the_way.touch()
-        async with opened() as runtime:
-            followed = await self.with_lease(runtime)
-            await runtime.carry_out(
-                Orders(offers=[offer, replace(an_offer("true", fence=SECOND), log_stream_name="other")])
-            )
-            assert (await followed.done(FIRST)).end is RunEnd.START_FAILED
-            assert (await followed.done(SECOND)).exit_code == 0
-
-    async def test_after_the_launchers_death_its_processes_are_dead_and_its_claims_are_lost(
-        self, opened: Open, tmp_path: Path
+    async def test_an_agent_says_that_memory_is_only_watched(
+        self, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
-        mark = f"1{os.getpid():07d}.5"
-        async with opened() as runtime:
-            instance = runtime.instance
-            followed = await self.with_lease(runtime)
-            await followed.offer("sh", "-c", f"setsid sleep {mark} & wait")
-            await followed.until(FIRST, RunState.STARTED)
-            await eventually(lambda: pids_with(mark))
-            for pid in pids_with(str(tmp_path / "launcher")):
-                os.kill(pid, signal.SIGKILL)
-        async with opened() as runtime:
-            assert not pids_with(mark)
-            assert runtime.instance != instance
-            assert runtime.claimed_before == [FIRST]
-            followed = await self.with_lease(runtime)
-            assert (await followed.done(FIRST)).end is RunEnd.LOST
-
-    async def test_a_launcher_that_is_released_ends(self, opened: Open, tmp_path: Path) -> None:
-        async with opened() as runtime:
-            await runtime.release()
-            await eventually(lambda: not pids_with(str(tmp_path / "launcher")))
-
-
-class TestPlainProcesses(ProcessRuntimeContract):
-    namespace = False
+        async with opened():
+            assert "no cgroups can be made here: the memory of jobs is watched" in caplog.text
 
 
 @NEEDS_NAMESPACES
-class TestProcessesInANamespace(ProcessRuntimeContract):
+@NEEDS_CGROUPS
+class TestProcessesInANamespace(CgroupContract):
     namespace = True

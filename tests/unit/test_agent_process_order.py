@@ -12,12 +12,8 @@ from batchyard.agent.runtimes.process import RefusedError, User, find_user, rlim
 from batchyard.agent.state import Offer
 from batchyard.api.common.v1.container_pb2 import (
     Device,
-    EphemeralStorage,
     LinuxParameters,
     MountPoint,
-    NetworkConfiguration,
-    RepositoryCredentials,
-    RuntimePlatform,
     Tmpfs,
     Ulimit,
     Volume,
@@ -85,20 +81,9 @@ def test_what_a_process_cannot_honour_is_refused_with_every_name() -> None:
     assert refusal.endswith("volumes, mountPoints, readonlyRootFilesystem, privileged")
 
 
-def test_what_asks_for_nothing_that_a_process_lacks_is_not_refused() -> None:
-    init = LinuxParameters(init_process_enabled=True, max_swap=0, swappiness=60)
-    members: dict[str, Any] = {
-        "linux_parameters": init,
-        "network_configuration": NetworkConfiguration(assign_public_ip="ENABLED"),
-        "runtime_platform": RuntimePlatform(cpu_architecture="ARM64"),
-        "ephemeral_storage": EphemeralStorage(size_in_gi_b=21),
-        "enable_execute_command": True,
-        "repository_credentials": RepositoryCredentials(credentials_parameter="arn"),
-        "execution_role_arn": "arn",
-        "instance_type": "m5.large",
-    }
-    for name, value in members.items():
-        assert "refusal" not in order_for(an_offer("true", image="no/such:image", **{name: value})), name
+def test_swap_that_is_none_and_an_init_process_are_what_a_process_has() -> None:
+    parameters = LinuxParameters(init_process_enabled=True, max_swap=0, swappiness=60)
+    assert "refusal" not in order_for(an_offer("true", linux_parameters=parameters))
 
 
 def test_false_is_not_a_demand() -> None:

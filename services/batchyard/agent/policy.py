@@ -14,6 +14,8 @@ ENGINE_SOCKETS: Final = (
     "/run/podman/podman.sock",
     "/run/containerd/containerd.sock",
     "/run/crio/crio.sock",
+    f"/run/user/{os.geteuid()}/docker.sock",
+    f"/run/user/{os.geteuid()}/podman/podman.sock",
 )
 """Where engines usually listen. Who can speak to one of them has the whole host."""
 

@@ -180,6 +180,7 @@ class Launcher:
                 "protocol": wire.PROTOCOL,
                 "instance": self._instance,
                 "namespaced": self._namespaced,
+                "cgroups": str(self._cgroups.layout) if self._cgroups is not None else "",
                 "lost": self._lost,
                 "runs": [wire.encode_run(run) for run in self._ledger.runs.values()],
             }

@@ -7,7 +7,8 @@ The agent sends orders, each member optional:
 
 The launcher says first what it is and all that it knows, then every change:
 
-    {"protocol": 1, "instance": "9f1c...", "namespaced": true, "lost": [fence], "runs": [...]}
+    {"protocol": 1, "instance": "9f1c...", "namespaced": true, "cgroups": "version 2: ...", "lost": [fence],
+     "runs": [...]}
     {"runs": [...]}
 
 Times are seconds of CLOCK_BOOTTIME, durations seconds; a fence is [epoch, number].

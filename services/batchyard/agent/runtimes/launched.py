@@ -47,6 +47,8 @@ class ProcessSettings:
 
     namespace: bool = True
     """Whether to try for a PID namespace."""
+    cgroups: bool = True
+    """Whether to try for cgroups."""
     idle_s: float = 5.0
     """How long the launcher stays without an agent and without work."""
     timeout_grace_s: float = TIMEOUT_GRACE_S
@@ -121,6 +123,8 @@ class ProcessRuntime:
         self._sending = anyio.Lock()
         self._environ = dict(os.environ)
         self._log_folders: set[str] = set()
+        if hello.get("cgroups") == "":
+            _log.warning("no cgroups can be made here: the memory of jobs is watched, and no CPU is reserved for them")
         self._instance: str = hello["instance"]
         self._claimed_before = [wire.decode_fence(pair) for pair in hello["lost"]]
 
@@ -325,5 +329,11 @@ def _end_leftovers(folder: Path, agent_id: str) -> None:
 def _start_launcher(folder: Path, agent_id: str, settings: ProcessSettings) -> None:
     start_detached(
         folder,
-        Options(folder=str(folder.resolve()), agent_id=agent_id, idle_s=settings.idle_s, namespace=settings.namespace),
+        Options(
+            folder=str(folder.resolve()),
+            agent_id=agent_id,
+            idle_s=settings.idle_s,
+            namespace=settings.namespace,
+            cgroups=settings.cgroups,
+        ),
     )

@@ -95,22 +95,21 @@ def start_order(
 
 
 def _refuse_unsupported(container: ContainerDetail) -> None:
-    linux = container.linux_parameters
-    unsupported = [
-        name
-        for name, is_asked_for in (
-            ("volumes", container.volumes),
-            ("mountPoints", container.mount_points),
-            ("readonlyRootFilesystem", container.readonly_root_filesystem),
-            ("privileged", container.privileged),
-            ("linuxParameters.devices", linux.devices),
-            ("linuxParameters.tmpfs", linux.tmpfs),
-            ("linuxParameters.sharedMemorySize", linux.shared_memory_size),
-            ("linuxParameters.maxSwap", linux.max_swap),
-        )
-        if is_asked_for
-    ]
-    if unsupported:
+    asked_for = {
+        "volumes": container.volumes,
+        "mountPoints": container.mount_points,
+        "readonlyRootFilesystem": container.readonly_root_filesystem,
+        "privileged": container.privileged,
+    }
+    if container.HasField("linux_parameters"):
+        linux = container.linux_parameters
+        asked_for |= {
+            "linuxParameters.devices": linux.devices,
+            "linuxParameters.tmpfs": linux.tmpfs,
+            "linuxParameters.sharedMemorySize": linux.shared_memory_size,
+            "linuxParameters.maxSwap": linux.max_swap,
+        }
+    if unsupported := [name for name, value in asked_for.items() if value]:
         raise RefusedError(f"the process runtime cannot honour {', '.join(unsupported)}")
 
 
