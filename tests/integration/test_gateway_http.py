@@ -155,7 +155,10 @@ async def test_a_head_request_has_no_body(gateway: GatewayAddresses) -> None:
     assert (response.status, response.body) == (200, b"")
 
 
-async def test_a_service_that_cannot_be_reached_is_a_server_exception_and_named_by_readyz() -> None:
+async def test_a_service_that_cannot_be_reached_is_a_server_exception_and_named_by_readyz(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("batchyard.gateway.upstreams.RESTART_PATIENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nobody = f"127.0.0.1:{unused.getsockname()[1]}"
     async with over_sockets(FakeServices()) as there, grpc.aio.insecure_channel(nobody) as away:
