@@ -48,6 +48,7 @@ lint: $(installed) ## Check format, style, types, import contracts, protos and g
 	$(bin)/buf breaking --against protos/baseline.binpb
 	$(bin)/python scripts/generate_protos.py --check
 	$(bin)/python scripts/generate_compatibility.py --check
+	$(bin)/python scripts/generate_runtimes.py --check
 
 format: $(installed) ## Format the code and the protos, and mend what ruff can mend
 	$(bin)/ruff check --fix --exit-zero --quiet .
@@ -59,8 +60,9 @@ proto: $(installed) ## Generate the stubs beside the .proto files
 	$(bin)/buf lint
 	$(bin)/python scripts/generate_protos.py
 
-compatibility: $(installed) ## Write docs/compatibility.md anew, after a change of the API or of what it does
+compatibility: $(installed) ## Write docs/compatibility.md and docs/runtimes.md anew, after a change of the API or of what it does
 	$(bin)/python scripts/generate_compatibility.py
+	$(bin)/python scripts/generate_runtimes.py
 
 baseline: $(installed) ## Renew the image that public protos must stay compatible with (at releases)
 	$(bin)/buf build --exclude-source-info --output protos/baseline.binpb
