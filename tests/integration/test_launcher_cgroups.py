@@ -296,3 +296,23 @@ def test_shares_of_cpu_are_set_on_this_host(real: CgroupPool) -> None:
             found[name] = int((folder / name).read_text())
     assert found in ({"cpu.shares": 3072}, {"cpu.weight": 300})
     real.release(group)
+
+
+def test_what_was_forked_before_its_parent_was_placed_has_the_same_share_of_cpu(real: CgroupPool) -> None:
+    if real.layout.cpu is None:
+        pytest.skip("kernel: shares of CPU cannot be set here")
+    group = real.acquire(64, 1000)
+    group.enter()
+    try:
+        job = subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600 & wait"])
+    finally:
+        group.leave()
+    try:
+        soon(lambda: len(group.members()) == 3, "it has forked")
+        group.place(job.pid)
+        shared = Path(real.layout.cpu.base, Path(group.folder).name, "cgroup.procs").read_text()
+        assert set(map(int, shared.split())) == group.members()
+    finally:
+        soon(lambda: not group.kill(), "all of it is dead")
+        job.wait()
+        real.release(group)

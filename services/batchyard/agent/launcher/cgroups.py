@@ -164,10 +164,17 @@ class Cgroup:
             os.write(each.home_procs, b"0")
 
     def place(self, pid: int) -> None:
-        """Have the process that was just started, and may be gone, get its share of CPU."""
-        if self._cpu_procs is not None:
-            with suppress(OSError):
-                os.write(self._cpu_procs, b"%d" % pid)
+        """Have the process that was just started, and what it may have forked since, get their share of CPU."""
+        if self._cpu_procs is None:
+            return
+        placed: set[int] = set()
+        fresh = {pid}
+        while fresh:
+            for each in fresh:
+                with suppress(OSError):  # it has ended
+                    os.write(self._cpu_procs, b"%d" % each)
+            placed |= fresh
+            fresh = self.members() - placed
 
     @property
     def is_looked_into_at_once(self) -> bool:
