@@ -1,5 +1,6 @@
 """Jobs in real containers, as boto3 sees them: what they are given, how they end, and who may die meanwhile."""
 
+import json
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +11,7 @@ import pytest
 
 from support.aws import Account, eventually
 from support.docker import HOW_TO_GET_ONE, IMAGE, OwnEngine, an_engine, can_have_own_engine
-from support.installation import Installation, start_six, start_up
+from support.installation import Installation, free_ports, start_six, start_up
 
 pytestmark = pytest.mark.docker
 
@@ -227,3 +228,29 @@ def is_longer(length: int, lines: list[str]) -> bool:
 
 def stream_of(account: Account, job_id: str) -> str:
     return account.describe(job_id)["container"]["logStreamName"]
+
+
+def test_a_container_is_told_where_the_server_is_and_submits_a_job(engine: OwnEngine, tmp_path: Path) -> None:
+    port, grpc_port = free_ports(2)
+    options = ("--port", str(port), "--grpc-port", str(grpc_port), "--job-endpoint", f"http://127.0.0.1:{port}")
+    runtime = ("--runtime", "docker", "--docker-network", "host")
+    running = start_up(tmp_path / "data", *options, *runtime, environment={"DOCKER_HOST": engine.url})
+    account = Account(running.http_url, "210987654321")
+    try:
+        account.make_queue()
+        define(account, "echo from the child", "child")
+        define(
+            account,
+            'wget -q -O - --header "Authorization: AWS4-HMAC-SHA256 Credential=$AWS_ACCESS_KEY_ID/20300101/$AWS_REGION'
+            '/batch/aws4_request, SignedHeaders=host, Signature=0" --post-data'
+            """ '{"jobName": "child", "jobQueue": "queue", "jobDefinition": "child"}'"""
+            " $AWS_ENDPOINT_URL_BATCH/v1/submitjob",
+            "head",
+        )
+        head = account.wait(account.submit(jobDefinition="head"))
+        (answer,) = account.log_lines(head)
+        child = account.wait(json.loads(answer)["jobId"])
+        assert (child["status"], account.log_lines(child)) == ("SUCCEEDED", ["from the child"])
+    finally:
+        account.close()
+        running.close()
