@@ -13,10 +13,10 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak lint format proto compatibility baseline bench chaos docs clean
+.PHONY: help demo up test soak lint format proto compatibility baseline bench bench-peers chaos docs clean
 
 help: ## List the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 $(installed): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -70,11 +70,22 @@ baseline: $(installed) ## Renew the image that public protos must stay compatibl
 chaos: $(installed) ## Harm real processes under load for MINUTES (default 2), then check that nothing was lost or ran twice
 	@PYTHONPATH=tests $(bin)/python -m chaos --minutes $(MINUTES) $(ARGS)
 
-bench: $(installed) ## Measure throughput, each figure beside the floor of this machine
+bench: $(installed) ## Measure throughput, latency and growth beside the floor of this machine (ARGS='array-1000 --scale 0.1')
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@PYTHONPATH=tests $(bin)/python -m benchmarks $(ARGS)
+
+PEERS ?= .venv-peers
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	@touch $@
+
+bench-peers: $(PEERS)/.installed ## Measure HyperQueue and moto with the same work
+	@$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
 docs: $(installed) ## Build the documentation as a site in build/site
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 
 clean: ## Remove the virtual environment and everything that tools have left
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 IN_FLIGHT: Final = 4
-COUNT: Final = 4000
+COUNT: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,10 @@ class Floor:
 
     per_s: float
     how: str
+
+    def between(self, other: "Floor") -> "Floor":
+        """Return what is between two floors: those before and after what is measured."""
+        return Floor((self.per_s + other.per_s) / 2, self.how)
 
 
 def measure_floor() -> Floor:
