@@ -5,11 +5,12 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,14 @@ def call(up: Installation, account: Account, monkeypatch: pytest.MonkeyPatch) ->
     return call
 
 
-def on_terminal(up: Installation, *arguments: str, columns: int = 100, **variables: str) -> tuple[str, int]:
-    """Return what a command writes to a terminal, and its exit code."""
+def on_terminal(
+    up: Installation,
+    *arguments: str,
+    columns: int = 100,
+    until: Callable[[str], bool] | None = None,
+    **variables: str,
+) -> tuple[str, int]:
+    """Return what a command writes to a terminal, and its exit code; it is interrupted once it has written enough."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {**os.environ, "BATCHYARD_DATA_DIR": str(up.folder), "TERM": "xterm-256color", **variables}
@@ -71,6 +78,9 @@ def on_terminal(up: Installation, *arguments: str, columns: int = 100, **variabl
         os.close(slave)
         written = b""
         while True:
+            if until is not None and until(written.decode(errors="replace")):
+                process.send_signal(signal.SIGINT)
+                until = None
             try:
                 chunk = os.read(master, 4096)
             except OSError:  # how a terminal says that nobody has it open any more
@@ -277,6 +287,25 @@ def test_a_terminal_can_be_without_colours_and_never_cuts_an_id(up: Installation
     assert "…" in written
     assert not re.search(r"\x1b\[3\dm", written)
     assert all(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip()) <= 80 for line in written.splitlines())
+
+
+def test_a_watched_list_changes_with_its_jobs_until_it_is_interrupted(
+    call: Any, up: Installation, account: Account
+) -> None:
+    job_id = account.submit(jobName="watched", containerOverrides=LARGE)
+    seen: list[str] = []
+
+    def enough(written: str) -> bool:
+        if not seen and "RUNNABLE" in written:
+            seen.append("RUNNABLE")
+            account.batch.cancel_job(jobId=job_id, reason="seen on a terminal")
+        return "seen on a terminal" in written
+
+    written, code = on_terminal(up, "jobs", "--name", "watched", "--watch", columns=160, until=enough)
+    assert code == 130
+    assert written.index("RUNNABLE") < written.index("FAILED")
+    assert "Traceback" not in written
+    assert "for a terminal" in call("jobs", "--watch", code=2).stderr
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

@@ -1,21 +1,25 @@
 """`batchyard jobs` and `describe`: which jobs there are, and all about one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from heapq import merge
 from itertools import islice
 from typing import Any, Final
 
+import anyio
 import click
+import grpc.aio
 
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import KeyValuesPair, ListJobsRequest
+from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobQueuesRequest
 from batchyard.cli import options
 from batchyard.cli.job_client import Patience
-from batchyard.cli.output import age, duration, members_of, moment, print_facts, print_json, print_table
+from batchyard.cli.output import age, console_of, duration, members_of, moment, print_facts, print_json, print_table
 from batchyard.cli.session import STATUS_NUMBERS, Server, Session, job_argument, server_options, status_of, unique
 
 PAGE: Final = 100
+WATCH_PAUSE_S: Final = 1.0
 
 _COLUMNS: Final = ("JOB", "NAME", "QUEUE", "STATUS", "AGE", "RAN", "REASON")
 
@@ -43,6 +47,30 @@ async def listed(session: Session, request: ListJobsRequest, statuses: Collectio
             break
         request.next_token = answer.next_token
     return found[:limit]
+
+
+async def _whenever_changed(session: Session, act: Callable[[Session], Awaitable[None]]) -> None:
+    """Do something now, and whenever a job of the account has changed, though not more often than people can look."""
+    changed = anyio.Event()
+
+    async def follow() -> None:
+        request, patience = WatchJobsRequest(), Patience()
+        while True:
+            try:
+                async for response in session.operations.WatchJobs(request, metadata=session.metadata):
+                    patience.renew()
+                    request.after_revision = response.revision
+                    changed.set()
+            except grpc.aio.AioRpcError as error:
+                await patience.wait_or_raise(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(follow)
+        while True:
+            await changed.wait()
+            changed = anyio.Event()
+            await act(session)
+            await anyio.sleep(WATCH_PAUSE_S)
 
 
 def _requests(queue: str, statuses: Sequence[str], name: str | None, array: str | None) -> list[ListJobsRequest]:
@@ -104,6 +132,7 @@ def _ran(job: Any) -> str:
 @options.option("--name", metavar="NAME", default=None, help="Jobs of this name, in any case; a final * is a wildcard.")
 @options.option("--array", metavar="JOB", default=None, help="The children of this array job, in place of queues.")
 @options.option("--limit", type=click.IntRange(min=1), default=50, help="How many, the newest first.")
+@options.option("--watch", is_flag=True, help="On a terminal: show them anew whenever one changes, until interrupted.")
 def jobs(
     *,
     server: Server,
@@ -112,17 +141,25 @@ def jobs(
     name: str | None,
     array: str | None,
     limit: int,
+    watch: bool,
 ) -> None:
     """List jobs in whatever status, the newest first."""
+    if watch and (server.as_json or not console_of().is_terminal):
+        raise click.UsageError("--watch is for a terminal; programs follow `batchyard events`")
     if array is not None and (queue or name is not None):
         raise click.UsageError("--array goes with neither --queue nor --name")
 
-    async def act(session: Session) -> None:
+    async def show(session: Session) -> None:
         found = await _found(session, queue, status, name, array, limit)
+        if watch:
+            console_of().clear()
         if server.as_json:
             print_json({"jobSummaryList": [members_of(job) for _, job in found]})
         else:
             print_table(_COLUMNS, [_row(place, job) for place, job in found], whole=["JOB"])
+
+    async def act(session: Session) -> None:
+        await (_whenever_changed(session, show) if watch else show(session))
 
     server.run(act)
 
