@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchyard.agent.runtimes import Runtime
+from batchyard.agent.runtimes.address import capacity_of_engine
 from batchyard.agent.runtimes.docker import open_docker_runtime
 from batchyard.agent.runtimes.secrets import Secrets
 from batchyard.agent.runtimes.settings import DockerSettings
@@ -41,3 +42,12 @@ class TestFakeEngine(RuntimeContract):
     @NEEDS_ROOT
     async def test_user_and_ulimits_are_set(self, opened: Open, logs: LogFolder) -> None:
         await super().test_user_and_ulimits_are_set(opened, logs)
+
+    async def test_no_more_is_offered_than_the_engine_has_and_gpus_only_where_it_gives_them(
+        self, engine: FakeEngine
+    ) -> None:
+        gib = 1024
+        assert await capacity_of_engine(engine.url, (8000, 16 * gib, 2)) == (4000, 4 * gib, 0)
+        assert await capacity_of_engine(engine.url, (1500, gib, 2)) == (1500, gib, 0)
+        engine.runtimes["nvidia"] = {}
+        assert await capacity_of_engine(engine.url, (8000, 16 * gib, 2)) == (4000, 4 * gib, 2)

@@ -77,6 +77,8 @@ class FakeEngine:
         self.volumes: dict[str, Mapping[str, str]] = {}
         self.starts = Counter[str]()
         """How often a container was started, by its fence."""
+        self.runtimes: dict[str, object] = {"runc": {}}
+        """What it makes containers with, by name."""
         self.readers = 0
         """How many requests copy output just now."""
         self._faults: list[tuple[str, re.Pattern[str], Fault]] = []
@@ -154,7 +156,7 @@ class FakeEngine:
         return web.Response(text="OK", headers={"Api-Version": "1.41"})
 
     async def _info(self, _request: web.Request) -> web.Response:
-        return web.json_response({"CgroupVersion": "1", "NCPU": 4, "MemTotal": 4 << 30})
+        return web.json_response({"CgroupVersion": "1", "NCPU": 4, "MemTotal": 4 << 30, "Runtimes": self.runtimes})
 
     async def _list(self, request: web.Request) -> web.Response:
         labels = _wanted_labels(request)

@@ -227,8 +227,7 @@ class _Agent:
 
             # Its containers are not in this process's cgroup, which may still be that of both.
             url = await require_engine(config.docker_host, engine_before(config.folder / "docker"))
-            engine_has = await capacity_of_engine(url)
-            host = (min(host[0], engine_has[0]), min(host[1], engine_has[1]), host[2])
+            host = await capacity_of_engine(url, host)
         try:
             capacity = offered_capacity(
                 config.capacity or "", host, reserve_vcpus=config.reserve_vcpus, reserve_mib=config.reserve_mib

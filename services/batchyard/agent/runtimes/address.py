@@ -11,6 +11,7 @@ import aiohttp
 import anyio
 
 from batchyard.agent.host import AgentStartError
+from batchyard.agent.launcher.ledger import Need
 from batchyard.agent.runtimes.container import MIB
 from batchyard.agent.runtimes.dialect import Dialect
 from batchyard.agent.runtimes.engine import ENGINE_ERRORS, describe, ping
@@ -62,8 +63,11 @@ async def require_engine(docker_host: str | None, before: str | None = None) -> 
     return url
 
 
-async def capacity_of_engine(url: str) -> tuple[int, int]:
-    """Return how many thousandths of a vCPU and how many MiB the engine's host has; raise AgentStartError."""
+async def capacity_of_engine(url: str, host: Need) -> Need:
+    """Return what containers of the engine may have of this host; raise AgentStartError if the engine does not say.
+
+    Of its GPUs nothing, unless the engine has what gives them to containers.
+    """
     try:
         async with open_engine(url) as docker:
             facts = await docker.system.info()
@@ -71,7 +75,12 @@ async def capacity_of_engine(url: str) -> tuple[int, int]:
         raise AgentStartError(
             f"the container engine at {url} does not say what its host has: {describe(error)}"
         ) from error
-    return (int(facts["NCPU"]) * 1000, int(facts["MemTotal"]) // MIB)
+    gives_gpus = "nvidia" in (facts.get("Runtimes") or ())
+    return (
+        min(host[0], int(facts["NCPU"]) * 1000),
+        min(host[1], int(facts["MemTotal"]) // MIB),
+        host[2] if gives_gpus else 0,
+    )
 
 
 @asynccontextmanager
