@@ -30,6 +30,7 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
 )
 from batchyard.domain.errors import NotFoundError, UnavailableError, WrongStateError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
+from batchyard.jobstore.asking import Questions
 from batchyard.jobstore.reasons import TimeLimit
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.errors import error_from
@@ -63,6 +64,7 @@ class ResourceCopies:
         self._catching_up = anyio.Lock()
         self._definitions: dict[_DefinitionKey, JobDefinition] = {}
         self._deregistrations = 0
+        self._questions: Questions[JobDefinition | None] = Questions()
 
     def load(self, queues: Sequence[QueueCopy], environments: Sequence[EnvironmentCopy]) -> None:
         """Begin with the copies that are on disk."""
@@ -183,6 +185,10 @@ class ResourceCopies:
             call.cancel()
 
     async def _ask(self, caller: Caller, request: DescribeJobDefinitionsRequest) -> JobDefinition | None:
+        key = (caller, request.SerializeToString(deterministic=True))
+        return await self._questions.ask(key, lambda: self._ask_registry(caller, request))
+
+    async def _ask_registry(self, caller: Caller, request: DescribeJobDefinitionsRequest) -> JobDefinition | None:
         try:
             answer = await self._registry.DescribeJobDefinitions(
                 request, metadata=tuple(metadata_for(caller)), timeout=REGISTRY_TIMEOUT_S, wait_for_ready=True
