@@ -13,10 +13,10 @@ installed := $(VENV)/.installed
 export PATH := $(abspath $(bin)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak lint format proto compatibility baseline bench bench-peers chaos docs clean
+.PHONY: help demo up test soak lint format proto compatibility baseline bench bench-peers bench-scheduling chaos docs clean
 
 help: ## List the commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 $(installed): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -83,6 +83,9 @@ $(PEERS)/.installed: benchmarks/peers.txt
 
 bench-peers: $(PEERS)/.installed ## Measure HyperQueue and moto with the same work
 	@$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
+
+bench-scheduling: $(installed) ## Simulate the scheduler in virtual time beside FIFO and EASY, then at scale (ARGS='--agents 0': not)
+	@PYTHONPATH=tests $(bin)/python -m benchmarks.scheduling $(ARGS)
 
 docs: $(installed) ## Build the documentation as a site in build/site
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet

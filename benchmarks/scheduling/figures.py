@@ -26,7 +26,10 @@ class Figures:
     wait_max_s: float
     wide_wait_p99_s: float
     shares: dict[str, float]
-    """What each share got of the use while all had jobs waiting, divided by what its weight entitles it to."""
+    """What each share got of the use while all had narrow jobs waiting, divided by what its weight entitles it to.
+
+    A share that has only wide jobs left cannot use the room that falls free bit by bit.
+    """
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures, rounded."""
@@ -84,8 +87,9 @@ def _shares(trace: Trace) -> dict[str, float]:
     weights = trace.workload.weights
     if not weights:
         return {}
-    last_starts = [max(run.started_at for run in trace.runs if run.task.share == share) for share in weights]
-    end = min(last_starts)
+    narrowest = min(run.task.need.vcpus_milli for run in trace.runs)
+    fillers = [run for run in trace.runs if run.task.need.vcpus_milli == narrowest]
+    end = min(max(run.started_at for run in fillers if run.task.share == share) for share in weights)
     used = {share: _busy([run for run in trace.runs if run.task.share == share], 0.0, end) for share in weights}
     entitled = {share: (1 / weight) / sum(1 / other for other in weights.values()) for share, weight in weights.items()}
     return {share: used[share] / sum(used.values()) / entitled[share] for share in sorted(weights)}

@@ -56,6 +56,12 @@ def mixed(rng: Random) -> tuple[int, int]:
     return vcpus, int(vcpus * rng.choice((2, 2, 4, 4, 6)) * GIB * 0.6)
 
 
+def narrow(rng: Random) -> tuple[int, int]:
+    """One to four vCPUs, so that hardly anything keeps the order of shares from being carried out."""
+    vcpus = rng.choice((1, 2, 4))
+    return vcpus, vcpus * 2 * GIB
+
+
 def narrow_and_whole(rng: Random) -> tuple[int, int]:
     """One job in fifty needs a whole host, the others a vCPU or two."""
     vcpus = 32 if rng.random() < 0.02 else rng.choice((1, 1, 2))
@@ -111,7 +117,6 @@ def workloads(scale: int) -> list[Workload]:
         arriving("mixed, all at once", mixed, hosts=scale, count=count, load=0),
         arriving("narrow and whole hosts", narrow_and_whole, hosts=scale, count=count * 6, load=0.9),
         arriving("vCPUs against memory, all at once", lopsided, hosts=scale, count=count * 2, load=0),
-        arriving(
-            "two shares, weights 1 and 4", mixed, hosts=scale, count=count, load=0, shares={"four": 4.0, "one": 1.0}
-        ),
+        arriving("two shares, narrow", narrow, hosts=scale, count=count * 4, load=0, shares={"four": 4.0, "one": 1.0}),
+        arriving("two shares, mixed", mixed, hosts=scale, count=count, load=0, shares={"four": 4.0, "one": 1.0}),
     ]

@@ -1,16 +1,17 @@
-"""For whom room is held: the first job of each queue that has waited beyond the bound.
+"""For whom room is held: of each queue the first job that has waited beyond the bound.
 
 It takes a host, where hosts are what it lacks: the one that will have room for it first, by what is known of its runs.
-When that has not helped within another bound it takes two, then three, so that in the end every host that could serve
-it is held, whatever runs there. It also takes its vCPUs below the ceiling of each of its environments. What is behind a
-holder (later in its share, in other shares, in queues of equal or lower rank) is not placed on its hosts, save what is
-over before the holder could begin (see `backfill`). The order of holders is total, and an earlier one chooses first, so
-no two wait for each other.
+When that has not helped within another bound, and it is not known when it will, it takes two, then three, so that in
+the end every host that could serve it is held, whatever runs there. It also takes its vCPUs below the ceiling of each
+of its environments. What is behind a holder (later in its share, in other shares, in queues of equal or lower rank) is
+not placed on its hosts, save what is over before the holder could begin (see `backfill`). The order of holders is
+total, and an earlier one chooses first, so no two wait for each other.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from math import inf
 from typing import Final
 
 from batchyard.scheduler.environments import Environment, Environments
@@ -64,9 +65,14 @@ class Holds:
             self.claim(line)
 
     def reach_further(self, line: Line) -> bool:
-        """Hold more hosts for a line; return whether there may be still more of them."""
-        line.reach += 1
-        self._stale = True
+        """Hold one more host for a line, unless one is known to have room for it at some time.
+
+        Returns whether there may be still more of them.
+        """
+        held = [host for host in self._hosts.held.values() if host.holder is line]
+        if held and all(host.opening(line.need).at == inf for host in held):
+            line.reach += 1
+            self._stale = True
         return line.reach < len(self._hosts)
 
     def claim(self, line: Line) -> None:
@@ -101,24 +107,36 @@ class Holds:
         """Whether there is anything to refresh."""
         return self._stale
 
-    def refresh(self) -> Released:
+    def refresh(self, now: float) -> Released:
         """Bring the holds up to date; return what changed hands."""
         if not self._stale:
             return Released((), ())
         self._stale = False
-        order = self._first_of_queues()
+        order = self._first_of_queues(now)
         released = Released(self._hold_hosts(order), self._hold_ceilings(order))
         held = {host.holder for host in self._hosts.held.values()}
         held |= {environment.holder for environment in self._environments}
         self.holders = [line for line in order if line in held]
         return released
 
-    def _first_of_queues(self) -> list[Line]:
-        """Return the first starving line of each queue, in order: the others come after it."""
+    def _first_of_queues(self, now: float) -> list[Line]:
+        """Return the starving line of each queue that comes first, in order: the others come after it.
+
+        With fair share it is one of the share that stands lowest, and stays so until it is placed: shares take turns
+        at standing lowest, and room that changed hands as often would be nobody's.
+        """
+        before = set(self.holders)
+
+        def place(line: Line) -> tuple[bool, float, str]:
+            share = line.share
+            return (line not in before, share.standing(now), share.identifier)
+
         firsts: dict[ResourceKey, Line] = {}
         for line in sorted(self._starving, key=holder_order):
-            firsts.setdefault(line.queue.key, line)
-        return list(firsts.values())
+            first = firsts.setdefault(line.queue.key, line)
+            if line.queue.fair is not None and place(line) < place(first):
+                firsts[line.queue.key] = line
+        return sorted(firsts.values(), key=holder_order)
 
     def _hold_hosts(self, order: Sequence[Line]) -> list[Host]:
         holders: dict[str, Line] = {}

@@ -528,7 +528,7 @@ class Planner:
         """Bring the holds up to date, and have those lines looked at for which room has become free by it."""
         # A starving line that is woken by this claims all that it could use, so that the holds change again.
         while self._holds.is_stale:
-            released = self._holds.refresh()
+            released = self._holds.refresh(self._now)
             for host in released.hosts:
                 self._waiting.host_has_room(host)
             for environment in released.environments:
