@@ -19,7 +19,7 @@ class Questions(Generic[T]):
         self._asked: dict[Hashable, asyncio.Task[T]] = {}
 
     async def ask(self, key: Hashable, question: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer of a question that is asked from now on, once for all who wait for it; raise what it raises.
+        """Return the answer of a question that is asked from now on, once for all who wait; raise what it raises.
 
         Whoever is cancelled leaves the question to the others.
         """
