@@ -9,7 +9,7 @@ import pytest
 
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
-from batchyard.agent.runtimes import docker, engine
+from batchyard.agent.runtimes import attendance, docker, engine
 from batchyard.agent.runtimes.docker import DockerRuntime, open_docker_runtime
 from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.agent.state import Orders, RunRecord
@@ -115,6 +115,19 @@ async def test_an_engine_that_fails_while_it_is_asked_what_there_is_is_asked_aga
         await eventually(lambda: fake.has_failed, "it has failed")
         await runtime.carry_out(Orders(kills=[(FIRST, 0)]))
         assert (await run_until(runtime, FIRST, is_done)).end is RunEnd.STOPPED
+
+
+async def test_a_job_ends_though_the_engine_forgets_to_end_its_output(
+    tmp_path: Path, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "QUIET_S", 0.1)
+    fake.forgets_to_end = True
+    async with a_runtime(tmp_path, fake) as runtime:
+        await runtime.carry_out(Orders(offers=[OFFER]))
+        record = await run_until(runtime, FIRST, is_done)
+    assert (record.end, record.exit_code) == (RunEnd.EXITED, 3)
+    path = LogFolder(tmp_path / "logs").path(NAMESPACE, OFFER.log_stream_name)
+    assert path.read_text() == "hello\n"
 
 
 async def test_gpus_are_given_to_one_run_at_a_time_and_known_again_by_the_next_agent(

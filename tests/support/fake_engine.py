@@ -81,6 +81,8 @@ class FakeEngine:
         """What it makes containers with, by name."""
         self.readers = 0
         """How many requests copy output just now."""
+        self.forgets_to_end = False
+        """Whether whoever follows the output of a container hears nothing of its end."""
         self._faults: list[tuple[str, re.Pattern[str], Fault]] = []
 
     def fail(self, method: str, path: str, fault: Fault, *, times: int = 1) -> None:
@@ -213,10 +215,21 @@ class FakeEngine:
         await response.prepare(request)
         self.readers += 1
         try:
-            await _send_output(container, response)
+            await self._send_output(container, response, follow=request.query["follow"] == "1")
         finally:
             self.readers -= 1
         return response
+
+    async def _send_output(self, container: FakeContainer, response: web.StreamResponse, *, follow: bool) -> None:
+        sent = 0
+        while True:
+            for stream, data in container.output[sent:]:
+                await response.write(bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data)
+                sent += 1
+            has_ended = container.status != "running" and not self.forgets_to_end
+            if sent == len(container.output) and (has_ended or not follow):
+                return
+            await container.changed.wait()
 
     async def _delete(self, request: web.Request) -> web.Response:
         container = self._container(request)
@@ -326,17 +339,6 @@ async def _read(container: FakeContainer, number: int, stream: asyncio.StreamRea
     while data := await stream.read(65536):
         container.output.append((number, data))
         container.tell()
-
-
-async def _send_output(container: FakeContainer, response: web.StreamResponse) -> None:
-    sent = 0
-    while True:
-        for stream, data in container.output[sent:]:
-            await response.write(bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data)
-            sent += 1
-        if container.status != "running" and sent == len(container.output):
-            return
-        await container.changed.wait()
 
 
 def _wanted_labels(request: web.Request) -> set[tuple[str, str]]:

@@ -18,6 +18,8 @@ from batchyard.agent.runtimes.output import ContainerLog, copy_output
 POLL_S: Final = 0.2
 POLL_S_MAX: Final = 2.0
 """How often output is asked for that cannot be followed: after some has come, and then ever less."""
+QUIET_S: Final = 2.0
+"""How long nothing may come of the output of a container that has ended before it is not followed any more."""
 
 
 class Attendance:
@@ -114,7 +116,10 @@ async def _follow(
         state = await engine.state_of(container)
         has_ended = dialect.has_ended(state)
         begin, before = anyio.current_time(), log.size
-        is_copied = await copy_output(docker, container, log, follow=not dialect.is_podman)
+        if has_ended or dialect.is_podman:
+            is_copied = await copy_output(docker, container, log, follow=False)
+        else:
+            is_copied = await _copy_while_it_runs(docker, container, log)
         if has_ended and is_copied:
             return state
         if has_ended or not is_copied:
@@ -123,11 +128,30 @@ async def _follow(
             # It loses much of what a loud container prints when it is asked to follow.
             interval_s = POLL_S if log.size > before else min(1.5 * interval_s, POLL_S_MAX)
             with anyio.move_on_after(max(interval_s, 10 * (anyio.current_time() - begin))):
-                await _ended(container)
+                await _ended(docker, container)
         else:
-            await _ended(container)
+            await _ended(docker, container)
 
 
-async def _ended(container: DockerContainer) -> None:
+async def _copy_while_it_runs(docker: aiodocker.Docker, container: DockerContainer, log: ContainerLog) -> bool:
+    """Follow the output; give up when the container has ended and nothing more comes: engines may forget to end it."""
+    is_copied = False
+
+    async def give_up() -> None:
+        await _ended(docker, container)
+        size = -1
+        while size != log.size:
+            size = log.size
+            await anyio.sleep(QUIET_S)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(give_up)
+        is_copied = await copy_output(docker, container, log, follow=True)
+        tasks.cancel_scope.cancel()
+    return is_copied
+
+
+async def _ended(docker: aiodocker.Docker, container: DockerContainer) -> None:
     with suppress(*engine.ENGINE_ERRORS):
-        await container.wait()
+        await engine.wait(docker, container)

@@ -144,6 +144,15 @@ async def state_of(container: DockerContainer) -> Mapping[str, Any]:
             return state
 
 
+async def wait(docker: aiodocker.Docker, container: DockerContainer) -> None:
+    """Return when a container has ended."""
+    query = docker._query(  # noqa: SLF001 - its own way leaves the connection open when it is cancelled
+        f"containers/{container.id}/wait", "POST", timeout=aiohttp.ClientTimeout()
+    )
+    async with query as response, response:
+        await response.read()
+
+
 async def signal(container: DockerContainer, name: str) -> None:
     """Send a signal to a container, if it runs and the engine answers."""
     with suppress(*ENGINE_ERRORS):
