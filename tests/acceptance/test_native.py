@@ -54,6 +54,7 @@ PUBLIC_SERVICES = {
     "batchyard.api.operations.v1.JobOperationsService",
     "batchyard.api.operations.v1.AgentsService",
     "batchyard.api.operations.v1.LogsService",
+    "batchyard.api.operations.v1.OverviewService",
 }
 
 
