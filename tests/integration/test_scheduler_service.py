@@ -21,6 +21,7 @@ from batchyard.api.operations.v1.agents_service_pb2 import (
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import HistoryGoneError, StaleIncarnationError, SupersededError
 from batchyard.rpc.errors import error_from
+from batchyard.rpc.identity import NAMESPACE_KEY
 from support.contexts import held_open
 from support.scheduler_world import (
     World,
@@ -475,6 +476,15 @@ async def test_agents_are_listed_with_what_they_have_and_what_is_taken(world: Wo
     assert (agent.vcpus_milli, agent.memory_mib, agent.gpus) == (2000, 4096, 0)
     assert (agent.vcpus_milli_used, agent.memory_mib_used, agent.runs) == (1000, 128, 1)
     assert list(agent.compute_environments) == ["default"]
+
+
+async def test_jobs_of_other_accounts_are_counted_and_not_named_to_who_asks_for_its_own(world: World) -> None:
+    stream = await world.leading(agents=live(), held=[a_held_run(state=STARTED)])
+    await world.joined(stream)
+    request = ListAgentsRequest(include_jobs=True, only_own_jobs=True)
+    for account, named in ((a_ref("job").namespace, 1), ("999999999999", 0)):
+        (listed,) = (await world.agents.ListAgents(request, metadata=((NAMESPACE_KEY, account),))).agents
+        assert (listed.runs, len(listed.job_ids)) == (1, named)
 
 
 async def test_an_agent_is_listed_with_the_logs_that_are_on_its_host_alone(world: World) -> None:

@@ -9,7 +9,6 @@ room is held for it (see `holds`). Jobs that are over in milliseconds are offere
 `feeding`).
 """
 
-from collections.abc import Iterator
 from itertools import islice
 from math import inf
 from typing import Final
@@ -251,9 +250,12 @@ class Planner:
         host = self._hosts.get(agent_id)
         return host.holder.head_key() if host is not None and host.holder is not None else None
 
-    def jobs_on(self, agent_id: str) -> Iterator[JobKey]:
-        """Yield the jobs that are offered to an agent or run on it; costs as much as there are runs anywhere."""
-        return (placement.job for placement in self._runs.values() if placement.agent_id == agent_id)
+    def jobs_by_agent(self) -> dict[str, list[JobKey]]:
+        """Return the jobs that are offered to each agent or run on it; costs as much as there are runs anywhere."""
+        found: dict[str, list[JobKey]] = {}
+        for placement in self._runs.values():
+            found.setdefault(placement.agent_id, []).append(placement.job)
+        return found
 
     def use_of(self, agent_id: str) -> HostUse:
         """Return how much of an agent's host is taken by proposals and runs; what it has ahead counts as runs."""

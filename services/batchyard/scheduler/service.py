@@ -1,7 +1,7 @@
 """The scheduler's services: sessions of agents, and the list of them."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from itertools import islice
 from typing import Any, Final
 
@@ -16,12 +16,14 @@ from batchyard.api.operations.v1 import agents_service_pb2 as agents_pb2
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceServicer
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
+from batchyard.domain.jobs import JobKey
+from batchyard.rpc.identity import caller_of
 from batchyard.rpc.peers import peer_of
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.session import Session
 
 JOB_IDS_MAX: Final = 100
-"""Jobs that are named of a drained agent."""
+"""Jobs that are named of an agent."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +85,19 @@ class AgentsServicer(AgentsServiceServicer):
     ) -> agents_pb2.ListAgentsResponse:
         """List all agents, connected or not, by id."""
         known = {record.agent_id for record in self._scheduler.roster}
-        agent_ids = sorted(known.union(self._scheduler.drains))
+        drained = self._scheduler.drains
+        agent_ids = sorted(known.union(drained))
+        jobs = self._scheduler.planner.jobs_by_agent() if request.include_jobs or drained else {}
+        namespace = caller_of(context).namespace if request.only_own_jobs else None
         return agents_pb2.ListAgentsResponse(
-            agents=[self._summary(agent_id, include_jobs=request.include_jobs) for agent_id in agent_ids]
+            agents=[
+                self._summary(
+                    agent_id,
+                    jobs.get(agent_id, ()) if request.include_jobs or agent_id in drained else (),
+                    namespace,
+                )
+                for agent_id in agent_ids
+            ]
         )
 
     async def DrainAgent(  # noqa: N802
@@ -98,7 +110,7 @@ class AgentsServicer(AgentsServiceServicer):
             )
         limit_ms = request.limit_seconds * 1000 if request.HasField("limit_seconds") else None
         await self._scheduler.drain(request.agent_id, draining=True, limit_ms=limit_ms)
-        return agents_pb2.DrainAgentResponse(agent=self._summary(request.agent_id))
+        return agents_pb2.DrainAgentResponse(agent=self._summary(request.agent_id, self._jobs_on(request.agent_id)))
 
     async def ResumeAgent(  # noqa: N802
         self, request: agents_pb2.ResumeAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -107,7 +119,13 @@ class AgentsServicer(AgentsServiceServicer):
         await self._scheduler.drain(request.agent_id, draining=False)
         return agents_pb2.ResumeAgentResponse(agent=self._summary(request.agent_id))
 
-    def _summary(self, agent_id: str, *, include_jobs: bool = False) -> agents_pb2.AgentSummary:
+    def _jobs_on(self, agent_id: str) -> Iterable[JobKey]:
+        return self._scheduler.planner.jobs_by_agent().get(agent_id, ())
+
+    def _summary(
+        self, agent_id: str, jobs: Iterable[JobKey] = (), namespace: str | None = None
+    ) -> agents_pb2.AgentSummary:
+        """Return an agent as it is now; of these jobs the first are named, those of a namespace if one is given."""
         scheduler = self._scheduler
         record, use, is_drained = (
             scheduler.roster.get(agent_id),
@@ -123,9 +141,8 @@ class AgentsServicer(AgentsServiceServicer):
             runs=use.runs,
             status="DRAINING" if is_drained else "ACTIVE",
         )
-        if is_drained or include_jobs:
-            jobs = islice(scheduler.planner.jobs_on(agent_id), JOB_IDS_MAX)
-            summary.job_ids.extend(job.job_id for job in jobs)
+        named = (job.job_id for job in jobs if namespace is None or job.namespace == namespace)
+        summary.job_ids.extend(islice(named, JOB_IDS_MAX))
         lease_left = scheduler.lease_left(agent_id, self._clock.monotonic_s())
         if lease_left is not None:
             summary.lease_left_ms = int(lease_left * 1000)

@@ -116,20 +116,29 @@ class ListAgentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCLUDE_JOBS_FIELD_NUMBER: _builtins.int
+    ONLY_OWN_JOBS_FIELD_NUMBER: _builtins.int
     include_jobs: _builtins.bool
     """Name the jobs of each agent, not only of those that are DRAINING."""
+    only_own_jobs: _builtins.bool
+    """Name no jobs of other accounts than the caller's."""
     def __init__(
         self,
         *,
         include_jobs: _builtins.bool | None = ...,
+        only_own_jobs: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "include_jobs", b"include_jobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "_only_own_jobs", b"_only_own_jobs", "include_jobs", b"include_jobs", "only_own_jobs", b"only_own_jobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "include_jobs", b"include_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "_only_own_jobs", b"_only_own_jobs", "include_jobs", b"include_jobs", "only_own_jobs", b"only_own_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__include_jobs: _TypeAlias = _typing.Literal["include_jobs"]  # noqa: Y015
     _WhichOneofArgType__include_jobs: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__only_own_jobs: _TypeAlias = _typing.Literal["only_own_jobs"]  # noqa: Y015
+    _WhichOneofArgType__only_own_jobs: _TypeAlias = _typing.Literal["_only_own_jobs", b"_only_own_jobs"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__include_jobs) -> _WhichOneofReturnType__include_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__only_own_jobs) -> _WhichOneofReturnType__only_own_jobs | None: ...
 
 Global___ListAgentsRequest: _TypeAlias = ListAgentsRequest  # noqa: Y015
 
@@ -204,8 +213,8 @@ class AgentSummary(_message.Message):
 
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of a DRAINING agent, or if they were asked for: the ids of the jobs that are offered to it or run on it, the first
-        100 of them.
+        """Of a DRAINING agent, or if they were asked for: the ids of the jobs that are offered to it or run on it, of all
+        accounts unless only the caller's own were asked for, the first 100 of them.
         """
 
     def __init__(
