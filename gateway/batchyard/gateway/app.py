@@ -34,13 +34,14 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
     The channels stay the caller's. Raises OSError when an address cannot be bound.
     """
     services = public_services(config, upstreams)
+    app = HttpApp(config, upstreams)
     options = ServerOptions(drain_s=DRAIN_S, reuse_port=config.reuse_port)
     async with (
         serve_grpc(
             services, address=hosts.authority(config.host, config.grpc_port), options=options, tls=config.tls
         ) as grpc_port,
         serve_http(
-            HttpApp(config, upstreams),
+            app,
             host=config.host,
             port=config.port,
             drain_s=DRAIN_S,
@@ -48,7 +49,10 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
             tls=None if config.tls is None else config.tls.https_context(),
         ) as http_port,
     ):
-        yield GatewayAddresses(
-            http=f"{'http' if config.tls is None else 'https'}://{hosts.authority(config.host, http_port)}",
-            grpc=f"grpc://{hosts.authority(config.host, grpc_port)}",
-        )
+        try:
+            yield GatewayAddresses(
+                http=f"{'http' if config.tls is None else 'https'}://{hosts.authority(config.host, http_port)}",
+                grpc=f"grpc://{hosts.authority(config.host, grpc_port)}",
+            )
+        finally:
+            app.close()

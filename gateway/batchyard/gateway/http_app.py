@@ -56,6 +56,10 @@ class HttpApp:
             "/metrics": _at_once(metrics_answer),
         }
 
+    def close(self) -> None:
+        """End the streams of pages, which would last as long as their browsers: the server is to stop."""
+        self._console.close()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request.from_scope(scope)

@@ -62,9 +62,9 @@ class Api:
         """Follow jobs from now on; none named: all."""
         return self._watches.WatchJobs(WatchJobsRequest(job_ids=job_ids), metadata=tuple(metadata_for(caller)))
 
-    def follow(self, caller: Caller, log_stream_name: str) -> AsyncIterable[FollowLogEventsResponse]:
-        """Follow a log from its beginning to its end."""
-        request = FollowLogEventsRequest(log_stream_name=log_stream_name)
+    def follow(self, caller: Caller, log_stream_name: str, after: str = "") -> AsyncIterable[FollowLogEventsResponse]:
+        """Follow a log to its end, from its beginning or after a token."""
+        request = FollowLogEventsRequest(log_stream_name=log_stream_name, next_token=after or None)
         return self._logs.FollowLogEvents(request, metadata=tuple(metadata_for(caller)))
 
 

@@ -30,7 +30,7 @@ from batchyard.gateway.config import ACCOUNT, GatewayConfig
 from batchyard.gateway.console import shapes
 from batchyard.gateway.console.actions import ACTIONS
 from batchyard.gateway.console.api import Api
-from batchyard.gateway.console.live import send_changes, send_log
+from batchyard.gateway.console.live import Streams, changes, log_lines
 from batchyard.gateway.console.pages import PAGES, Page, View
 from batchyard.gateway.transcoder import MemberError
 from batchyard.gateway.upstreams import Upstreams
@@ -67,6 +67,7 @@ class Console:
         self._config = config
         self._rules = rules
         self._api = Api(upstreams)
+        self._streams = Streams()
         self._assets = {f"/assets/{name}": answer for name, answer in _read_assets().items()}
 
     @cached_property
@@ -87,10 +88,13 @@ class Console:
     def has(self, request: Request) -> bool:
         """Tell whether a request is for the console and not for an API."""
         if request.verb in ("GET", "HEAD"):
-            return (
-                request.path in self._assets or _page_of(request.path) is not None or request.path.startswith("/live/")
-            )
+            is_stream = request.verb == "GET" and request.path.startswith("/live/")
+            return is_stream or request.path in self._assets or _page_of(request.path) is not None
         return request.verb == "POST" and request.path.startswith("/actions/")
+
+    def close(self) -> None:
+        """End what would go on for as long as somebody looks."""
+        self._streams.close()
 
     async def serve(self, request: Request, receive: Receive, send: Send, request_id: str) -> None:
         """Answer one request."""
@@ -120,6 +124,8 @@ class Console:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
         if ACCOUNT.fullmatch(query.get("account", "")) and self._config.access_keys is None:
             cookie = f"{ACCOUNT_COOKIE}={query['account']}; Path=/; SameSite=Strict; HttpOnly"
+            if self._config.tls is not None:
+                cookie += "; Secure"
             return Answer(303, b"", _HTML, {"location": request.path, "set-cookie": cookie})
         try:
             view = await page(self._api, caller, parts, query)
@@ -151,11 +157,21 @@ class Console:
 
     async def _stream(self, request: Request, caller: Caller, receive: Receive, send: Send) -> None:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+
+        def is_allowed() -> bool:
+            try:
+                return self._caller_of(request) == caller
+            except AwsError:
+                return False
+
         match request.path:
             case "/live/log":
-                await send_log(self._api, caller, query.get("stream", ""), receive, send)
+                after = request.headers.get("last-event-id") or query.get("after", "")
+                lines = log_lines(self._api, caller, query.get("stream", ""), after)
+                await self._streams.serve(lines, receive, send, is_allowed)
             case "/live/changes":
-                await send_changes(self._api, caller, query, receive, send)
+                events, watches = changes(self._api, caller, query)
+                await self._streams.serve(events, receive, send, is_allowed, watches)
             case _:
                 raise AwsError(404, "", f"There is no {request.path}.")
 

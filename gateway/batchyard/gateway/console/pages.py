@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -88,7 +89,7 @@ async def queue(api: Api, caller: Caller, parts: Sequence[str], _query: Query) -
         "queue.html",
         {
             "title": name,
-            "live": f"queue={name}",
+            "live": f"queue={quote(name)}",
             "queue": found,
             "counts": next((entry["byStatus"] for entry in counts["queues"] if entry["jobQueueName"] == name), {}),
             "environments": environments["computeEnvironments"],
@@ -114,7 +115,7 @@ async def jobs(api: Api, caller: Caller, _parts: Sequence[str], query: Query) ->
         "jobs.html",
         {
             "title": "Jobs",
-            "live": f"queue={chosen}",
+            "live": f"queue={quote(chosen)}",
             "queues": queues,
             "queue": chosen,
             "status": status,
@@ -172,7 +173,7 @@ async def job(api: Api, caller: Caller, parts: Sequence[str], _query: Query) -> 
         "job.html",
         {
             "title": found["jobName"],
-            "live": "" if found["status"] in shapes.TERMINAL else f"job={job_id}",
+            "live": "" if found["status"] in shapes.TERMINAL else f"job={quote(job_id)}",
             "job": found,
             "queue": found["jobQueue"].rpartition("/")[2],
             "definition": found["jobDefinition"].rpartition("/")[2],
@@ -189,8 +190,8 @@ async def job(api: Api, caller: Caller, parts: Sequence[str], _query: Query) -> 
 
 
 async def agents(api: Api, caller: Caller, _parts: Sequence[str], _query: Query) -> View:
-    """Show who runs what, and how full each host is."""
-    answer = await api.call(caller, "ListAgents", {"includeJobs": True})
+    """Show how full each host is, and which of the caller's jobs run on it."""
+    answer = await api.call(caller, "ListAgents", {"includeJobs": True, "onlyOwnJobs": True})
     return View(
         "agents.html",
         {"title": "Agents", "live": "agents=1", "agents": answer["agents"], "fleet": _fleet(answer["agents"])},

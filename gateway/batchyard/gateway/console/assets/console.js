@@ -28,8 +28,9 @@ let refreshing = false;
 let stale = false;
 
 function follow() {
-  const url = page().dataset.live;
-  if (changes?.url.endsWith(url ?? "nowhere")) return;
+  // A page that nobody looks at has no stream: a browser opens no more than six to one server.
+  const url = document.hidden ? null : page().dataset.live;
+  if (url && changes?.url.endsWith(url) && changes.readyState !== EventSource.CLOSED) return;
   changes?.close();
   changes = null;
   live.textContent = "";
@@ -37,7 +38,12 @@ function follow() {
   if (!url) return;
   changes = new EventSource(url);
   changes.onopen = () => { live.textContent = "● live"; live.classList.add("on"); };
-  changes.onerror = () => { live.textContent = "○ reconnecting"; live.classList.remove("on"); };
+  changes.onerror = () => {
+    live.textContent = "○ reconnecting";
+    live.classList.remove("on");
+    // After a refusal it does not ask again by itself.
+    if (changes?.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
+  };
   changes.addEventListener("changed", refresh);
 }
 
@@ -71,7 +77,11 @@ async function refresh() {
   if (stale && !mustStay()) refresh();
 }
 
-document.addEventListener("visibilitychange", () => { if (stale && !document.hidden) refresh(); });
+document.addEventListener("visibilitychange", () => {
+  follow();
+  openLog();
+  if (stale && !document.hidden) refresh();
+});
 document.addEventListener("close", () => { if (stale) refresh(); }, true);
 
 // Rows without end.
@@ -152,20 +162,32 @@ function choose(step) {
 
 // The log.
 
-let log = { stream: null, source: null, lines: 0 };
+let log = { stream: null, source: null, lines: 0, after: "", over: false };
 
 function openLog() {
   const choice = document.getElementById("log-stream");
-  if (!choice || choice.value === log.stream) return;
-  log.source?.close();
+  if (!choice) return;
   const shown = document.getElementById("log");
-  shown.replaceChildren();
-  log = { stream: choice.value, source: new EventSource(`/live/log?stream=${encodeURIComponent(choice.value)}`), lines: 0 };
-  tellLog("reading");
-  log.source.addEventListener("lines", (event) => addLines(shown, JSON.parse(event.data)));
-  log.source.addEventListener("end", () => { log.source.close(); tellLog("complete"); });
-  // A connection that comes back begins with the first line.
-  log.source.onopen = () => { shown.replaceChildren(); log.lines = 0; };
+  if (choice.value !== log.stream) {
+    log.source?.close();
+    shown.replaceChildren();
+    log = { stream: choice.value, source: null, lines: 0, after: "", over: false };
+    tellLog("reading");
+  }
+  if (document.hidden) {
+    log.source?.close();
+    log.source = null;
+  }
+  if (document.hidden || log.over || log.source) return;
+  const where = new URLSearchParams({ stream: log.stream, after: log.after });
+  const source = log.source = new EventSource(`/live/log?${where}`);
+  const finish = (state) => { source.close(); log.over = true; tellLog(state); };
+  source.addEventListener("lines", (event) => {
+    log.after = event.lastEventId;
+    addLines(shown, JSON.parse(event.data));
+  });
+  source.addEventListener("end", () => finish("complete"));
+  source.addEventListener("refused", (event) => finish(JSON.parse(event.data)));
 }
 
 function tellLog(state) {
