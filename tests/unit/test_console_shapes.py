@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchyard.gateway.console.shapes import child_grid, duration, graph_of, minute_bars, share, time_line
+from batchyard.gateway.console.shapes import child_grid, differences, duration, graph_of, minute_bars, share, time_line
 
 MINUTE = 60_000
 
@@ -85,3 +85,15 @@ def test_a_graph_shows_the_first_of_many_neighbours_and_counts_the_others() -> N
     assert len(graph.edges) == 1 + 12
     assert (graph.hidden_before, graph.hidden_after) == (0, 8)
     assert all(0 <= node.y <= graph.height and node.x < graph.width for node in graph.nodes)
+
+
+def test_differences_are_lines_that_went_and_lines_that_came() -> None:
+    found = list(differences(["a", "b", "c", "d"], ["a", "x", "c", "d", "e"]))
+    assert found == [("same", "a"), ("removed", "b"), ("added", "x"), ("same", "c"), ("same", "d"), ("added", "e")]
+
+
+@pytest.mark.parametrize("lines", [2000, 10_000])
+def test_texts_of_many_lines_that_are_alike_are_compared_in_no_time(lines: int) -> None:
+    before, after = ([f'"{kind}{number}": 1,' for number in range(lines)] for kind in ("variable", "constant"))
+    found = list(differences(before, after))
+    assert [kind for kind, _ in found] == ["removed"] * lines + ["added"] * lines

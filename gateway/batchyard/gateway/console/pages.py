@@ -1,6 +1,5 @@
 """What each page shows. A page asks the services and returns a template with what stands in it, in AWS's names."""
 
-import difflib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,7 +230,7 @@ async def definition(api: Api, caller: Caller, parts: Sequence[str], query: Quer
             "shown": shown,
             "against": against,
             "text": _pretty(_without_numbers(shown)),
-            "differences": list(_differences(against, shown)) if against is not None else [],
+            "differences": _differences(against, shown) if against is not None else [],
         },
     )
 
@@ -346,13 +345,9 @@ def _resubmission(job: Json) -> str:
     return _pretty(request)
 
 
-def _differences(old: Json, new: Json) -> Iterable[tuple[str, str]]:
-    """Yield the lines of two revisions with what became of them: `added`, `removed` or `same`."""
-    kinds = {"+": "added", "-": "removed", " ": "same"}
+def _differences(old: Json, new: Json) -> list[tuple[str, str]]:
     before, after = (_pretty(_without_numbers(entry)).splitlines() for entry in (old, new))
-    for line in difflib.ndiff(before, after):
-        if line[0] in kinds:
-            yield kinds[line[0]], line[2:]
+    return list(shapes.differences(before, after))
 
 
 def _without_numbers(definition: Json) -> Json:

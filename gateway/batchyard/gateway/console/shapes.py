@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any, Final
 
@@ -104,6 +105,25 @@ def time_line(job: Mapping[str, Any], now_ms: int) -> list[Span]:
     if not is_over:
         add("waiting", "waiting", at, end)
     return spans
+
+
+COMPARED_LINES_MAX: Final = 2000
+"""Of longer texts no differences are looked for: it would take too long."""
+
+
+def differences(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of two texts with what became of them: `added`, `removed` or `same`."""
+    if max(len(before), len(after)) > COMPARED_LINES_MAX:
+        yield from (("removed", line) for line in before)
+        yield from (("added", line) for line in after)
+        return
+    # Not `ndiff`, which looks for likeness within lines: some hundreds of like ones take it minutes.
+    for _, first, last, new_first, new_last in SequenceMatcher(None, before, after).get_opcodes():
+        if before[first:last] == after[new_first:new_last]:
+            yield from (("same", line) for line in before[first:last])
+        else:
+            yield from (("removed", line) for line in before[first:last])
+            yield from (("added", line) for line in after[new_first:new_last])
 
 
 CELLS_A_ROW: Final = 100
