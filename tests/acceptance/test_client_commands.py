@@ -308,6 +308,27 @@ def test_a_watched_list_changes_with_its_jobs_until_it_is_interrupted(
     assert "for a terminal" in call("jobs", "--watch", code=2).stderr
 
 
+def test_top_shows_queues_agents_and_what_runs_and_follows_them(call: Any, up: Installation, account: Account) -> None:
+    job_id = account.submit(["sleep", "600"], jobName="long")
+    account.wait(job_id, "RUNNING")
+
+    def enough(written: str) -> bool:
+        if job_id in written and account.describe(job_id)["status"] == "RUNNING":
+            account.batch.terminate_job(jobId=job_id, reason="seen")
+        return job_id in written and job_id not in written.rpartition(" agents, ")[2] and "RUNNING" in written[-400:]
+
+    try:
+        written, code = on_terminal(up, "top", columns=160, until=enough)
+    finally:
+        account.batch.terminate_job(jobId=job_id, reason="over")
+    assert code == 130
+    assert "Traceback" not in written
+    told = json.loads(call("top", "--output", "json").stdout)
+    assert [agent["status"] for agent in told["agents"]] == ["ACTIVE"]
+    assert {queue["jobQueueName"] for queue in told["queues"]} == {"queue"}
+    assert call("top").stdout.startswith("1 of 1 agents, ")
+
+
 def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["jobs", "--data-dir", str(tmp_path)])
     assert result.exit_code == 2
@@ -316,7 +337,21 @@ def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "submit", "jobs", "describe", "wait", "logs", "cancel", "terminate", "queues", "environments", "agents"],
+    [
+        "run",
+        "submit",
+        "jobs",
+        "describe",
+        "wait",
+        "logs",
+        "cancel",
+        "terminate",
+        "queues",
+        "environments",
+        "agents",
+        "top",
+        "usage",
+    ],
 )
 def test_the_help_of_a_command_for_people_fits_a_screen(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"], terminal_width=120)

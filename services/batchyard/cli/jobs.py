@@ -49,7 +49,9 @@ async def listed(session: Session, request: ListJobsRequest, statuses: Collectio
     return found[:limit]
 
 
-async def _whenever_changed(session: Session, act: Callable[[Session], Awaitable[None]]) -> None:
+async def whenever_changed(
+    session: Session, act: Callable[[Session], Awaitable[None]], *, at_least_every_s: float | None = None
+) -> None:
     """Do something now, and whenever a job of the account has changed, though not more often than people can look."""
     changed = anyio.Event()
 
@@ -67,7 +69,8 @@ async def _whenever_changed(session: Session, act: Callable[[Session], Awaitable
     async with anyio.create_task_group() as group:
         group.start_soon(follow)
         while True:
-            await changed.wait()
+            with anyio.move_on_after(at_least_every_s):
+                await changed.wait()
             changed = anyio.Event()
             await act(session)
             await anyio.sleep(WATCH_PAUSE_S)
@@ -159,7 +162,7 @@ def jobs(
             print_table(_COLUMNS, [_row(place, job) for place, job in found], whole=["JOB"])
 
     async def act(session: Session) -> None:
-        await (_whenever_changed(session, show) if watch else show(session))
+        await (whenever_changed(session, show) if watch else show(session))
 
     server.run(act)
 

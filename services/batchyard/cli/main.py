@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "environments": ("batchyard.cli.resources", "List compute environments."),
     "agents": ("batchyard.cli.resources", "List the hosts that run jobs, and how much of them is taken."),
     "usage": ("batchyard.cli.usage", "Add up what jobs have held, by queue, share or tag."),
+    "top": ("batchyard.cli.top", "Show the fleet, the queues and what runs, live."),
     "events": ("batchyard.cli.events", "Print the events of jobs as they come, one JSON object a line."),
     "registry": ("batchyard.cli.services", "Serve compute environments, job queues and job definitions."),
     "jobstore": ("batchyard.cli.services", "Serve the jobs."),
