@@ -176,7 +176,7 @@ class JobStorageContract(abc.ABC):
     def test_queues_and_agents_are_kept_and_replaced(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
         queue = QueueCopy(QUEUE, "arn", open=True, gone=False, revision=3, environments=("first", "second"))
         queue = replace(queue, created=2, first_job=7)
-        agent = AgentRecord(AGENT, 1, live=True, draining=True, drain_limit_ms=5000)
+        agent = AgentRecord(AGENT, 1, live=True, draining=True, drain_limit_ms=5000, lease_ms=60_000)
         writer.apply(epoch, Changes(queues=[queue], agents=[agent]))
         assert (writer.queue(QUEUE), writer.agent(AGENT)) == (queue, agent)
         queue, agent = replace(queue, open=False, gone=True, revision=4), replace(agent, incarnation=2, live=False)

@@ -19,6 +19,7 @@ from batchyard.api.operations.v1.agents_service_pb2 import (
     ResumeAgentRequest,
 )
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.clock import CLOCK_MARGIN
 from batchyard.domain.errors import HistoryGoneError, StaleIncarnationError, SupersededError
 from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import NAMESPACE_KEY
@@ -321,7 +322,7 @@ class TestLeases:
     async def test_an_agent_whose_lease_is_over_is_reported_lost_and_its_session_ends(self, world: World) -> None:
         stream = await world.leading()
         agent = await world.joined(stream)
-        world.clock.monotonic += (600 + 15) * 1.02 + 1
+        world.clock.monotonic += (600 + 15) * CLOCK_MARGIN + 1
         stream.send(withdrawn=[a_ref("nothing")])
         (lost,) = (await stream.until(lambda seen: seen.lost_agents)).lost_agents
         assert (lost.agent_id, lost.incarnation) == ("agent", 1)

@@ -152,6 +152,7 @@ class AgentActor:
             agent_id=identity.agent_id,
             incarnation=identity.incarnation,
             capacity=session_pb2.Capacity(vcpus_milli=vcpus_milli, memory_mib=memory_mib, gpus=gpus),
+            compute_environments=self.host.environments,
             claimed_before=[fence_message(fence) for fence in self._claimed_before],
         )
 

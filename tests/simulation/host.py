@@ -38,6 +38,8 @@ class Host:
         self.name = name
         self.clock = HostClock(kernel, rate=rate, wall_skew_s=kernel.rng.uniform(-1e6, 1e6))
         self.capacity = capacity
+        self.environments: tuple[str, ...] = ()
+        """The compute environments that its agent serves, by name; none: all."""
         self.kill_latency_s = 1.0
         """The longest that a process takes to die of SIGKILL."""
         self.durations: Callable[[], float] = lambda: 1.0

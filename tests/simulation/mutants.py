@@ -36,7 +36,7 @@ Mutation = tuple[type | ModuleType, str, Callable[..., Any]]
 _refused_for_agent = refused_for_agent
 _report, _why_not, _register, _cancel = Group.report, Group._why_not, Group.register, Group.cancel
 _offer, _startable, _take = Ledger.offer, Ledger.startable, Reconciler._take
-_leases_init, _journal_init = Leases.__init__, Journal.__init__
+_extend, _leases_init, _journal_init = Leases._extend, Leases.__init__, Journal.__init__
 
 
 def _report_under_any_fence(self: Group, agent_id: AgentId, incarnation: int, report: RunReport) -> None:
@@ -81,25 +81,40 @@ def _offer_to_the_drained(agent: AgentRecord | None, proposal: Proposal) -> Refu
 
 
 def _register_any_incarnation(
-    self: Group, agent_id: AgentId, incarnation: int, known: Collection[Fence], claimed_before: Collection[Fence]
+    self: Group,
+    agent_id: AgentId,
+    incarnation: int,
+    known: Collection[Fence],
+    claimed_before: Collection[Fence],
+    lease_ms: int,
 ) -> None:
     before = self._agent(agent_id)
     if before is not None and incarnation <= before.incarnation and not before.live:
         self._agents[agent_id] = None
-    _register(self, agent_id, incarnation, known, claimed_before)
+    _register(self, agent_id, incarnation, known, claimed_before, lease_ms)
 
 
 def _register_without_what_was_claimed_before(
-    self: Group, agent_id: AgentId, incarnation: int, known: Collection[Fence], claimed_before: Collection[Fence]
+    self: Group,
+    agent_id: AgentId,
+    incarnation: int,
+    known: Collection[Fence],
+    claimed_before: Collection[Fence],
+    lease_ms: int,
 ) -> None:
-    _register(self, agent_id, incarnation, known, ())
+    _register(self, agent_id, incarnation, known, (), lease_ms)
 
 
 def _register_and_lose_what_is_missing(
-    self: Group, agent_id: AgentId, incarnation: int, known: Collection[Fence], claimed_before: Collection[Fence]
+    self: Group,
+    agent_id: AgentId,
+    incarnation: int,
+    known: Collection[Fence],
+    claimed_before: Collection[Fence],
+    lease_ms: int,
 ) -> None:
     count = len(self._effects.demands)
-    _register(self, agent_id, incarnation, known, claimed_before)
+    _register(self, agent_id, incarnation, known, claimed_before, lease_ms)
     asked = {demand.fence for demand in self._effects.demands[count:]}
     for job in self._jobs_of_agent(agent_id):
         if job.run is not None and job.run.fence in asked:
@@ -154,7 +169,7 @@ def _deadlines_as_if_they_were_over(self: Leases, live: Any, now: float) -> None
     self._leases.clear()
     self._timers.clear()
     for agent in live:
-        self.grant(agent, now - self.length_s)
+        self.grant(agent, now - self.length_s(self._lease_s))
 
 
 def _welcome_unasked(self: Scheduler, record: Any, session: Any) -> None:
@@ -162,9 +177,15 @@ def _welcome_unasked(self: Scheduler, record: Any, session: Any) -> None:
         self._welcome(record, session, self._clock.monotonic_s())
 
 
+def _lease_from_now(self: Leases, agent_id: str, lease: Any, now: float) -> None:
+    lease.deadline = float("-inf")
+    lease.wakes_at = None
+    _extend(self, agent_id, lease, now)
+
+
 def _leases_without_margin(self: Leases, *, lease_s: float, kill_budget_s: float, suspicion_s: float) -> None:
     _leases_init(self, lease_s=lease_s, kill_budget_s=kill_budget_s, suspicion_s=suspicion_s)
-    self.length_s = lease_s
+    self.length_s = lambda lease_s: lease_s  # type: ignore[method-assign]
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -199,6 +220,8 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "deadlines are not reset after a restart": (Leases, "begin", _deadlines_as_if_they_were_over),
     "leases end without a margin": (Leases, "__init__", _leases_without_margin),
     "a scheduler leads without waiting": (Leadership, "wait_s", lambda self, scheduler_id, now: 0),
+    "a shorter lease takes back what was granted": (Leases, "_extend", _lease_from_now),
+    "a new leader knows of no longer leases": (Scheduler, "_longest", lambda self, agent: self._config.lease_s),
     "jobs are offered at once after a restore": (SetBack, "lasts", lambda self, now: False),
     "agents are not asked what they run after a restore": (Scheduler, "_welcome_if_known", _welcome_unasked),
     "a restored store lets a scheduler lead at once": (store, "holder_of", lambda counters: ""),
@@ -235,6 +258,8 @@ STORMS: Final[Mapping[str, str]] = {
     "an agent registers as another": "intruders",
     "the lease counts from the receipt of the answer": "late answers",
     "a scheduler leads without waiting": "two schedulers",
+    "a shorter lease takes back what was granted": "leases",
+    "a new leader knows of no longer leases": "leases",
     "jobs are offered at once after a restore": "backups",
     "agents are not asked what they run after a restore": "backups",
     "a restored store lets a scheduler lead at once": "backups",

@@ -357,6 +357,9 @@ class Nemesis:
         for _ in range(self._kernel.rng.randint(1, 4)):
             self._kernel.after(self._kernel.rng.random() * 5, self._life, self._scene.registry.change_something)
 
+    def _lease_changes(self) -> None:
+        self._scene.registry.change_leases()
+
     def _store_disk(self) -> None:
         writer = self._scene.store.writer
         writer.failures = self._kernel.rng.choice((0.02, 0.2))

@@ -18,8 +18,10 @@ Settle = Callable[[Callable[[Group], object], Callable[[object], None]], None]
 class Registry:
     """The truth about resources. Whoever follows it learns of changes a while later, the newest state at once."""
 
-    def __init__(self, kernel: Kernel, checker: Checker) -> None:
+    def __init__(self, kernel: Kernel, checker: Checker, lease_s: float) -> None:
+        """Begin with environments some of which have another lease than `lease_s`."""
         rng = kernel.rng
+        self._lease_s = lease_s
         self._kernel = kernel
         self._checker = checker
         self._life = Life("registry")
@@ -30,8 +32,8 @@ class Registry:
         self._closed: set[str] = set()
         first, second = (ResourceKey(NAMESPACE, name) for name in ("first", "second"))
         self._environments = {
-            "first": ComputeEnvironment(first, True, True, rng.choice((2000, 4000))),
-            "second": ComputeEnvironment(second, True, True, None),
+            "first": ComputeEnvironment(first, True, True, rng.choice((2000, 4000)), lease_s=self._draw_lease()),
+            "second": ComputeEnvironment(second, True, True, None, lease_s=self._draw_lease()),
         }
         self._queues = {
             "low": JobQueue(ResourceKey(NAMESPACE, "low"), 10, ("first", "second")),
@@ -40,6 +42,10 @@ class Registry:
         self._at_first = dict(self._environments), dict(self._queues)
         self._followers: list[tuple[Life, Callable[[], None]]] = []
         self._note_ceilings()
+
+    def _draw_lease(self) -> float | None:
+        rng = self._kernel.rng
+        return rng.choice((None, rng.choice((0.4, 3)) * self._lease_s))
 
     @property
     def queue_names(self) -> tuple[str, ...]:
@@ -93,6 +99,13 @@ class Registry:
         else:
             self._closed ^= {rng.choice(sorted(self._queues))}
         self._kernel.note(f"registry: {kind}")
+        self._tell()
+
+    def change_leases(self) -> None:
+        """Have agents get other leases than before."""
+        for name, environment in self._environments.items():
+            self._environments[name] = replace(environment, lease_s=self._draw_lease())
+        self._kernel.note("registry: leases")
         self._tell()
 
     def restore(self) -> None:

@@ -56,7 +56,7 @@ class World:
         self.config = config = _config(kernel)
         self.checker.kill_slack_s = 2 * config.kill_budget_s
         self.faults_s = rng.uniform(4, 10) * config.lease_s
-        self.registry = Registry(kernel, self.checker)
+        self.registry = Registry(kernel, self.checker, config.lease_s)
         names = self.registry.queue_names
         self.store = Store(
             *(kernel, self.net, self.checker, self.registry.settlement()),
@@ -70,7 +70,9 @@ class World:
         clock = HostClock(kernel, rate=rng.uniform(1 - DRIFT, 1 + DRIFT))
         self.rival = SchedulerActor(kernel, self.net, config, clock, self.registry, name="rival")
         self.rival.crash()
-        self.machines = [self._machine(f"host{number}", disk) for number in range(1, rng.randint(2, 4) + 1)]
+        self.machines: list[Machine] = []
+        for number in range(1, rng.randint(2, 4) + 1):
+            self.machines.append(self._machine(f"host{number}", disk))
         jobs = rng.randint(20, 60)
         self.client = Client(kernel, self.net, self.checker, names, jobs=jobs, within_s=self.faults_s * 0.9)
         self.watcher = Watcher(kernel, self.net, self.checker)
@@ -88,6 +90,8 @@ class World:
         capacity = (rng.choice((2000, 3000, 4000)), 2048, 0)
         self.checker.capacities[name] = capacity
         host = Host(self.kernel, self.net, self.checker, name, disk, rng.uniform(1 - DRIFT, 1 + DRIFT), capacity)
+        if self.machines:  # the first serves all, so that every job can end
+            host.environments = rng.choice(((), ("first",), ("second",), ("first", "second")))
         host.kill_latency_s = self.config.kill_budget_s / 4
         host.durations = lambda: rng.choice((0.002, 0.1, 0.5, 2.0, 5.0)) * (0.1 + rng.random()) * self.config.lease_s
         return Machine(host)

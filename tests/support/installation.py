@@ -197,9 +197,14 @@ def start_up(folder: Path, *arguments: str, environment: Mapping[str, str] | Non
 
 
 def start_six(
-    folder: Path, *, jobstore: Sequence[str] = (), agent: Sequence[str] = (), jobs_outlive_agent: bool = False
+    folder: Path,
+    *,
+    jobstore: Sequence[str] = (),
+    scheduler: Sequence[str] = (),
+    agent: Sequence[str] = (),
+    jobs_outlive_agent: bool = False,
 ) -> Installation:
-    """Start the six services as processes of their own, each told where the others are; two with further flags."""
+    """Start the six services as processes of their own, each told where the others are; three with further flags."""
     folder.mkdir()
     host_options = [word for word in HOST_OPTIONS if not (jobs_outlive_agent and word == "--stop-jobs")]
     names = ("registry", "jobstore", "scheduler", "logs")
@@ -209,7 +214,7 @@ def start_six(
     commands = {
         "registry": [*where["jobstore"], "--data-dir", str(folder)],
         "jobstore": [*where["registry"], "--data-dir", str(folder), *jobstore],
-        "scheduler": [*where["jobstore"], *where["registry"]],
+        "scheduler": [*where["jobstore"], *where["registry"], *scheduler],
         "logs": [*where["jobstore"], "--data-dir", str(folder)],
         "agent": [*where["scheduler"], *where["logs"], "--data-dir", str(folder / "agent"), *host_options, *agent],
         "gateway": [

@@ -122,8 +122,9 @@ class Store:
         *,
         known: tuple[Fence, ...] = (),
         claimed_before: tuple[Fence, ...] = (),
+        lease_ms: int = 0,
     ) -> Committed:
-        return self.do(lambda group: group.register(agent_id, incarnation, known, claimed_before))
+        return self.do(lambda group: group.register(agent_id, incarnation, known, claimed_before, lease_ms))
 
     def offer(self, key: JobKey, agent_id: AgentId = AGENT, incarnation: int = 1) -> Run:
         """Offer a RUNNABLE job to a registered agent and return the run."""

@@ -5,6 +5,7 @@ import pytest
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
+from batchyard.domain.clock import CLOCK_MARGIN
 from batchyard.domain.errors import StaleIncarnationError, UnavailableError
 from batchyard.scheduler import setback
 from batchyard.scheduler.config import SchedulerConfig
@@ -14,7 +15,7 @@ from batchyard.scheduler.session import Session
 from support.scheduler import a_queue, an_environment
 from support.scheduler_world import VirtualClock, a_fence, a_queued_job, a_registration, a_report, join, lead
 
-WAIT_S = (60 + 15) * 1.02
+WAIT_S = (60 + 15) * CLOCK_MARGIN
 ACCEPTED = wire.AgentRegistered(agent_id="agent", incarnation=1, accepted=True)
 
 

@@ -1,6 +1,12 @@
 """Time as an argument, so that the simulator can own it."""
 
-from typing import Protocol
+from typing import Final, Protocol
+
+CLOCK_DRIFT: Final = 0.01
+"""Bound on how much faster or slower than true time a host's clock runs."""
+
+CLOCK_MARGIN: Final = (1 + CLOCK_DRIFT) / (1 - CLOCK_DRIFT)
+"""By how much longer one host must count, on the fastest clock, for another one to have counted on the slowest."""
 
 
 class Clock(Protocol):

@@ -108,7 +108,7 @@ def agents_message(agents: Iterable[AgentRecord]) -> wire.DispatchResponse:
     message = wire.DispatchResponse()
     for agent in agents:
         if agent.live:
-            message.agents.add(agent_id=agent.agent_id, incarnation=agent.incarnation)
+            message.agents.add(agent_id=agent.agent_id, incarnation=agent.incarnation, lease_ms=agent.lease_ms)
         if agent.draining:
             message.drains.add(agent_id=agent.agent_id, draining=True, limit_ms=agent.drain_limit_ms)
     return message
@@ -167,7 +167,9 @@ def _entries(effects: Effects) -> Iterator[tuple[str, Message]]:
     for agent in effects.registered:
         yield (
             "registered",
-            wire.AgentRegistered(agent_id=agent.agent_id, incarnation=agent.incarnation, accepted=agent.accepted),
+            wire.AgentRegistered(
+                agent_id=agent.agent_id, incarnation=agent.incarnation, accepted=agent.accepted, lease_ms=agent.lease_ms
+            ),
         )
     for report in effects.reports:
         yield "reports", _report_message(report)

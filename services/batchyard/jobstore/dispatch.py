@@ -201,6 +201,7 @@ def _registering(agent: wire.AgentRegistration) -> Callable[[Group], object]:
         incarnation=agent.incarnation,
         known={fence_of(fence) for fence in agent.known},
         claimed_before={fence_of(fence) for fence in agent.claimed_before},
+        lease_ms=agent.lease_ms,
     )
 
 

@@ -50,6 +50,8 @@ class RegistrationOutcome:
     agent_id: AgentId
     incarnation: int
     accepted: bool
+    lease_ms: int = 0
+    """That it named."""
 
 
 @dataclass(frozen=True, slots=True)

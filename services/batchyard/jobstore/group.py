@@ -253,8 +253,9 @@ class Group(Moves):
         incarnation: int,
         known: Collection[Fence],
         claimed_before: Collection[Fence],
+        lease_ms: int = 0,
     ) -> None:
-        """Take an agent in, unless its incarnation is over.
+        """Take an agent in, unless its incarnation is over; `lease_ms` is the lease that it is to get.
 
         `known` are the runs that it will report, `claimed_before` those of earlier incarnations of which it knows only
         that they do not run. What a later incarnation does not speak of is lost: with a run that was claimed an attempt
@@ -269,7 +270,9 @@ class Group(Moves):
             return
         if before is None or before.incarnation != incarnation:
             known_agent = before or AgentRecord(agent_id, incarnation, live=True)
-            self._put_agent(replace(known_agent, incarnation=incarnation, live=True, gone_at=None))
+            self._put_agent(replace(known_agent, incarnation=incarnation, live=True, gone_at=None, lease_ms=lease_ms))
+        elif before.lease_ms < lease_ms:
+            self._put_agent(replace(before, lease_ms=lease_ms))
         for job in self._jobs_of_agent(agent_id):
             run = job.run
             assert run is not None
@@ -285,7 +288,7 @@ class Group(Moves):
             elif run.fence not in known and run.state is not RunState.OFFERED:
                 kill = job.terminated or run.evicted
                 self._effects.demands.append(RunDemand(agent_id, incarnation, run.fence, kill=kill))
-        self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=True))
+        self._effects.registered.append(RegistrationOutcome(agent_id, incarnation, accepted=True, lease_ms=lease_ms))
 
     def lose_agent(self, agent_id: AgentId, incarnation: int) -> None:
         """Give an agent up, whose lease is over: its runs are lost."""

@@ -1,11 +1,7 @@
 """Which scheduler may lead. Pure: the caller brings the time, in seconds of a clock that goes on while it sleeps."""
 
-from typing import Final
-
+from batchyard.domain.clock import CLOCK_MARGIN
 from batchyard.storage.jobs import Counters
-
-DRIFT: Final = 0.01
-"""How far the rate of a host's clock may be off."""
 
 
 class Leadership:
@@ -51,7 +47,7 @@ class Leadership:
             self._until = float("-inf")
 
     def _end_of_lease(self, now: float) -> float:
-        return now + (self._lease_s or 0) * (1 + 2 * DRIFT)
+        return now + (self._lease_s or 0) * CLOCK_MARGIN
 
 
 def holder_of(counters: Counters) -> str | None:

@@ -15,6 +15,7 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
 from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError, WrongStateError
+from batchyard.domain.leases import check_lease_tag
 from batchyard.domain.names import RESOURCE_NAME, Caller, ResourceKind
 from batchyard.domain.resources import check_tags
 from batchyard.registry import compute_resource_rules
@@ -58,6 +59,7 @@ def new_environment(
     _check_unmanaged_vcpus(request, request.type)
     _check_shared_members(request)
     check_tags(request.tags)
+    check_lease_tag(request.tags)
     environment = ComputeEnvironmentDetail(
         compute_environment_name=name,
         compute_environment_arn=caller.arn(ResourceKind.COMPUTE_ENVIRONMENT, name),

@@ -14,6 +14,7 @@ from batchyard.api.registry.v1.registry_service_pb2 import (
 )
 from batchyard.api.scheduler.v1.job_tags_service_pb2 import ChangeJobTagsRequest, ListJobTagsRequest
 from batchyard.domain.errors import InvalidRequestError, NotFoundError
+from batchyard.domain.leases import check_lease_tag
 from batchyard.domain.names import Caller, ResourceKind, resource_in_arn, split_revision
 from batchyard.domain.resources import TAGS_MAX, check_tags, merged_tags
 from batchyard.registry.messages import definition_key, find_live, message_in, put
@@ -65,6 +66,8 @@ class Tags:
         self, arn: str, caller: Caller, *, changes: Mapping[str, str] | None = None, removed: Sequence[str] = ()
     ) -> None:
         key = _key_of(arn, caller)
+        if key.kind is ResourceKind.COMPUTE_ENVIRONMENT:
+            check_lease_tag(changes or {})
         if key.kind is ResourceKind.JOB:
             request = ChangeJobTagsRequest(namespace=key.namespace, job_id=key.name, set=changes, removed=removed)
             with _job_store_errors(arn):

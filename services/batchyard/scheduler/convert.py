@@ -11,6 +11,7 @@ from batchyard.api.registry.v1.scheduling_policy_pb2 import SchedulingPolicyDeta
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.arrays import from_bytes
 from batchyard.domain.jobs import Fence, JobId, JobKey
+from batchyard.domain.leases import lease_of
 from batchyard.domain.names import ResourceKind, name_in_reference
 from batchyard.scheduler.fairshare import WEIGHT_DEFAULT
 from batchyard.scheduler.model import (
@@ -106,6 +107,7 @@ def environment_of(namespace: str, message: ComputeEnvironmentDetail) -> Compute
         valid=message.status == ResourceStatus.RESOURCE_STATUS_VALID,
         max_vcpus_milli=message.compute_resources.maxv_cpus * 1000 if managed else None,
         unmanaged_vcpus_milli=message.unmanagedv_cpus * 1000 if message.HasField("unmanagedv_cpus") else None,
+        lease_s=lease_of(message.tags, message.compute_resources.type),
     )
 
 

@@ -1,9 +1,10 @@
 """Compute environments as ceilings: how many vCPUs run in each, and who waits for its ceiling."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from batchyard.domain.leases import LEASE_S_MIN
 from batchyard.scheduler.lines import Line
 from batchyard.scheduler.model import ComputeEnvironment, ResourceKey, Resources, sum_of
 
@@ -80,6 +81,23 @@ class Environments:
     def get(self, key: ResourceKey) -> Environment | None:
         """Return an environment, or None if nothing is known of it."""
         return self._environments.get(key)
+
+    def lease_s(self, names: Collection[str], default_s: float) -> float:
+        """Return the lease of an agent that serves those of these names, of whatever namespace: the shortest of all.
+
+        One that serves none by name, and so all, has the default. While nothing is known of a name, as when this
+        scheduler has just started, it counts as short: what was granted once counts to its end.
+        """
+        if not names:
+            return default_s
+        specs = [environment.spec for environment in self if environment.spec is not None]
+        known = {spec.key.name for spec in specs}
+        leases = [spec.lease_s or default_s for spec in specs if spec.key.name in names]
+        return min(leases if known.issuperset(names) else [*leases, default_s, LEASE_S_MIN])
+
+    def longest_lease_s(self) -> float:
+        """Return the longest lease that any says; 0: none says one."""
+        return max((environment.spec.lease_s or 0 for environment in self if environment.spec is not None), default=0)
 
     def put(self, spec: ComputeEnvironment) -> Environment:
         """Take in an environment, or what has changed of it."""

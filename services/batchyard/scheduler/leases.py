@@ -1,18 +1,16 @@
 """How long each agent is believed to live. Pure: the time comes in as an argument.
 
 An agent stops its jobs at its own deadline, L after it *sent* a heartbeat that was answered. The scheduler counts from
-the *receipt*, which is later, and adds the kill budget K and twice the drift bound: so the agent's deadline always
+the *receipt*, which is later, and adds the kill budget K and the margin of clocks: so the agent's deadline always
 comes first, whatever the delay, and only after both is the agent lost. A lease that is not renewed is suspect long
 before that.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Final
 
-CLOCK_DRIFT: Final = 0.01
-"""Bound on how much faster or slower than true time a host's clock runs."""
+from batchyard.domain.clock import CLOCK_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +32,14 @@ class Due:
 
 
 class _Lease:
-    __slots__ = ("deadline", "incarnation", "suspect", "suspect_at", "wakes_at")
+    __slots__ = ("deadline", "incarnation", "lease_s", "suspect", "suspect_at", "wakes_at")
 
-    def __init__(self, incarnation: int) -> None:
+    def __init__(self, incarnation: int, lease_s: float) -> None:
         self.incarnation = incarnation
+        self.lease_s = lease_s
+        """Of what is granted from now on."""
         self.suspect = False
-        self.suspect_at = self.deadline = 0.0
+        self.suspect_at = self.deadline = float("-inf")
         self.wakes_at: float | None = None
 
 
@@ -47,24 +47,36 @@ class Leases:
     """The leases of all live agents, as this scheduler counts them."""
 
     def __init__(self, *, lease_s: float, kill_budget_s: float, suspicion_s: float) -> None:
-        self.length_s = (lease_s + kill_budget_s) * (1 + 2 * CLOCK_DRIFT)
-        """How long after its last heartbeat an agent is lost."""
+        self._lease_s = lease_s
+        self._kill_budget_s = kill_budget_s
         self._suspicion_s = suspicion_s
         self._leases: dict[str, _Lease] = {}
         self._timers: list[tuple[float, str]] = []
 
-    def begin(self, live: Iterable[Incarnation], now: float) -> None:
-        """Give every live agent a full lease, and forget all others: what an earlier leader granted is not known."""
+    def length_s(self, lease_s: float) -> float:
+        """Return how long after the last heartbeat an agent with such a lease is lost."""
+        return (lease_s + self._kill_budget_s) * CLOCK_MARGIN
+
+    def begin(self, live: Mapping[Incarnation, float], now: float) -> None:
+        """Give every live agent a full lease, and forget all others: what an earlier leader granted is not known.
+
+        Each agent comes with the longest lease that it may have got.
+        """
         self._leases.clear()
         self._timers.clear()
-        for agent in live:
-            self.grant(agent, now)
+        for agent, lease_s in live.items():
+            self.grant(agent, now, lease_s)
 
-    def grant(self, agent: Incarnation, now: float) -> None:
-        """Give an agent a full lease from now on."""
+    def grant(self, agent: Incarnation, now: float, lease_s: float | None = None) -> None:
+        """Give an agent a full lease from now on, of the usual length if none is said; so are its renewals.
+
+        What it was given before counts to its end, also if that was longer.
+        """
+        length_s = self._lease_s if lease_s is None else lease_s
         lease = self._leases.get(agent.agent_id)
         if lease is None or lease.incarnation != agent.incarnation:
-            lease = self._leases[agent.agent_id] = _Lease(agent.incarnation)
+            lease = self._leases[agent.agent_id] = _Lease(agent.incarnation, length_s)
+        lease.lease_s = length_s
         self._extend(agent.agent_id, lease, now)
 
     def renew(self, agent: Incarnation, now: float) -> bool:
@@ -115,8 +127,8 @@ class Leases:
 
     def _extend(self, agent_id: str, lease: _Lease, now: float) -> None:
         lease.suspect = False
-        lease.suspect_at = now + self._suspicion_s
-        lease.deadline = now + self.length_s
+        lease.suspect_at = now + min(self._suspicion_s, lease.lease_s / 2)
+        lease.deadline = max(lease.deadline, now + self.length_s(lease.lease_s))
         self._arm(agent_id, lease)
 
     def _arm(self, agent_id: str, lease: _Lease) -> None:

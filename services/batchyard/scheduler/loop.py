@@ -43,6 +43,9 @@ OFFERS_A_TURN: Final = 500
 
 _AGENTS_LOST: Final = Counter("batchyard_agents_lost", "Agents whose leases were over before they were heard again.")
 
+HEARTBEATS_A_LEASE_MIN: Final = 4
+"""However short a lease is, so many of its agent's heartbeats fall into it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +65,7 @@ class Scheduler:
         self._leases = Leases(
             lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
         )
-        self._set_back = SetBack(self._leases.length_s)
+        self._set_back = SetBack(self._leases.length_s(config.lease_s))
         self._store: StoreOutbox | None = None
         self._epochs = (0, 0)
         """The store's, and the one under which this scheduler leads."""
@@ -70,8 +73,10 @@ class Scheduler:
         """Whether the snapshot of the stream has been taken in."""
         self._leads = False
         self._leads_until = float("-inf")
-        self._live: dict[str, int] = {}
-        """While a snapshot comes in: the incarnations of the agents that it names."""
+        self._live: dict[str, wire.LiveAgent] = {}
+        """While a snapshot comes in: the agents that it names, by id."""
+        self._leases_changed = False
+        """Whether agents may be due another lease than they were told."""
         self._knows_resources = False
         self._wake = anyio.Event()
 
@@ -88,6 +93,9 @@ class Scheduler:
         now = self._clock.monotonic_s()
         if self._store is None or not self._may_act(now):
             return None
+        if self._leases_changed and self._knows_resources:
+            self._leases_changed = False
+            self._review_leases()
         due = self._leases.due(now)
         for agent_id in due.suspects:
             _log.warning("agent %s is silent", agent_id)
@@ -97,7 +105,7 @@ class Scheduler:
         for agent_id in self.drains.due(now):
             _log.warning("agent %s is drained, and the limit is over: what it runs is ended", agent_id)
             self._store.evict(agent_id)
-        if number := self._set_back.take_over(now):
+        if self._knows_resources and (number := self._set_back.take_over(now)):
             _log.warning("the leases from before the job store was set back are over: jobs are started again")
             self._store.end_set_back(number)
         self.planner.hold_back(setback.REASON if self._set_back.lasts(now) else "")
@@ -126,6 +134,7 @@ class Scheduler:
     def resources_changed(self, *, complete: bool) -> None:
         """Note that queues or environments in the picture have changed; planning begins when they are complete."""
         self._knows_resources = self._knows_resources or complete
+        self._leases_changed = True
         self._wake.set()
 
     # The job store's stream
@@ -157,7 +166,7 @@ class Scheduler:
             self._epochs = (response.welcome.store_epoch, response.welcome.leader_epoch)
             if self._set_back.told(response.welcome.set_back, self._clock.monotonic_s()):
                 self._begin_after_set_back()
-        self._live.update((agent.agent_id, agent.incarnation) for agent in response.agents)
+        self._live.update((agent.agent_id, agent) for agent in response.agents)
         for run in response.held:
             self._run_held(run)
         for outcome in response.offers:
@@ -206,9 +215,7 @@ class Scheduler:
         )
         for record in self.roster:
             if record.session is not None:
-                record.session.outbox.close(UnavailableError("the job store was set back; present yourself anew"))
-                record.session = None
-                self.planner.agent_suspended(record.agent_id)
+                self._end_session(record, record.session, "the job store was set back")
 
     def _may_act(self, now: float) -> bool:
         return self._leads and now < self._leads_until
@@ -219,7 +226,14 @@ class Scheduler:
         if self._leads or not self._is_complete or now >= self._leads_until:
             return
         self._leads = True
-        self._leases.begin((Incarnation(*agent) for agent in self._live.items()), now)
+        live = {Incarnation(agent.agent_id, agent.incarnation): self._longest(agent) for agent in self._live.values()}
+        if live and self._set_back.lasts(now):
+            # The store may have forgotten who of them got the longest.
+            longest_s = max(live.values())
+            live = dict.fromkeys(live, longest_s)
+            self._set_back.lengthen(self._leases.length_s(longest_s))
+        self._leases.begin(live, now)
+        self._leases_changed = True
         for agent_id in self._live:
             self.roster.record(agent_id)
         for agent_id in self.drains:
@@ -230,10 +244,37 @@ class Scheduler:
             elif record.agent_id not in self._live:
                 self._forget(record)
 
+    def _longest(self, agent: wire.LiveAgent) -> float:
+        """Return the longest lease that an agent may have got from an earlier leader."""
+        return agent.lease_ms / 1000 if agent.lease_ms else self._config.lease_s
+
+    def _review_leases(self) -> None:
+        """Have agents present themselves anew that are due another lease: one on a stream counts for all of it."""
+        if longest_s := self.planner.environments.longest_lease_s():
+            self._set_back.lengthen(self._leases.length_s(longest_s))
+        for record in self.roster:
+            session = record.session
+            if session is not None and session.accepted and session.lease_s != self._lease_of(session):
+                self._end_session(record, session, "its lease is another one now")
+
+    def _lease_of(self, session: Session) -> float:
+        names = session.registration.compute_environments
+        # In whole milliseconds, as it is written down.
+        return round(self.planner.environments.lease_s(names, self._config.lease_s), 3)
+
+    def _end_session(self, record: AgentRecord, session: Session, reason: str) -> None:
+        """Have an agent present itself anew; what it runs goes on."""
+        session.accepted = False
+        session.outbox.close(UnavailableError(f"{reason}: present yourself anew"))
+        record.session = None
+        self.planner.agent_suspended(record.agent_id)
+
     def _resume(self, record: AgentRecord, session: Session, now: float) -> None:
-        if session.accepted and self._live.get(record.agent_id) == session.agent.incarnation:
+        live = self._live.get(record.agent_id)
+        if session.accepted and live is not None and live.incarnation == session.agent.incarnation:
             self.planner.agent_resumed(record.agent_id)
-            session.outbox.welcome(self._terms())
+            self._leases.grant(session.agent, now, session.lease_s)
+            session.outbox.welcome(self._terms(session))
             session.outbox.answer(session.heartbeat)
             self._send_what_is_held(record, session)
             self._pass_on_reports(session, now)
@@ -315,11 +356,13 @@ class Scheduler:
     def _registration_answered(self, outcome: wire.AgentRegistered) -> None:
         now = self._clock.monotonic_s()
         record = self.roster.record(outcome.agent_id)
+        lease_s = outcome.lease_ms / 1000 if outcome.lease_ms else self._config.lease_s
         if outcome.accepted:
-            self._leases.grant(Incarnation(outcome.agent_id, outcome.incarnation), now)
+            self._leases.grant(Incarnation(outcome.agent_id, outcome.incarnation), now, lease_s)
         session = record.session
         if session is None or session.agent.incarnation != outcome.incarnation:
             return
+        session.lease_s = lease_s
         if outcome.accepted and self._set_back.lasts(now):
             session.is_vetted = False
             self._pass_on_reports(session, now)
@@ -410,7 +453,7 @@ class Scheduler:
 
     def _apply(self, session: Session) -> None:
         if self._leads and self._store is not None:
-            self._store.register(session.application())
+            self._store.register(session.application(self._lease_of(session)))
 
     def _welcome(self, record: AgentRecord, session: Session, now: float) -> None:
         agent = agent_of(session.registration)
@@ -421,16 +464,17 @@ class Scheduler:
         )
         session.accepted = session.is_vetted = True
         self.planner.agent_joined(agent)
-        session.outbox.welcome(self._terms())
+        session.outbox.welcome(self._terms(session))
         session.outbox.answer(session.heartbeat)
         self._send_what_is_held(record, session)
         self._pass_on_reports(session, now)
 
-    def _terms(self) -> session_pb2.Welcome:
+    def _terms(self, session: Session) -> session_pb2.Welcome:
         store_epoch, leader_epoch = self._epochs
+        interval_s = min(self._config.heartbeat_interval_s, session.lease_s / HEARTBEATS_A_LEASE_MIN)
         return session_pb2.Welcome(
-            heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
-            lease_ms=int(self._config.lease_s * 1000),
+            heartbeat_interval_ms=int(interval_s * 1000),
+            lease_ms=round(session.lease_s * 1000),
             store_epoch=store_epoch,
             leader_epoch=leader_epoch,
         )

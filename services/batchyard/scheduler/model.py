@@ -222,6 +222,8 @@ class ComputeEnvironment:
     """Ceiling over all runs in it; None for UNMANAGED ones, which have none."""
     unmanaged_vcpus_milli: int | None = None
     """What an UNMANAGED one is said to have: of that the share of a fair share queue's reserve is taken."""
+    lease_s: float | None = None
+    """Lease of the agents that serve it by name; None: that of all others."""
 
     @property
     def reserve_base_milli(self) -> int | None:

@@ -124,6 +124,11 @@ class Planner:
         self._waiting.environment_changed(key)
         self._structure_changed()
 
+    @property
+    def environments(self) -> Environments:
+        """What is known of compute environments."""
+        return self._environments
+
     def hold_back(self, reason: str) -> None:
         """Place nothing, and tell this of all jobs that wait, until told so with no reason."""
         if reason != self._environments.held_back:

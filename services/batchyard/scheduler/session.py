@@ -43,6 +43,8 @@ class Session:
         self.outbox = AgentOutbox()
         self.accepted = False
         """Whether the job store has let this incarnation in, and the agent has been welcomed."""
+        self.lease_s = 0.0
+        """Its lease, which the store has written down; the same for as long as the stream is up."""
         self.is_vetted = True
         """False while the job store is asked whether it knows all that the agent runs."""
         self.heartbeat = 0
@@ -84,13 +86,14 @@ class Session:
             if not reported.answered
         ]
 
-    def application(self) -> wire.AgentRegistration:
-        """Return what the job store needs to let this incarnation in."""
+    def application(self, lease_s: float) -> wire.AgentRegistration:
+        """Return what the job store needs to let this incarnation in, with a lease of this length."""
         return wire.AgentRegistration(
             agent_id=self.agent.agent_id,
             incarnation=self.agent.incarnation,
             claimed_before=self.registration.claimed_before,
             known=fence_messages(self._reported),
+            lease_ms=round(lease_s * 1000),
         )
 
 

@@ -33,6 +33,12 @@ class SetBack:
         self._number, self._is_told = number, False
         return is_new
 
+    def lengthen(self, wait_s: float) -> None:
+        """Wait at least this long: a lease may have been longer than was thought."""
+        if wait_s > self.wait_s:
+            self._over_at += wait_s - self.wait_s
+            self.wait_s = wait_s
+
     def lasts(self, now: float) -> bool:
         """Tell whether nothing may be offered."""
         return self._number != 0 and now < self._over_at

@@ -108,6 +108,8 @@ class AgentRecord:
     """It gets no offers."""
     drain_limit_ms: int | None = None
     """After which the runs of a draining agent are ended; None: as long as they take."""
+    lease_ms: int = 0
+    """The longest lease that it may have got in this incarnation; 0: it is not known that it had one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,9 @@ SELECT_QUEUES = (
     " FROM queues"
 )
 SELECT_ENVIRONMENTS = "SELECT namespace, name, usable, max_vcpus_milli, revision FROM environments"
-_AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms"
+_AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms, lease_ms"
 SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
-INSERT_AGENT = f"INSERT OR REPLACE INTO agents ({_AGENT}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
+INSERT_AGENT = f"INSERT OR REPLACE INTO agents ({_AGENT}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 
 
 _JOB_STATES = {int(state): state for state in JobState}
@@ -224,8 +224,8 @@ def environment_of(row: Any) -> EnvironmentCopy:
 
 def agent_of(row: Any) -> AgentRecord:
     """Return an agent."""
-    agent_id, incarnation, live, gone_at, draining, drain_limit_ms = row
-    return AgentRecord(agent_id, incarnation, bool(live), gone_at, bool(draining), drain_limit_ms)
+    agent_id, incarnation, live, gone_at, draining, drain_limit_ms, lease_ms = row
+    return AgentRecord(agent_id, incarnation, bool(live), gone_at, bool(draining), drain_limit_ms, lease_ms)
 
 
 def attempt_values(attempt: Attempt) -> tuple[Any, ...]:

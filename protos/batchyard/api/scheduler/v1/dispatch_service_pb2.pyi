@@ -358,17 +358,21 @@ class LiveAgent(_message.Message):
 
     AGENT_ID_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     incarnation: _builtins.int
+    lease_ms: _builtins.int
+    """In a snapshot: the longest lease that any of its registrations has named in this incarnation; 0: none did."""
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "incarnation", b"incarnation", "lease_ms", b"lease_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,8 +445,11 @@ class AgentRegistration(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     CLAIMED_BEFORE_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     incarnation: _builtins.int
+    lease_ms: _builtins.int
+    """The lease that it is to get once the store has written it down: the next scheduler must wait for its end."""
     @_builtins.property
     def claimed_before(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Fence]: ...
     @_builtins.property
@@ -459,10 +466,11 @@ class AgentRegistration(_message.Message):
         incarnation: _builtins.int = ...,
         claimed_before: _abc.Iterable[_run_pb2.Fence] | None = ...,
         known: _abc.Iterable[_run_pb2.Fence] | None = ...,
+        lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "claimed_before", b"claimed_before", "incarnation", b"incarnation", "known", b"known"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "claimed_before", b"claimed_before", "incarnation", b"incarnation", "known", b"known", "lease_ms", b"lease_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -696,20 +704,24 @@ class AgentRegistered(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     incarnation: _builtins.int
     accepted: _builtins.bool
     """False: the incarnation is lower than the known one, or equal and given up as lost."""
+    lease_ms: _builtins.int
+    """As in the registration."""
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
         incarnation: _builtins.int = ...,
         accepted: _builtins.bool = ...,
+        lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "agent_id", b"agent_id", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "agent_id", b"agent_id", "incarnation", b"incarnation", "lease_ms", b"lease_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
