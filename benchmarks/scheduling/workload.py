@@ -112,10 +112,10 @@ def workloads(scale: int) -> list[Workload]:
     """Return the workloads of the report: `scale` hosts, and jobs to match."""
     count = scale * 80
     return [
-        arriving("mixed, at 90 % load", mixed, hosts=scale, count=count, load=0.9),
-        arriving("mixed, at 90 % load, no time limits", mixed, hosts=scale, count=count, load=0.9, limits=False),
+        arriving("mixed, at full load", mixed, hosts=scale, count=count, load=1.0),
+        arriving("mixed, at full load, no time limits", mixed, hosts=scale, count=count, load=1.0, limits=False),
         arriving("mixed, all at once", mixed, hosts=scale, count=count, load=0),
-        arriving("narrow and whole hosts", narrow_and_whole, hosts=scale, count=count * 6, load=0.9),
+        arriving("narrow and whole hosts", narrow_and_whole, hosts=scale, count=count * 6, load=1.0),
         arriving("vCPUs against memory, all at once", lopsided, hosts=scale, count=count * 2, load=0),
         arriving("two shares, narrow", narrow, hosts=scale, count=count * 4, load=0, shares={"four": 4.0, "one": 1.0}),
         arriving("two shares, mixed", mixed, hosts=scale, count=count, load=0, shares={"four": 4.0, "one": 1.0}),

@@ -38,43 +38,13 @@ from batchyard.scheduler.model import (
     SchedulingPolicy,
     ShareUse,
 )
-from batchyard.scheduler.queues import Queue, Share
+from batchyard.scheduler.placements import Placement
+from batchyard.scheduler.queues import Queue
 from batchyard.scheduler.usage import Usage
 from batchyard.scheduler.waiting import Waiting
 
 BACKFILL_HOSTS: Final = 64
 """So many of the hosts that are held for others are looked at for one job."""
-
-
-class _Placement:
-    """A job that takes up room, or is fed ahead: proposed, or held under a fence."""
-
-    __slots__ = ("agent_id", "ends_by", "environment", "job", "need", "requeued", "share", "time_limit_s")
-
-    def __init__(
-        self,
-        job: JobKey,
-        agent_id: str,
-        environment: ResourceKey,
-        need: Resources,
-        share: Share | None,
-        time_limit_s: int | None,
-    ) -> None:
-        self.job = job
-        self.agent_id = agent_id
-        self.environment = environment
-        self.need = need
-        self.share = share
-        """None if it is not known."""
-        self.time_limit_s = time_limit_s
-        self.ends_by = inf
-        """When it has ended at the latest."""
-        self.requeued: QueuedJob | None = None
-        """The job as it became while the proposal was under way."""
-
-    def line(self, share: Share) -> LineKey:
-        """Return the line in which it stood."""
-        return LineKey(share.queue.key, share.identifier, self.need, self.time_limit_s)
 
 
 class Planner:
@@ -96,16 +66,16 @@ class Planner:
         )
         self._usage = Usage()
         self._durations = Durations()
-        self._ahead: Ahead[_Placement] = Ahead()
+        self._ahead: Ahead[Placement] = Ahead()
         self._hungry: dict[str, None] = {}
         """Agents that have got swift jobs done and have little ahead."""
-        self._proposed: dict[JobKey, _Placement] = {}
-        self._runs: dict[Fence, _Placement] = {}
+        self._proposed: dict[JobKey, Placement] = {}
+        self._runs: dict[Fence, Placement] = {}
         self._ended_early: set[Fence] = set()
         """Runs of which the end was told before their beginning."""
         self._now = 0.0
         """Of the latest plan."""
-        self._found: list[_Placement] = []
+        self._found: list[Placement] = []
         """Runs that a snapshot told of since the latest plan: how long they may take counts from the next."""
         self.looks = 0
         """How often a job was held against the hosts: what planning has cost so far."""
@@ -305,7 +275,7 @@ class Planner:
             environment = ResourceKey(run.job.namespace, run.environment)
             queue = ResourceKey(run.job.namespace, run.job_queue)
             share = self._waiting.share(queue, run.share) if run.job_queue else None
-            placement = _Placement(run.job, run.agent_id, environment, run.need, share, run.time_limit_s)
+            placement = Placement(run.job, run.agent_id, environment, run.need, share, run.time_limit_s)
             self._runs[run.fence] = placement
             host = self._hosts.get(run.agent_id)
             is_ahead = (
@@ -325,7 +295,7 @@ class Planner:
         if ran_for_ms is not None and placement.share is not None:
             self._learn(placement.agent_id, placement.line(placement.share), ran_for_ms)
 
-    def _charge(self, placement: _Placement, *, ahead: bool) -> None:
+    def _charge(self, placement: Placement, *, ahead: bool) -> None:
         """Take room; what is fed ahead takes it only below the ceiling, until its agent claims it."""
         vcpus_milli = placement.need.vcpus_milli
         self._environments.charge(placement.environment, vcpus_milli)
@@ -338,7 +308,7 @@ class Planner:
             placement.ends_by = ends_by(self._now, placement.time_limit_s)
             self._hosts.charge(placement)
 
-    def _discharge(self, placement: _Placement) -> None:
+    def _discharge(self, placement: Placement) -> None:
         vcpus_milli, share = placement.need.vcpus_milli, placement.share
         environment = self._environments.discharge(placement.environment, vcpus_milli)
         was_ahead = self._ahead.remove(placement)
@@ -491,7 +461,7 @@ class Planner:
 
     def _place(self, line: Line, head: Entry, host: Host, environment: Environment, *, ahead: bool) -> Offer:
         job = JobKey(line.queue.key.namespace, head[1])
-        placement = _Placement(job, host.agent_id, environment.key, line.need, line.share, line.time_limit_s)
+        placement = Placement(job, host.agent_id, environment.key, line.need, line.share, line.time_limit_s)
         self._proposed[job] = placement
         self._charge(placement, ahead=ahead)
         self._usage.settle(self._now)
