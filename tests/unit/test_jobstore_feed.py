@@ -59,3 +59,44 @@ def test_the_newest_commits_are_remembered_as_far_as_a_number_of_changes_reaches
     feed.committed(large)
     assert feed.changes_after(4) is None
     assert feed.changes_after(5) == [(6, large.changes)]
+
+
+async def test_who_follows_a_job_sleeps_while_others_change_and_need_not_look_at_what_passed() -> None:
+    feed = Feed()
+    feed.opened(_counters(1))
+    mine, other = a_key("mine"), a_key("other")
+    unchanged: list[int] = []
+
+    async def follow() -> None:
+        unchanged.append(await feed.wait_for([mine, other]))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        await anyio.wait_all_tasks_blocked()
+        for revision in range(2, 9):
+            feed.committed(_commit(revision, "somebody"))
+        await anyio.wait_all_tasks_blocked()
+        assert unchanged == []
+        feed.committed(_commit(9, "somebody", "mine"))
+        feed.committed(_commit(10, "other"))
+    assert unchanged == [8]
+    assert feed.changes_after(8) == [(9, _commit(9, "somebody", "mine").changes), (10, _commit(10, "other").changes)]
+    assert not feed._followed
+
+
+async def test_a_store_that_is_opened_anew_wakes_those_who_follow_a_job() -> None:
+    feed = Feed()
+    feed.opened(_counters(1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(feed.wait_for, [a_key("mine")])
+        await anyio.wait_all_tasks_blocked()
+        feed.opened(_counters(2))
+
+
+async def test_who_leaves_follows_nothing_any_more() -> None:
+    feed = Feed()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(feed.wait_for, [a_key("mine")])
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert not feed._followed

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from batchyard.domain.errors import UnavailableError
@@ -86,6 +87,7 @@ class Feed:
         self._remembered = 0
         self._complete_after = 0
         self._changed = asyncio.Event()
+        self._followed: dict[JobKey, set[asyncio.Future[int]]] = {}
         self._subscription: Subscription | None = None
         self._undecided: dict[JobKey, list[asyncio.Future[None]]] = {}
 
@@ -96,6 +98,7 @@ class Feed:
         self._remembered = 0
         # The commit that failed may have been applied: whoever waits for the next one must look.
         self._wake_watches()
+        self._wake_followers(self._followed.keys(), 0)
         error = UnavailableError("the job store was opened anew")
         if self._subscription is not None:
             self._subscription.close(error)
@@ -107,10 +110,12 @@ class Feed:
 
     def committed(self, committed: Committed) -> None:
         """Tell everybody of a commit."""
-        self.revision = committed.revision
+        before, self.revision = self.revision, committed.revision
         if committed.changes:
             self._remember(committed.revision, committed.changes)
             self._wake_watches()
+            if self._followed:
+                self._wake_followers({change.key for change in committed.changes} & self._followed.keys(), before)
         if self._subscription is not None:
             self._subscription.push(committed)
         for key in committed.decided & self._undecided.keys():
@@ -164,6 +169,28 @@ class Feed:
     async def wait(self) -> None:
         """Wait for the next commit that changes a job, or for the store to be opened anew."""
         await self._changed.wait()
+
+    async def wait_for(self, keys: Collection[JobKey]) -> int:
+        """Wait for the next commit that changes one of these jobs, or for the store to be opened anew.
+
+        Returns a revision up to which none of them has changed since. Costs nothing while others change.
+        """
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        for key in keys:
+            self._followed.setdefault(key, set()).add(future)
+        try:
+            return await future
+        finally:
+            for key in keys:
+                self._followed[key].discard(future)
+                if not self._followed[key]:
+                    del self._followed[key]
+
+    def _wake_followers(self, keys: Iterable[JobKey], unchanged_to: int) -> None:
+        for key in keys:
+            for future in self._followed[key]:
+                if not future.done():
+                    future.set_result(unchanged_to)
 
     def _wake_watches(self) -> None:
         self._changed.set()

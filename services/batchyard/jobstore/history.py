@@ -1,9 +1,10 @@
 """What has been committed since a revision: from memory, or from the store where memory does not reach back so far."""
 
+from collections.abc import Collection
 from typing import Final
 
 from batchyard.domain.errors import HistoryGoneError
-from batchyard.domain.jobs import JobChange
+from batchyard.domain.jobs import JobChange, JobKey
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.service import Reading
 
@@ -45,7 +46,14 @@ class History:
             return found, found[-1][0]
         return found, max([newest, *(committed for committed, _ in found)])
 
-    async def wait(self, revision: int) -> None:
-        """Wait for a commit after the revision that changes a job."""
-        if revision >= self._feed.revision:
+    async def wait(self, revision: int, keys: Collection[JobKey] = ()) -> int:
+        """Wait for a commit after the revision that changes a job, one of these if any are named.
+
+        Returns a revision, at least this one, up to which there is nothing to be seen.
+        """
+        if revision < self._feed.revision:
+            return revision
+        if not keys:
             await self._feed.wait()
+            return revision
+        return max(revision, await self._feed.wait_for(keys))

@@ -83,12 +83,14 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         else:
             revision, jobs = await self._reading.ask(lambda reader: reader.jobs_at(wanted))
             yield _message(caller, revision, [change_of(job) for job in jobs])
+        # What happens to many children at once is said of their array.
+        followed = wanted.union(child[0] for key in wanted if (child := array_and_index(key)) is not None)
         while True:
             commits, revision = await self._history.after(revision)
             for committed, changes in commits:
                 if mine := _watched(changes, wanted, caller.namespace):
                     yield _message(caller, committed, mine)
-            await self._history.wait(revision)
+            revision = await self._history.wait(revision, followed)
 
     async def WatchJobEvents(  # noqa: N802
         self,
