@@ -9,16 +9,24 @@ from batchyard.domain.lifecycle import JobState
 from batchyard.storage.jobs import QueueKey
 
 _UNFINISHED = "1, 2, 3, 4, 5"
+# Left to itself, SQLite takes an index that has neither state nor sequence, and looks every job up: ten times slower.
+_OF_QUEUES = (
+    "FROM queues q CROSS JOIN jobs j INDEXED BY jobs_by_queue ON j.namespace = q.namespace AND j.job_queue = q.name"
+)
 _SINGLE = (
-    "SELECT q.namespace, q.name, j.state, count(*) FROM queues q JOIN jobs j ON j.namespace = q.namespace"  # noqa: S608
-    f" AND j.job_queue = q.name AND j.state IN ({_UNFINISHED}) WHERE j.parent IS NULL GROUP BY 1, 2, 3"
+    f"SELECT q.namespace, q.name, j.state, count(*) {_OF_QUEUES} AND j.state IN ({_UNFINISHED})"  # noqa: S608
+    " WHERE j.parent IS NULL GROUP BY 1, 2, 3"
+)
+_KEPT = (
+    f"SELECT q.name, j.state, count(*) {_OF_QUEUES} AND j.sequence >= q.first_job"  # noqa: S608
+    " WHERE q.namespace = ? AND NOT q.gone AND j.parent IS NULL GROUP BY 1, 2"
 )
 _CHILDREN_WITH_ROWS = (
     "SELECT namespace, job_queue, state, count(*) FROM jobs WHERE parent IS NOT NULL AND state IN (3, 4, 5)"
     " GROUP BY 1, 2, 3"
 )
 _ARRAYS = (
-    "SELECT j.namespace, j.job_queue, j.state, a.pending, a.runnable FROM arrays a JOIN jobs j USING (sequence)"  # noqa: S608
+    "SELECT j.namespace, j.job_queue, j.state, a.pending, a.runnable FROM arrays a CROSS JOIN jobs j USING (sequence)"  # noqa: S608
     f" WHERE j.state IN ({_UNFINISHED})"
 )
 
@@ -43,12 +51,7 @@ def tallies(db: sqlite3.Connection) -> dict[tuple[QueueKey, JobState], int]:
 def counts(db: sqlite3.Connection, namespace: str) -> dict[str, dict[JobState, int]]:
     """Return how many jobs of each queue of a namespace are kept in each state; arrays are one job. By index."""
     found: dict[str, dict[JobState, int]] = {}
-    for queue, state, number in db.execute(
-        "SELECT q.name, j.state, count(*) FROM queues q JOIN jobs j ON j.namespace = q.namespace"
-        " AND j.job_queue = q.name AND j.sequence >= q.first_job"
-        " WHERE q.namespace = ? AND NOT q.gone AND j.parent IS NULL GROUP BY 1, 2",
-        (namespace,),
-    ):
+    for queue, state, number in db.execute(_KEPT, (namespace,)):
         found.setdefault(queue, {})[JobState(state)] = number
     return found
 

@@ -11,12 +11,13 @@ from batchyard.storage.sqlite.rows import decode_tags, each_in
 _COLUMNS: Final = (
     "j.sequence, coalesce(j.parent, j.sequence), j.job_queue, j.share_identifier, j.vcpus_milli, j.memory_mib, j.gpus"
 )
+# The plus signs keep SQLite from reading all jobs of the account for every page.
 _ENDED: Final = (
     f"SELECT {_COLUMNS}, a.started_at, a.stopped_at FROM jobs j JOIN attempts a USING (sequence)"  # noqa: S608
-    " WHERE j.sequence > ? AND j.sequence <= ? AND j.namespace = ? AND a.started_at < ? AND a.stopped_at > ?"
+    " WHERE j.sequence > ? AND j.sequence <= ? AND +j.namespace = ? AND a.started_at < ? AND a.stopped_at > ?"
 )
 _RUNNING: Final = (
-    f"SELECT {_COLUMNS}, j.started_at, ? FROM jobs j WHERE j.sequence > ? AND j.sequence <= ? AND j.namespace = ?"  # noqa: S608
+    f"SELECT {_COLUMNS}, j.started_at, ? FROM jobs j WHERE j.sequence > ? AND j.sequence <= ? AND +j.namespace = ?"  # noqa: S608
     f" AND j.run_state = {int(RunState.STARTED)} AND j.started_at < ?"
 )
 
