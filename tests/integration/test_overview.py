@@ -1,5 +1,6 @@
 """Pictures of many jobs at once: counts, the children of an array, who waits for whom."""
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import CancelJobRequest
 from batchyard.api.operations.v1 import overview_service_pb2 as pb
 from batchyard.api.operations.v1.overview_service_pb2_grpc import OverviewServiceStub
 from batchyard.rpc.clock import SystemClock
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
 from support.control_plane import ControlPlane, control_plane
 
 if TYPE_CHECKING:
@@ -40,6 +42,26 @@ async def test_jobs_are_counted_as_they_are_listed_and_by_the_minute_of_their_en
         assert len(answer.minutes) == 60
         assert sum(minute.failed for minute in answer.minutes[-2:]) == 8
         assert sum(minute.succeeded for minute in answer.minutes) == 0
+
+
+async def test_what_many_ask_for_at_the_same_time_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = SqliteJobReader.counts
+
+    def counts(reader: SqliteJobReader, namespace: str) -> Any:
+        asked.append(namespace)
+        return real(reader, namespace)
+
+    monkeypatch.setattr(SqliteJobReader, "counts", counts)
+    async with control_plane(tmp_path) as plane:
+        await plane.make_queue()
+        await plane.register()
+        await plane.submit()
+        answers = await asyncio.gather(*(overview_of(plane).CountJobs(pb.CountJobsRequest()) for _ in range(20)))
+        assert all(dict(answer.queues[0].by_status) == {"RUNNABLE": 1} for answer in answers)
+    assert len(asked) == 1
 
 
 async def test_the_status_of_each_child_is_told(tmp_path: Path) -> None:
@@ -123,5 +145,7 @@ async def test_what_jobs_held_is_added_up_by_queue_and_by_tag(tmp_path: Path) ->
         assert await usage(**by_tag) == {"vision": (1, 6, 12), "": (1, 2, 4)}
         assert await usage(**by_tag, begin=begin + HOUR_MS, end=begin + 2 * HOUR_MS) == {"vision": (1, 2, 4)}
         assert await usage(begin=clock.now_ms() + 1) == {}
+        with pytest.raises(grpc.aio.AioRpcError, match="end must not be before begin"):
+            await usage(begin=2, end=1)
         with pytest.raises(grpc.aio.AioRpcError, match="goes with USAGE_GROUPING_TAG"):
             await usage(tag="team")

@@ -1,6 +1,7 @@
 """How many jobs stand where, for those who measure: counted now and then, and only while anything changes."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
 from batchyard.domain.lifecycle import JobState
+from batchyard.jobstore.metrics import place_of
 from batchyard.jobstore.service import Reading
 from batchyard.storage.jobs import QueueKey
 
@@ -30,7 +32,7 @@ class JobCounts(Collector):
         self._reading = reading
         self._revision = revision
         self._clock = clock
-        self._counts: dict[tuple[QueueKey, JobState], int] = {}
+        self._counts: dict[tuple[str, str, JobState], int] = {}
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Return nothing: several stores may be measured in one process."""
@@ -43,8 +45,8 @@ class JobCounts(Collector):
             "Jobs that have not ended; of an array, its children.",
             labels=("account", "job_queue", "state"),
         )
-        for (queue, state), count in self._counts.items():
-            family.add_metric((queue.namespace, queue.name, state.name), count)
+        for (account, job_queue, state), count in self._counts.items():
+            family.add_metric((account, job_queue, state.name), count)
         yield family
 
     async def run(self) -> None:
@@ -67,4 +69,7 @@ class JobCounts(Collector):
 
     def take(self, counts: Mapping[tuple[QueueKey, JobState], int]) -> None:
         """Show these; a place that was shown before and has no job any more is shown as empty."""
-        self._counts = {**dict.fromkeys(self._counts, 0), **counts}
+        shown = Counter[tuple[str, str, JobState]]()
+        for (queue, state), count in counts.items():
+            shown[*place_of(queue.namespace, queue.name), state] += count
+        self._counts = {**dict.fromkeys(self._counts, 0), **shown}

@@ -1,5 +1,6 @@
 """OverviewService: pictures of many jobs at once, for people."""
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ JOBS_A_READ: Final = 2000
 """Of a usage report; other readers have their turn in between."""
 HOUR_MS: Final = 3_600_000
 TAG_CHARACTERS_MAX: Final = 128
+GROUPS_MAX: Final = 10_000
+"""Of a usage report."""
+ACCOUNTS_MAX: Final = 1000
+"""Whose counts are remembered."""
 SHARE_OF_TIME: Final = 0.05
 """Of a processor, for counting the jobs of one account: many are not counted anew for every call."""
 
@@ -37,16 +42,24 @@ class EndedJobs:
 
     def __init__(self) -> None:
         self._minutes: dict[str, deque[list[int]]] = {}
+        self._newest = 0
 
     def take(self, changes: Sequence[JobChange]) -> None:
         """Take in a commit."""
         for change in changes:
             if change.state in TERMINAL and change.summary is None and not change.blocked:
-                minutes = self._minutes.setdefault(change.key.namespace, deque(maxlen=MINUTES))
                 begin = change.at - change.at % MINUTE_MS
+                if begin > self._newest:
+                    self._newest = begin
+                    self._forget(begin - MINUTES * MINUTE_MS)
+                minutes = self._minutes.setdefault(change.key.namespace, deque(maxlen=MINUTES))
                 if not minutes or minutes[-1][0] < begin:
                     minutes.append([begin, 0, 0])
                 minutes[-1][1 if change.state is JobState.SUCCEEDED else 2] += change.count
+
+    def _forget(self, begin: int) -> None:
+        """Forget accounts of which nothing has ended since then: there may be one for each of many test runs."""
+        self._minutes = {name: minutes for name, minutes in self._minutes.items() if minutes[-1][0] > begin}
 
     def of(self, namespace: str, now_ms: int) -> list[pb.MinuteCounts]:
         """Return the last minutes, the present one last."""
@@ -77,21 +90,29 @@ class OverviewServicer(OverviewServiceServicer):
         self._ended = ended
         self._clock = clock
         self._counted: dict[str, _Counted] = {}
+        self._counting = asyncio.Lock()
 
     async def CountJobs(  # noqa: N802  # the name of the RPC, as below
         self, request: pb.CountJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CountJobsResponse:
         """Count the jobs of the caller."""
         namespace = caller_of(context).namespace
-        counted = self._counted.get(namespace)
-        now_s = self._clock.monotonic_s()
-        if counted is None or (counted.revision != self._feed.revision and now_s >= counted.good_until_s):
-            counted = self._counted[namespace] = await self._count(namespace)
+        counted = self._remembered(namespace)
+        if counted is None:
+            # Of many who ask at the same time one has them counted; the others take what it found.
+            async with self._counting:
+                counted = self._remembered(namespace) or await self._count(namespace)
         return pb.CountJobsResponse(
             queues=counted.queues,
             counted_at=counted.counted_at,
             minutes=self._ended.of(namespace, self._clock.now_ms()),
         )
+
+    def _remembered(self, namespace: str) -> _Counted | None:
+        counted = self._counted.get(namespace)
+        if counted is None or counted.revision == self._feed.revision:
+            return counted
+        return counted if self._clock.monotonic_s() < counted.good_until_s else None
 
     async def _count(self, namespace: str) -> _Counted:
         revision, begin_s = self._feed.revision, self._clock.monotonic_s()
@@ -101,7 +122,12 @@ class OverviewServicer(OverviewServiceServicer):
             pb.QueueCounts(job_queue_name=queue, by_status={state.name: count for state, count in states.items()})
             for queue, states in sorted(found.items())
         ]
-        return _Counted(revision, self._clock.now_ms(), end_s + (end_s - begin_s) / SHARE_OF_TIME, queues)
+        counted = _Counted(revision, self._clock.now_ms(), end_s + (end_s - begin_s) / SHARE_OF_TIME, queues)
+        self._counted.pop(namespace, None)
+        self._counted[namespace] = counted
+        if len(self._counted) > ACCOUNTS_MAX:
+            del self._counted[next(iter(self._counted))]
+        return counted
 
     async def DescribeArrayChildren(  # noqa: N802
         self, request: pb.DescribeArrayChildrenRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -136,16 +162,22 @@ class OverviewServicer(OverviewServiceServicer):
                 f"a tag of at most {TAG_CHARACTERS_MAX} characters goes with USAGE_GROUPING_TAG, and with that alone",
                 field="tag",
             )
+        if request.HasField("end") and request.end < request.begin:
+            raise InvalidRequestError(f"end must not be before begin, as {request.end} is", field="end")
         now = self._clock.now_ms()
         end = min(request.end, now) if request.HasField("end") else now
         namespace = caller_of(context).namespace
         totals: dict[str, pb.Usage] = {}
-        after: int | None = 0
+        after: int | None = 0 if request.begin < end else None
         while after is not None:
             page, after = await self._reading.ask(partial(_held, namespace, after, request.begin, end))
             groups = await self._groups(page, request)
             for job, group in zip(page, groups, strict=True):
                 usage = totals.setdefault(group, pb.Usage(group=group, attempts=0))
+                if len(totals) > GROUPS_MAX:
+                    raise InvalidRequestError(
+                        f"tag has more than {GROUPS_MAX} values: group by one that jobs have in common", field="tag"
+                    )
                 usage.attempts += 1
                 hours = job.lasted_ms / HOUR_MS
                 usage.vcpu_hours += job.vcpus_milli / 1000 * hours

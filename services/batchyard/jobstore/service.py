@@ -40,7 +40,7 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
-from batchyard.jobstore.metrics import SUBMITTED
+from batchyard.jobstore.metrics import SUBMITTED, place_of
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.repeats import request_key, submit_once
 from batchyard.jobstore.resources import ResourceCopies
@@ -171,7 +171,7 @@ class Submitter:
 
 def _count(submission: Submission) -> None:
     job = submission.job
-    SUBMITTED.labels(job.key.namespace, job.job_queue).inc(submission.array_size or 1)
+    SUBMITTED.labels(*place_of(job.key.namespace, job.job_queue)).inc(submission.array_size or 1)
 
 
 class JobsServicer(JobsServiceServicer):

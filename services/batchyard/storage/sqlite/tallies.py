@@ -14,11 +14,11 @@ _OF_QUEUES = (
     "FROM queues q CROSS JOIN jobs j INDEXED BY jobs_by_queue ON j.namespace = q.namespace AND j.job_queue = q.name"
 )
 _SINGLE = (
-    f"SELECT q.namespace, q.name, j.state, count(*) {_OF_QUEUES} AND j.state IN ({_UNFINISHED})"  # noqa: S608
+    f"SELECT q.namespace, q.name, j.state, count(*) {_OF_QUEUES} AND j.state IN ({_UNFINISHED})"
     " WHERE j.parent IS NULL GROUP BY 1, 2, 3"
 )
 _KEPT = (
-    f"SELECT q.name, j.state, count(*) {_OF_QUEUES} AND j.sequence >= q.first_job"  # noqa: S608
+    f"SELECT q.name, j.state, count(*) {_OF_QUEUES} AND j.sequence >= q.first_job"
     " WHERE q.namespace = ? AND NOT q.gone AND j.parent IS NULL GROUP BY 1, 2"
 )
 _CHILDREN_WITH_ROWS = (
