@@ -98,11 +98,6 @@ class Holds:
         self._stale = self._stale or bool(self._starving)
 
     @property
-    def starving(self) -> Sequence[Line]:
-        """Those that have waited beyond the bound."""
-        return list(self._starving)
-
-    @property
     def is_stale(self) -> bool:
         """Whether there is anything to refresh."""
         return self._stale

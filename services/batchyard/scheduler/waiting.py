@@ -360,21 +360,14 @@ class Waiting:
         for host in roomier.values():
             if not host.open:
                 continue
-            for line in self._holds.starving:
-                if line.parked and line.need.fits_in(host.room):
-                    self._wake_for(host, line)
+            for line in self._holds.holders:
+                if line.parked and line.need.fits_in(host.room) and _could_use(host, line):
+                    self._wake(line)
             for need in self._parked.needs_fitting(host.room):
                 for queue in list(self._parked.queues(need)):
-                    if host.holder is not None:
-                        for line in list(self._parked.lines(queue, need)):
-                            self._wake_for(host, line)
-                    elif any(host.serves(name) for name in queue.environments):
+                    if any(_could_use(host, line) for line in self._parked.lines(queue, need)):
                         self._prospects_of(queue).open(need)
                         self.put_back(queue)
-
-    def _wake_for(self, host: Host, line: Line) -> None:
-        if any(host.serves(name) for name in line.short_of_hosts) and may_ever_take(host, line):
-            self._wake(line)
 
     def _prospects_of(self, queue: Queue) -> Prospects:
         prospects = self._prospects.get(queue)
@@ -450,3 +443,8 @@ class Waiting:
             environment = self._environments.get(ResourceKey(line.queue.key.namespace, name))
             if environment is not None:
                 environment.waiters.pop(line, None)
+
+
+def _could_use(host: Host, line: Line) -> bool:
+    """Tell whether a line that is parked for want of a host may be placed on one that has room for it."""
+    return any(host.serves(name) for name in line.short_of_hosts) and may_ever_take(host, line)
