@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchyard.agent.runtimes import output
 from batchyard.agent.runtimes.output import ContainerLog, FrameReader, Piece
 from batchyard.storage.log_files import LogFolder
 
@@ -28,10 +30,10 @@ STREAM = (
     + frame(b"no time\n")
 )
 PIECES = [
-    Piece(SECOND_MS + 123, b"one\n"),
-    Piece(SECOND_MS + 123, b"\n"),
+    Piece(SECOND_MS + 123, b"one\n", SECOND_MS * 1_000_000 + 123_456_789),
+    Piece(SECOND_MS + 123, b"\n", SECOND_MS * 1_000_000 + 120_000_000),
     Piece(SECOND_MS + 1000, b"a part of "),
-    Piece(SECOND_MS + 1500, b"a line\n"),
+    Piece(SECOND_MS + 1500, b"a line\n", SECOND_MS * 1_000_000 + 1_500_000_000),
     Piece(SECOND_MS + 1500, b"no time\n"),
 ]
 
@@ -41,6 +43,21 @@ def test_frames_are_read_wherever_the_stream_is_broken(size: int) -> None:
     reader = FrameReader(lambda: SECOND_MS + 1_000_000)
     chunks = [STREAM[start : start + size] for start in range(0, len(STREAM), size)]
     assert [piece for chunk in chunks for piece in reader.feed(chunk)] == PIECES
+
+
+def test_what_docker_sends_again_is_left_out_and_what_is_a_little_late_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames(*stamps: str) -> bytes:
+        return b"".join(frame(f"2030-03-17T17:46:{stamp}Z {stamp}\n".encode()) for stamp in stamps)
+
+    reader = FrameReader(lambda: SECOND_MS)
+    sent = frames("40.5", "40.9", "41.300", "41.290", "40.5", "40.9", "41.300", "41.290", "41.301", "41.4")
+    texts = [piece.data.decode().strip() for piece in reader.feed(sent)]
+    assert texts == ["40.5", "40.9", "41.300", "41.290", "41.301", "41.4"]
+    # A clock that was set back looks the same at first.
+    assert list(reader.feed(frames("20.0"))) == []
+    now = monotonic()
+    monkeypatch.setattr(output, "monotonic", lambda: now + 60)
+    assert [piece.data for piece in reader.feed(frames("21.0", "22.0"))] == [b"21.0\n", b"22.0\n"]
 
 
 def test_whole_seconds_are_made_finer_by_the_time_of_arrival() -> None:
@@ -80,6 +97,29 @@ def test_pieces_that_the_engine_has_no_more_are_no_reason_to_leave_out_others(tm
     log.open()
     log.add([Piece(2000, b"two\n")])
     assert folder.path(*NAME).read_bytes() == b"one\none more\ntwo\n"
+
+
+def stamped(*stamps_ms: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    for stamp_ms in stamps_ms:
+        time_ms = max([stamp_ms, *(piece.time_ms for piece in pieces)])
+        pieces.append(Piece(time_ms, b"%d\n" % stamp_ms, stamp_ms * 1_000_000))
+    return pieces
+
+
+def test_a_stream_that_ends_early_goes_on_behind_the_last_piece(tmp_path: Path) -> None:
+    folder = LogFolder(tmp_path)
+    log = ContainerLog(folder, NAME)
+    printed = stamped(1000, 1020, 1010, 1015, 1040)
+    log.open()
+    log.add(printed[:3])
+    log.open()
+    log.add(printed)
+    assert folder.path(*NAME).read_bytes() == b"1000\n1020\n1010\n1015\n1040\n"
+    # The engine has dropped a part of that second: no line is torn.
+    log.open()
+    log.add(stamped(1200, 1300))
+    assert folder.path(*NAME).read_bytes() == b"1000\n1020\n1010\n1015\n1040\n1200\n1300\n"
 
 
 PRINTED = st.lists(

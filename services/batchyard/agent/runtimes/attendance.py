@@ -130,7 +130,9 @@ async def _follow(
             with anyio.move_on_after(max(interval_s, 10 * (anyio.current_time() - begin))):
                 await _ended(docker, container)
         else:
-            await _ended(docker, container)
+            # Docker ends the stream also when it has begun a new file.
+            with anyio.move_on_after(engine.RETRY_S):
+                await _ended(docker, container)
 
 
 async def _copy_while_it_runs(docker: aiodocker.Docker, container: DockerContainer, log: ContainerLog) -> bool:

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from time import monotonic
 from typing import Final
 
 import aiodocker
@@ -26,6 +27,9 @@ from batchyard.storage.log_files import LogFolder
 
 GATHER_S: Final = 0.01
 _HEADER_BYTES: Final = 8
+_OUT_OF_ORDER_MS: Final = 50
+"""By how much what came to stderr can be older than what came to stdout before it."""
+_REPLAY_S_MAX: Final = 10.0
 _FRESH_MS: Final = 2000
 """What arrives so soon after its second came just now, and was not waiting for an agent."""
 _STAMP: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ")
@@ -38,16 +42,24 @@ class Piece:
     time_ms: int
     """Milliseconds since the epoch."""
     data: bytes
+    stamp_ns: int = 0
+    """The engine's own time, nanoseconds since the epoch; 0 where it says whole seconds only."""
 
 
 @dataclass(slots=True)
 class FrameReader:
-    """Takes the engine's stream apart: frames of a header and a piece behind its time."""
+    """Takes the engine's stream apart: frames of a header and a piece behind its time.
+
+    Docker, when it begins a new file while it is behind with the last one, sends some of that again. What is suddenly
+    older than what came before is left out, until something newer comes; for a while only, as clocks can be set back.
+    """
 
     now_ms: Callable[[], int]
     """Milliseconds since the epoch."""
     _rest: bytearray = field(default_factory=bytearray)
     _time_ms: int = 0
+    _newest_ns: int = 0
+    _replay_ends: float | None = None
 
     def feed(self, data: bytes) -> Iterator[Piece]:
         """Yield the pieces that are complete. Their times never go back, whatever the engine's clock did."""
@@ -59,21 +71,40 @@ class FrameReader:
             if end > len(self._rest):
                 break
             position = end
-            yield self._piece(bytes(self._rest[begin:end]))
+            piece = self._piece(bytes(self._rest[begin:end]))
+            if piece is not None:
+                yield piece
         del self._rest[:position]
 
-    def _piece(self, frame: bytes) -> Piece:
+    def _piece(self, frame: bytes) -> Piece | None:
         match = _STAMP.match(frame)
         if match is None:
             return Piece(self._time_ms, frame)
         second, fraction, zone = match.groups(b"")
         time_ms = _second_ms(second + zone)
+        stamp_ns = 0
         if fraction:
-            time_ms += int(fraction[:3].ljust(3, b"0"))
+            stamp_ns = time_ms * 1_000_000 + int(fraction[:9].ljust(9, b"0"))
+            if self._is_replayed(stamp_ns):
+                return None
+            time_ms = stamp_ns // 1_000_000
         elif (late_ms := self.now_ms() - time_ms) < _FRESH_MS:
             time_ms += min(max(late_ms, 0), 999)
         self._time_ms = max(self._time_ms, time_ms)
-        return Piece(self._time_ms, frame[match.end() :])
+        return Piece(self._time_ms, frame[match.end() :], stamp_ns)
+
+    def _is_replayed(self, stamp_ns: int) -> bool:
+        if stamp_ns > self._newest_ns:
+            self._newest_ns, self._replay_ends = stamp_ns, None
+            return False
+        if self._replay_ends is None:
+            if stamp_ns > self._newest_ns - _OUT_OF_ORDER_MS * 1_000_000:
+                return False
+            self._replay_ends = monotonic() + _REPLAY_S_MAX
+        if monotonic() < self._replay_ends:
+            return True
+        self._newest_ns, self._replay_ends = stamp_ns, None
+        return False
 
 
 @lru_cache(16)
@@ -90,6 +121,9 @@ class ContainerLog:
         self._size = 0
         self._held_s = -1
         self._skip = 0
+        self._last_ns = 0
+        """The engine's time of the last piece, if this object has added it."""
+        self._is_seeking = False
 
     @property
     def size(self) -> int:
@@ -101,30 +135,44 @@ class ContainerLog:
         path = self._folder.create(*self._name)
         marks = self._folder.marks(*self._name)
         self._size = path.stat().st_size
+        self._is_seeking = self._last_ns > 0
         held_ms = marks.time_of(self._size) if self._size else None
         if held_ms is None:
             # Nothing, or written without times: then all of it counts as of the first one.
             self._held_s, self._skip = -1, self._size
             return 0
-        self._held_s = held_ms // 1000
-        self._skip = self._size - marks.offset_before(self._held_s * 1000)
-        return max(self._held_s - 1, 0)
+        held_s = held_ms // 1000
+        if self._is_seeking:
+            self._held_s, self._skip = -1, 0
+        else:
+            self._held_s, self._skip = held_s, self._size - marks.offset_before(held_s * 1000)
+        return max(held_s - 1, 0)
 
     def add(self, pieces: Iterable[Piece]) -> None:
         """Append pieces, those left out that it holds. Raises OSError."""
         marks: dict[int, int] = {}
         fresh = bytearray()
+        last_ns, self._last_ns = self._last_ns, 0
         for piece in pieces:
-            data = self._missing(piece)
+            data = self._sought(piece, last_ns) if self._is_seeking else self._missing(piece)
             if data:
                 fresh += data
                 marks[piece.time_ms] = self._size + len(fresh)
+                last_ns = piece.stamp_ns
         if fresh:
             # The times first: what has none yet would get that of now.
             self._folder.mark(*self._name, *((offset, time_ms) for time_ms, offset in marks.items()))
             with self._folder.path(*self._name).open("ab") as file:
                 file.write(fresh)
             self._size += len(fresh)
+        self._last_ns = last_ns
+
+    def _sought(self, piece: Piece, last_ns: int) -> bytes:
+        """Leave out what comes before and with the last piece; if the engine has that no more, only what is older."""
+        if last_ns < piece.stamp_ns <= last_ns + _OUT_OF_ORDER_MS * 1_000_000 or piece.stamp_ns < last_ns:
+            return b""
+        self._is_seeking = False
+        return b"" if piece.stamp_ns == last_ns else piece.data
 
     def _missing(self, piece: Piece) -> bytes:
         second = piece.time_ms // 1000
