@@ -18,13 +18,13 @@ SECOND_MS = 1_900_000_000_000
 """2030-03-17T17:46:40Z."""
 
 
-def frame(text: bytes) -> bytes:
-    return b"\x01\x00\x00\x00" + len(text).to_bytes(4, "big") + text
+def frame(text: bytes, stream: int = 1) -> bytes:
+    return bytes([stream, 0, 0, 0]) + len(text).to_bytes(4, "big") + text
 
 
 STREAM = (
     frame(b"2030-03-17T17:46:40.123456789Z one\n")
-    + frame(b"2030-03-17T17:46:40.120Z \n")
+    + frame(b"2030-03-17T17:46:40.120Z \n", 2)
     + frame(b"2030-03-17T18:46:41+01:00 a part of ")
     + frame(b"2030-03-17T17:46:41.5Z a line\n")
     + frame(b"no time\n")
@@ -45,14 +45,21 @@ def test_frames_are_read_wherever_the_stream_is_broken(size: int) -> None:
     assert [piece for chunk in chunks for piece in reader.feed(chunk)] == PIECES
 
 
-def test_what_docker_sends_again_is_left_out_and_what_is_a_little_late_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_docker_sends_again_is_left_out_and_what_came_on_the_other_side_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def one(stamp: str) -> bytes:
+        end = "" if "+" in stamp else "\n"
+        return frame(f"2030-03-17T17:46:{stamp.strip('e+')}Z {stamp}{end}".encode(), 2 if "e" in stamp else 1)
+
     def frames(*stamps: str) -> bytes:
-        return b"".join(frame(f"2030-03-17T17:46:{stamp}Z {stamp}\n".encode()) for stamp in stamps)
+        return b"".join(map(one, stamps))
 
     reader = FrameReader(lambda: SECOND_MS)
-    sent = frames("40.5", "40.9", "41.300", "41.290", "40.5", "40.9", "41.300", "41.290", "41.301", "41.4")
+    first = ("40.5", "40.9", "41.300", "41.290e", "41.310+", "41.310+", "41.310")
+    sent = frames(*first, "40.9", "41.300", "41.310+", "41.310+", "41.310", "41.301e", "41.4", "41.4", "41.5")
     texts = [piece.data.decode().strip() for piece in reader.feed(sent)]
-    assert texts == ["40.5", "40.9", "41.300", "41.290", "41.301", "41.4"]
+    assert texts == [*first, "41.301e", "41.4", "41.5"]
     # A clock that was set back looks the same at first.
     assert list(reader.feed(frames("20.0"))) == []
     now = monotonic()
@@ -116,10 +123,17 @@ def test_a_stream_that_ends_early_goes_on_behind_the_last_piece(tmp_path: Path) 
     log.open()
     log.add(printed)
     assert folder.path(*NAME).read_bytes() == b"1000\n1020\n1010\n1015\n1040\n"
+    # Parts of a line have one time, and the stream ended after the second.
+    parts = [Piece(1100, part, 1_100_000_000) for part in (b"a ", b"b ", b"c\n")]
+    log.open()
+    log.add(parts[:2])
+    log.open()
+    log.add([*printed, *parts])
+    assert folder.path(*NAME).read_bytes().endswith(b"1040\na b c\n")
     # The engine has dropped a part of that second: no line is torn.
     log.open()
     log.add(stamped(1200, 1300))
-    assert folder.path(*NAME).read_bytes() == b"1000\n1020\n1010\n1015\n1040\n1200\n1300\n"
+    assert folder.path(*NAME).read_bytes() == b"1000\n1020\n1010\n1015\n1040\na b c\n1200\n1300\n"
 
 
 PRINTED = st.lists(

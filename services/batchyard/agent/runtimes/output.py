@@ -51,15 +51,20 @@ class FrameReader:
     """Takes the engine's stream apart: frames of a header and a piece behind its time.
 
     Docker, when it begins a new file while it is behind with the last one, sends some of that again. What is suddenly
-    older than what came before is left out, until something newer comes; for a while only, as clocks can be set back.
+    older than what came before on stdout, or on stderr, is left out until something newer comes; for a while only, as
+    clocks can be set back. The parts of a long line have one stamp.
     """
 
     now_ms: Callable[[], int]
     """Milliseconds since the epoch."""
     _rest: bytearray = field(default_factory=bytearray)
     _time_ms: int = 0
-    _newest_ns: int = 0
-    _replay_ends: float | None = None
+    _newest_ns: dict[int, int] = field(default_factory=dict)
+    """By stream: stdout and stderr."""
+    _replay_ends: dict[int, float] = field(default_factory=dict)
+    """By stream: until when what is old is left out."""
+    _in_line: set[int] = field(default_factory=set)
+    """Streams whose last piece was a part of a line that goes on."""
 
     def feed(self, data: bytes) -> Iterator[Piece]:
         """Yield the pieces that are complete. Their times never go back, whatever the engine's clock did."""
@@ -70,13 +75,13 @@ class FrameReader:
             end = begin + int.from_bytes(self._rest[begin - 4 : begin], "big")
             if end > len(self._rest):
                 break
-            position = end
-            piece = self._piece(bytes(self._rest[begin:end]))
+            stream, position = self._rest[position], end
+            piece = self._piece(stream, bytes(self._rest[begin:end]))
             if piece is not None:
                 yield piece
         del self._rest[:position]
 
-    def _piece(self, frame: bytes) -> Piece | None:
+    def _piece(self, stream: int, frame: bytes) -> Piece | None:
         match = _STAMP.match(frame)
         if match is None:
             return Piece(self._time_ms, frame)
@@ -85,7 +90,7 @@ class FrameReader:
         stamp_ns = 0
         if fraction:
             stamp_ns = time_ms * 1_000_000 + int(fraction[:9].ljust(9, b"0"))
-            if self._is_replayed(stamp_ns):
+            if self._is_replayed(stream, stamp_ns, ends_line=frame.endswith(b"\n")):
                 return None
             time_ms = stamp_ns // 1_000_000
         elif (late_ms := self.now_ms() - time_ms) < _FRESH_MS:
@@ -93,17 +98,20 @@ class FrameReader:
         self._time_ms = max(self._time_ms, time_ms)
         return Piece(self._time_ms, frame[match.end() :], stamp_ns)
 
-    def _is_replayed(self, stamp_ns: int) -> bool:
-        if stamp_ns > self._newest_ns:
-            self._newest_ns, self._replay_ends = stamp_ns, None
-            return False
-        if self._replay_ends is None:
-            if stamp_ns > self._newest_ns - _OUT_OF_ORDER_MS * 1_000_000:
-                return False
-            self._replay_ends = monotonic() + _REPLAY_S_MAX
-        if monotonic() < self._replay_ends:
-            return True
-        self._newest_ns, self._replay_ends = stamp_ns, None
+    def _is_replayed(self, stream: int, stamp_ns: int, *, ends_line: bool) -> bool:
+        newest_ns, ends = self._newest_ns.get(stream, 0), self._replay_ends.get(stream)
+        goes_on = stamp_ns == newest_ns and ends is None and stream in self._in_line
+        if stamp_ns <= newest_ns and not goes_on:
+            if ends is None:
+                ends = self._replay_ends[stream] = monotonic() + _REPLAY_S_MAX
+            if monotonic() < ends:
+                return True
+        self._newest_ns[stream] = stamp_ns
+        self._replay_ends.pop(stream, None)
+        if ends_line:
+            self._in_line.discard(stream)
+        else:
+            self._in_line.add(stream)
         return False
 
 
@@ -123,7 +131,10 @@ class ContainerLog:
         self._skip = 0
         self._last_ns = 0
         """The engine's time of the last piece, if this object has added it."""
+        self._last_count = 0
+        """How many pieces of that time came last."""
         self._is_seeking = False
+        self._sought_count = 0
 
     @property
     def size(self) -> int:
@@ -135,7 +146,7 @@ class ContainerLog:
         path = self._folder.create(*self._name)
         marks = self._folder.marks(*self._name)
         self._size = path.stat().st_size
-        self._is_seeking = self._last_ns > 0
+        self._is_seeking, self._sought_count = self._last_ns > 0, self._last_count
         held_ms = marks.time_of(self._size) if self._size else None
         if held_ms is None:
             # Nothing, or written without times: then all of it counts as of the first one.
@@ -152,27 +163,31 @@ class ContainerLog:
         """Append pieces, those left out that it holds. Raises OSError."""
         marks: dict[int, int] = {}
         fresh = bytearray()
-        last_ns, self._last_ns = self._last_ns, 0
+        last_ns, count, self._last_ns = self._last_ns, self._last_count, 0
         for piece in pieces:
             data = self._sought(piece, last_ns) if self._is_seeking else self._missing(piece)
             if data:
                 fresh += data
                 marks[piece.time_ms] = self._size + len(fresh)
-                last_ns = piece.stamp_ns
+                last_ns, count = piece.stamp_ns, count + 1 if piece.stamp_ns == last_ns else 1
         if fresh:
             # The times first: what has none yet would get that of now.
             self._folder.mark(*self._name, *((offset, time_ms) for time_ms, offset in marks.items()))
             with self._folder.path(*self._name).open("ab") as file:
                 file.write(fresh)
             self._size += len(fresh)
-        self._last_ns = last_ns
+        self._last_ns, self._last_count = last_ns, count
 
     def _sought(self, piece: Piece, last_ns: int) -> bytes:
         """Leave out what comes before and with the last piece; if the engine has that no more, only what is older."""
         if last_ns < piece.stamp_ns <= last_ns + _OUT_OF_ORDER_MS * 1_000_000 or piece.stamp_ns < last_ns:
             return b""
-        self._is_seeking = False
-        return b"" if piece.stamp_ns == last_ns else piece.data
+        if piece.stamp_ns > last_ns:
+            self._is_seeking = False
+            return piece.data
+        self._sought_count -= 1
+        self._is_seeking = self._sought_count > 0
+        return b""
 
     def _missing(self, piece: Piece) -> bytes:
         second = piece.time_ms // 1000
