@@ -232,6 +232,8 @@ _FENCE = "a fence names one run of one agent for ever, and that alone keeps such
 _TWICE = "the agent's reconciler and the launcher's ledger each refuse it; either is enough"
 
 DEFENCE_IN_DEPTH: Final[Mapping[str, str]] = {
+    "agents are not asked what they run after a restore": "an answer that must be lost just then has the run killed",
+    "a restored store lets a scheduler lead at once": "what another one grants meanwhile must outlast the kill budget",
     "runs start without a lease": "what comes after its end is given back, and a claim is looked at again on disk",
     "reports count from any incarnation": _FENCE,
     "a job is offered that has an offer": "a proposal names the job's version, and a leader proposes a job once",
