@@ -142,57 +142,51 @@ async def open_job_store(
             retention = Retention(writer, clock, retention_s)
             tasks.start_soon(retention.run)
             log_retention = LogRetentionServicer(retention, reading)
-            yield _served(jobs, operations, overview, dispatch, settlement, tags, log_retention, health)
+            yield [
+                Service.of(
+                    jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
+                    add_JobsServiceServicer_to_server,
+                    jobs,
+                    health,
+                ),
+                Service.of(
+                    job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
+                    add_JobOperationsServiceServicer_to_server,
+                    operations,
+                    health,
+                ),
+                Service.of(
+                    overview_service_pb2.DESCRIPTOR.services_by_name["OverviewService"],
+                    add_OverviewServiceServicer_to_server,
+                    overview,
+                    health,
+                ),
+                Service.of(
+                    dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
+                    add_DispatchServiceServicer_to_server,
+                    dispatch,
+                    health,
+                ),
+                Service.of(
+                    resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
+                    add_ResourceSettlementServiceServicer_to_server,
+                    settlement,
+                    health,
+                ),
+                Service.of(
+                    log_retention_service_pb2.DESCRIPTOR.services_by_name["LogRetentionService"],
+                    add_LogRetentionServiceServicer_to_server,
+                    log_retention,
+                    health,
+                ),
+                Service.of(
+                    job_tags_service_pb2.DESCRIPTOR.services_by_name["JobTagsService"],
+                    add_JobTagsServiceServicer_to_server,
+                    tags,
+                    health,
+                ),
+            ]
             tasks.cancel_scope.cancel()
-
-
-def _served(
-    jobs: JobsServicer,
-    operations: JobOperationsServicer,
-    overview: OverviewServicer,
-    dispatch: DispatchServicer,
-    settlement: SettlementServicer,
-    tags: JobTagsServicer,
-    log_retention: LogRetentionServicer,
-    health: Health,
-) -> Sequence[Service]:
-    return [
-        Service(
-            jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
-            lambda server: add_JobsServiceServicer_to_server(jobs, server),
-            health,
-        ),
-        Service(
-            job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
-            lambda server: add_JobOperationsServiceServicer_to_server(operations, server),
-            health,
-        ),
-        Service(
-            overview_service_pb2.DESCRIPTOR.services_by_name["OverviewService"],
-            lambda server: add_OverviewServiceServicer_to_server(overview, server),
-            health,
-        ),
-        Service(
-            dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
-            lambda server: add_DispatchServiceServicer_to_server(dispatch, server),
-            health,
-        ),
-        Service(
-            resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
-            lambda server: add_ResourceSettlementServiceServicer_to_server(settlement, server),
-            health,
-        ),
-        Service(
-            log_retention_service_pb2.DESCRIPTOR.services_by_name["LogRetentionService"],
-            lambda server: add_LogRetentionServiceServicer_to_server(log_retention, server),
-            health,
-        ),
-        Service(
-            job_tags_service_pb2.DESCRIPTOR.services_by_name["JobTagsService"],
-            lambda server: add_JobTagsServiceServicer_to_server(tags, server),
-            health,
-        ),
-    ]
 
 
 async def _follow(copies: ResourceCopies) -> None:

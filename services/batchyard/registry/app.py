@@ -64,14 +64,16 @@ async def open_registry(
         )
         watch = ResourceWatchServicer(records)
         yield [
-            Service(
+            Service.of(
                 registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"],
-                lambda server: add_RegistryServiceServicer_to_server(registry, server),
+                add_RegistryServiceServicer_to_server,
+                registry,
                 records.health,
             ),
-            Service(
+            Service.of(
                 resources_service_pb2.DESCRIPTOR.services_by_name["ResourceWatchService"],
-                lambda server: add_ResourceWatchServiceServicer_to_server(watch, server),
+                add_ResourceWatchServiceServicer_to_server,
+                watch,
                 records.health,
             ),
         ]

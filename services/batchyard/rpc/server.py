@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import grpc.aio
@@ -21,6 +21,8 @@ from batchyard.rpc.metrics import Measuring
 from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls
 from batchyard.rpc.validation import RequiredMembers
+
+T = TypeVar("T")
 
 DRAIN_S: Final = 3.0
 """Seconds that a stopping server gives the calls in progress, unless told otherwise."""
@@ -40,6 +42,18 @@ class Service:
     """What the standard health service says of it; as long as nobody sets it, that it serves."""
     callers: frozenset[Role] = frozenset({Role.SERVICE})
     """Whose certificates may call it, where a server asks for certificates."""
+
+    @classmethod
+    def of(
+        cls,
+        descriptor: ServiceDescriptor,
+        add: Callable[[T, grpc.aio.Server], None],
+        servicer: T,
+        health: Health | None = None,
+        callers: frozenset[Role] = frozenset({Role.SERVICE}),
+    ) -> "Service":
+        """Return a service from its generated `add_XServicer_to_server` and the servicer that answers."""
+        return cls(descriptor, lambda server: add(servicer, server), health or Health(), callers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,14 +58,16 @@ async def open_scheduler(
         REGISTRY.register(gauges)
         try:
             yield [
-                Service(
+                Service.of(
                     agent_session_service_pb2.DESCRIPTOR.services_by_name["AgentSessionService"],
-                    lambda server: add_AgentSessionServiceServicer_to_server(sessions, server),
+                    add_AgentSessionServiceServicer_to_server,
+                    sessions,
                     callers=frozenset({Role.AGENT}),
                 ),
-                Service(
+                Service.of(
                     agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"],
-                    lambda server: add_AgentsServiceServicer_to_server(agents, server),
+                    add_AgentsServiceServicer_to_server,
+                    agents,
                 ),
             ]
         finally:
