@@ -15,6 +15,7 @@ from batchyard.api.operations.v1 import logs_service_pb2 as pb
 from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceStub, add_LogsServiceServicer_to_server
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, UnavailableError
 from batchyard.domain.names import DEFAULT_NAMESPACE, Caller
+from batchyard.logs import arrivals
 from batchyard.logs.app import open_logs
 from batchyard.logs.arrivals import Arrivals
 from batchyard.logs.service import LogsServicer
@@ -70,7 +71,9 @@ class Service:
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
+async def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+    # No agent is about to connect.
+    monkeypatch.setattr(arrivals, "RECONNECT_S", 0.0)
     folder = tmp_path / "logs"
     endpoint = InProcessEndpoint()
     async with held_open(_serving(folder, endpoint)):
@@ -252,10 +255,10 @@ def test_what_is_cut_while_it_is_read_is_not_taken_for_what_was_printed(tmp_path
 
 
 async def test_what_is_shipped_wakes_its_followers(tmp_path: Path) -> None:
-    files, arrivals = LogFolder(tmp_path), Arrivals()
+    files, coming = LogFolder(tmp_path), Arrivals()
     server = InProcessServer()
     # Polls too rarely to be of help here.
-    add_LogsServiceServicer_to_server(LogsServicer(files, arrivals, poll_interval_s=3600), server)
+    add_LogsServiceServicer_to_server(LogsServicer(files, coming, poll_interval_s=3600), server)
     await server.start()
     stub: Any = LogsServiceStub(InProcessChannel(server))
     files.append(*NAME, 0, b"one\n", 1000)
@@ -263,13 +266,23 @@ async def test_what_is_shipped_wakes_its_followers(tmp_path: Path) -> None:
     assert messages(await call.read()) == ["one"]
     reading = asyncio.ensure_future(call.read())
     files.append(*NAME, 4, b"two\n", 2000)
-    arrivals.announce(NAME)
+    coming.announce(NAME)
     assert messages(await reading) == ["two"]
     call.cancel()
     await stopped(server)
 
 
 # ShipLogs
+
+
+async def test_a_log_is_waited_for_whose_agent_is_about_to_connect(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "RECONNECT_S", 3600.0)
+    reading = asyncio.ensure_future(service.page())
+    await asyncio.sleep(0)
+    await service.ship(segment(0, b"one\n", final=True))
+    assert messages(await reading) == ["one"]
 
 
 async def test_a_log_that_a_connected_agent_has_yet_to_ship_is_waited_for(service: Service) -> None:

@@ -3,8 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Final
 from weakref import WeakValueDictionary
+
+RECONNECT_S: Final = 15.0
+"""How long agents may need to connect, after this process has started or a connection broke."""
 
 LogName = tuple[str, str]
 """Namespace and log stream name."""
@@ -16,11 +20,12 @@ class Arrivals:
     def __init__(self) -> None:
         self._awaited: Final[WeakValueDictionary[LogName, asyncio.Event]] = WeakValueDictionary()
         self._shippers = 0
+        self._alone_since = monotonic()
 
     @property
     def expected(self) -> bool:
-        """Whether an agent is connected, so that a log that is not here may be on its way."""
-        return self._shippers > 0
+        """Whether a log that is not here may be on its way: an agent is connected, or may be about to connect again."""
+        return self._shippers > 0 or monotonic() - self._alone_since < RECONNECT_S
 
     @contextmanager
     def shipping(self) -> Iterator[None]:
@@ -30,6 +35,7 @@ class Arrivals:
             yield
         finally:
             self._shippers -= 1
+            self._alone_since = monotonic()
 
     def next(self, name: LogName) -> asyncio.Event:
         """Return what will be set when something comes for a log from now on."""
