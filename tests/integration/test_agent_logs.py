@@ -368,6 +368,22 @@ def test_what_was_cut_is_not_shipped_and_the_service_cuts_it_too(folder: LogFold
     assert shown_there[2][0] == 3000
 
 
+def test_what_lies_before_a_cut_arrives_also_if_it_was_cut_before_it_was_shipped(
+    folder: LogFolder, tmp_path: Path
+) -> None:
+    held_there = LogFolder(tmp_path / "service")
+    folder.create(NAMESPACE, STREAM).write_bytes(b"one\ntwo\nthree\nfour\n")
+    folder.mark(NAMESPACE, STREAM, (19, 1000))
+    cut = Cut(8, 14)
+    folder.cut(NAMESPACE, STREAM, cut)
+    for offset, data in ((0, b"on"), (2, b"e\ntwo\n"), (14, b"four\n")):
+        held_there.append(NAMESPACE, STREAM, offset, data, 1000, cut=cut)
+    with held_there.open(NAMESPACE, STREAM) as log:
+        texts = [line.text for line in lines_from(log, 0)]
+    assert [texts[0], texts[1], texts[3]] == [b"one", b"two", b"four"]
+    assert texts[2].startswith(b"[batchyard] 6 bytes")
+
+
 def test_a_long_log_does_not_keep_back_the_others(folder: LogFolder) -> None:
     for stream, size in (("a/loud", 5 * REQUEST_BYTES_MAX), ("b/quiet", 10), ("c/quiet", 10)):
         path = folder.create(NAMESPACE, stream)

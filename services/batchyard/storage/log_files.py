@@ -270,7 +270,7 @@ class LogFolder:
         """Append a segment that begins at `offset` of the original, and mark it; return the length then held.
 
         All of it was there at `time_ms`, and parts of it as the marks say, whose offsets and times only grow. `cut`
-        says what is gone of the original, and goes here too.
+        says what is gone of the original, and goes here too as soon as all that lies before it is held.
 
         What is held already is skipped, and a finished log takes nothing more. The log is made if need be. The segment
         is not sure to be on disk before `sync`. Raises LogGapError, a ValueError, for one that leaves a gap.
@@ -280,20 +280,25 @@ class LogFolder:
         held = status.st_size
         if not status.st_mode & OWNER_WRITE:
             return held
-        if cut is not None:
-            self.cut(namespace, stream, cut, must_free=False)
-            held = max(held, cut.end)
+        held = self._without(namespace, stream, cut, held)
         if offset > held:
             raise LogGapError(held)
         fresh = data[held - offset :]
         if fresh:
             with open(path, "ab") as file:
                 file.write(fresh)
-            held += len(fresh)
+            held = self._without(namespace, stream, cut, held + len(fresh))
         if held:
             # Also for bytes that are held already: a crash may have come between them and their mark.
             self.mark(namespace, stream, *((at, by_ms) for at, by_ms in marks if at < held), (held, time_ms))
         return held
+
+    def _without(self, namespace: str, stream: str, cut: Cut | None, held: int) -> int:
+        """Cut a log, unless something before the cut is still to come; return the length then held."""
+        if cut is None or held < cut.start:
+            return held
+        self.cut(namespace, stream, cut, must_free=False)
+        return max(held, cut.end)
 
     def sync(self, namespace: str, stream: str) -> None:
         """Bring a log to the disk: its bytes, marks and state. Raises FileNotFoundError for an unknown one."""
