@@ -3,6 +3,7 @@
 What a unit test of the planner cannot show: the order of messages on the streams, and what survives their loss.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import anyio
@@ -23,8 +24,14 @@ from batchyard.domain.clock import CLOCK_MARGIN
 from batchyard.domain.errors import HistoryGoneError, StaleIncarnationError, SupersededError
 from batchyard.rpc.errors import error_from
 from batchyard.rpc.identity import NAMESPACE_KEY
+from batchyard.scheduler.app import open_scheduler
+from batchyard.scheduler.config import SchedulerConfig
 from support.contexts import held_open
 from support.scheduler_world import (
+    FakeJobStore,
+    FakeRegistry,
+    Transport,
+    VirtualClock,
     World,
     a_fence,
     a_held_run,
@@ -37,6 +44,7 @@ from support.scheduler_world import (
     an_environment_change,
     an_offer,
     in_process,
+    neighbours,
     over_a_socket,
 )
 
@@ -57,6 +65,20 @@ def live(incarnation: int = 1) -> list[wire.LiveAgent]:
 
 def outcome(state: run_pb2.RunState.ValueType, *, number: int = 1, stale: bool = False) -> list[wire.ReportOutcome]:
     return [wire.ReportOutcome(agent_id="agent", incarnation=1, fence=a_fence(number), state=state, stale=stale)]
+
+
+@pytest.mark.parametrize("transport", [in_process, over_a_socket])
+async def test_a_scheduler_that_is_stopped_says_that_it_leads_no_more(transport: Transport) -> None:
+    store = FakeJobStore()
+    async with held_open(transport(neighbours(store, FakeRegistry()))) as upstream:
+        scheduler = open_scheduler(
+            job_store=upstream, registry=upstream, clock=VirtualClock(), config=SchedulerConfig()
+        )
+        async with held_open(scheduler):
+            stream = await store.stream()
+            stream.send(welcome=wire.SchedulerWelcome(leader_epoch=1, store_epoch=1), snapshot_complete=True)
+            heard = asyncio.create_task(stream.until(lambda seen: seen.resign))
+        assert (await heard).resign
 
 
 class TestOffers:

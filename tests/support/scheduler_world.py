@@ -145,7 +145,7 @@ async def join(scheduler: Scheduler, clock: VirtualClock, *, vcpus: int = 2) -> 
 class StoreStream:
     """The job store's end of one dispatch stream."""
 
-    requests: AsyncIterator[wire.DispatchRequest]
+    incoming: asyncio.Queue[wire.DispatchRequest] = field(default_factory=asyncio.Queue)
     outgoing: asyncio.Queue[wire.DispatchResponse | None] = field(default_factory=asyncio.Queue)
     seen: wire.DispatchRequest = field(default_factory=wire.DispatchRequest)
 
@@ -160,10 +160,17 @@ class StoreStream:
     def break_off(self) -> None:
         self.outgoing.put_nowait(None)
 
+    async def take_in(self, requests: AsyncIterator[wire.DispatchRequest]) -> None:
+        """Keep what the scheduler says for the test; end the stream when it resigns."""
+        async for request in requests:
+            self.incoming.put_nowait(request)
+            if request.resign:
+                self.break_off()
+
     async def until(self, condition: Callable[[wire.DispatchRequest], object]) -> wire.DispatchRequest:
         """Read until what has come satisfies the condition; return it and begin anew."""
         while not condition(self.seen):
-            self.seen.MergeFrom(await asyncio.wait_for(anext(self.requests), PATIENCE_S))
+            self.seen.MergeFrom(await asyncio.wait_for(self.incoming.get(), PATIENCE_S))
         seen, self.seen = self.seen, wire.DispatchRequest()
         return seen
 
@@ -206,10 +213,14 @@ class FakeJobStore(DispatchServiceServicer):
     ) -> AsyncIterator[wire.DispatchResponse]:
         first = await anext(request_iterator)
         assert first.HasField("hello")
-        stream = StoreStream(request_iterator)
+        stream = StoreStream()
         self._streams.put_nowait(stream)
-        while (message := await stream.outgoing.get()) is not None:
-            yield message
+        taking_in = asyncio.create_task(stream.take_in(request_iterator))
+        try:
+            while (message := await stream.outgoing.get()) is not None:
+                yield message
+        finally:
+            taking_in.cancel()
         raise UnavailableError("the job store is restarting")
 
     async def stream(self) -> StoreStream:
@@ -370,11 +381,9 @@ async def over_a_socket(services: Sequence[Service]) -> AsyncIterator[grpc.aio.C
 Transport = Callable[[Sequence[Service]], AbstractAsyncContextManager[grpc.aio.Channel]]
 
 
-@asynccontextmanager
-async def a_world(transport: Transport, config: SchedulerConfig | None = None) -> AsyncIterator[World]:
-    """Run a scheduler between fakes that it talks to over this transport."""
-    store, registry, clock = FakeJobStore(), FakeRegistry(), VirtualClock()
-    fakes = [
+def neighbours(store: FakeJobStore, registry: FakeRegistry) -> list[Service]:
+    """Return what a scheduler connects to, ready to be served."""
+    return [
         Service(
             dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
             lambda server: add_DispatchServiceServicer_to_server(store, server),
@@ -384,6 +393,13 @@ async def a_world(transport: Transport, config: SchedulerConfig | None = None) -
             lambda server: add_ResourceWatchServiceServicer_to_server(registry, server),
         ),
     ]
+
+
+@asynccontextmanager
+async def a_world(transport: Transport, config: SchedulerConfig | None = None) -> AsyncIterator[World]:
+    """Run a scheduler between fakes that it talks to over this transport."""
+    store, registry, clock = FakeJobStore(), FakeRegistry(), VirtualClock()
+    fakes = neighbours(store, registry)
     async with (
         transport(fakes) as upstream,
         open_scheduler(

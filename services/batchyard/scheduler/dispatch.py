@@ -44,8 +44,29 @@ class StoreConnection:
             await call.write(self._hello)
             self._scheduler.store_opened(outbox)
             async with anyio.create_task_group() as tasks:
+                ended = anyio.Event()
                 tasks.start_soon(_send, call, outbox)
-                lease_s = 0.0
+                tasks.start_soon(self._read, call, outbox, tasks, ended)
+                try:
+                    await ended.wait()
+                finally:
+                    if not ended.is_set():
+                        await _resign(call, ended)
+                    call.cancel()
+                    tasks.cancel_scope.cancel()
+        finally:
+            self._scheduler.store_closed(outbox)
+            call.cancel()
+
+    async def _read(self, call: _Call, outbox: StoreOutbox, tasks: TaskGroup, ended: anyio.Event) -> None:
+        """Take in what the store says until the stream ends, or the call is cancelled.
+
+        gRPC cancels a call of which a read is cancelled, and then nothing can be said on it any more: not even that
+        this scheduler resigns.
+        """
+        lease_s = 0.0
+        try:
+            with anyio.CancelScope(shield=True):
                 while isinstance(response := await call.read(), wire.DispatchResponse):
                     if response.HasField("welcome"):
                         lease_s = response.welcome.lease_ms / 1000
@@ -53,13 +74,8 @@ class StoreConnection:
                     if (sent_at := self._sent_at.pop(response.heartbeat, None)) is not None:
                         self._scheduler.leadership_renewed(sent_at + lease_s)
                     self._scheduler.store_said(response)
-                tasks.cancel_scope.cancel()
-        except anyio.get_cancelled_exc_class():
-            await _resign(call)
-            raise
         finally:
-            self._scheduler.store_closed(outbox)
-            call.cancel()
+            ended.set()
 
     def _welcomed(self, lease_s: float, outbox: StoreOutbox, tasks: TaskGroup) -> None:
         if lease_s:
@@ -78,13 +94,15 @@ class StoreConnection:
 
 async def _send(call: _Call, outbox: StoreOutbox) -> None:
     while True:
-        await call.write(await outbox.take())
+        request = await outbox.take()
+        # For the same reason as a read.
+        with anyio.CancelScope(shield=True):
+            await call.write(request)
 
 
-async def _resign(call: _Call) -> None:
+async def _resign(call: _Call, ended: anyio.Event) -> None:
     """Let another scheduler lead at once, if the store can still be told."""
     with anyio.move_on_after(RESIGN_PATIENCE_S, shield=True), contextlib.suppress(Exception):
         await call.write(wire.DispatchRequest(resign=True))
         await call.done_writing()
-        while isinstance(await call.read(), wire.DispatchResponse):
-            pass
+        await ended.wait()
