@@ -234,7 +234,9 @@ class FakeEngine:
     async def _delete(self, request: web.Request) -> web.Response:
         container = self._container(request)
         if container.watch is not None:
-            container.kill(signal.SIGKILL)
+            # Once it has exited, its number may name any other process.
+            if container.status == "running":
+                container.kill(signal.SIGKILL)
             await container.watch
         self.containers.pop(container.id, None)
         return web.Response(status=204)

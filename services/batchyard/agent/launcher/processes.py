@@ -94,7 +94,7 @@ class Process:
                     tree.send(pid, signal.SIGTERM)
 
     def _members(self, others: Collection[int]) -> set[int]:
-        return tree.members(self.pid, self.marks, others)
+        return tree.members(self.pid, self.marks, others, is_reaped=self.exit_code is not None)
 
 
 MARKS = ("BATCHYARD_AGENT_ID", "BATCHYARD_FENCE")

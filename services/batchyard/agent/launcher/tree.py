@@ -62,14 +62,16 @@ def carries(pid: int, marks: Collection[bytes]) -> bool:
         return False
 
 
-def members(root: int, marks: Collection[bytes], others: Collection[int] = ()) -> set[int]:
+def members(root: int, marks: Collection[bytes], others: Collection[int] = (), *, is_reaped: bool = False) -> set[int]:
     """Return the living processes of the run whose first process is, or was, `root`.
 
-    `others` are the first processes of other runs: neither they nor what descends from them is taken.
+    `others` are the first processes of other runs: neither they nor what descends from them is taken. `is_reaped` says
+    that the first process is gone.
     """
     table = processes()
-    # Once a run's first process is gone, its number may come to name another run's.
-    by_number = root not in others
+    # Once a run's first process is gone, its number may come to name another run's, or anybody's: but not as long as
+    # it names a group or a session that has a member.
+    by_number = root not in others and not (is_reaped and root in table)
     found = {
         pid
         for pid, seen in table.items()
