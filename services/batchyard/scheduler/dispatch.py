@@ -34,6 +34,7 @@ class StoreConnection:
         self._hello: Final = wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id=scheduler_id))
         self._sent_at: dict[int, float] = {}
         self._heartbeat = 0
+        self._resigns = False
 
     async def follow(self) -> None:
         """Open a stream and follow it until it ends, which is an AioRpcError unless it ended in order."""
@@ -51,6 +52,7 @@ class StoreConnection:
                     await ended.wait()
                 finally:
                     if not ended.is_set():
+                        self._resigns = True
                         await _resign(call, ended)
                     call.cancel()
                     tasks.cancel_scope.cancel()
@@ -74,6 +76,10 @@ class StoreConnection:
                     if (sent_at := self._sent_at.pop(response.heartbeat, None)) is not None:
                         self._scheduler.leadership_renewed(sent_at + lease_s)
                     self._scheduler.store_said(response)
+        except grpc.aio.AioRpcError:
+            # The store ends the stream of a scheduler that resigns.
+            if not self._resigns:
+                raise
         finally:
             ended.set()
 
