@@ -40,11 +40,7 @@ async def test_a_drain_waits_for_jobs_and_then_for_their_logs(
     monkeypatch.setattr(drain, "POLL_S", 0.01)
     states = iter([(1, 0), (1, 0), (1, 0), (0, 2), (0, 2), (0, 1), (0, 0), (9, 9)])
     agents = FakeAgents(states)
-    service = Service(
-        pb.DESCRIPTOR.services_by_name["AgentsService"],
-        lambda server: add_AgentsServiceServicer_to_server(agents, server),
-    )
-    async with serve_grpc([service], address="127.0.0.1:0") as port:
+    async with serve_grpc([Service.of(add_AgentsServiceServicer_to_server, agents)], address="127.0.0.1:0") as port:
         await drain.drain_agent(f"127.0.0.1:{port}", "agent", None, limit_s=None, resume=False, wait=True)
     assert list(states) == [(9, 9)]
     said = [line.partition("DRAINING, ")[2] for line in capsys.readouterr().err.splitlines()]

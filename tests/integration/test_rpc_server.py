@@ -42,10 +42,7 @@ class Logs(UncalledLogs):
 
 
 def service(servicer: Logs) -> Service:
-    return Service(
-        logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"],
-        lambda server: logs_service_pb2_grpc.add_LogsServiceServicer_to_server(servicer, server),
-    )
+    return Service.of(logs_service_pb2_grpc.add_LogsServiceServicer_to_server, servicer)
 
 
 GET = logs_service_pb2.GetLogEventsRequest(log_stream_name="s")

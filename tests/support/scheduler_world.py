@@ -16,7 +16,6 @@ from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionSe
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
 from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentDetail
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
-from batchyard.api.scheduler.v1 import dispatch_service_pb2, resources_service_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import (
     DispatchServiceServicer,
@@ -384,14 +383,8 @@ Transport = Callable[[Sequence[Service]], AbstractAsyncContextManager[grpc.aio.C
 def neighbours(store: FakeJobStore, registry: FakeRegistry) -> list[Service]:
     """Return what a scheduler connects to, ready to be served."""
     return [
-        Service(
-            dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
-            lambda server: add_DispatchServiceServicer_to_server(store, server),
-        ),
-        Service(
-            resources_service_pb2.DESCRIPTOR.services_by_name["ResourceWatchService"],
-            lambda server: add_ResourceWatchServiceServicer_to_server(registry, server),
-        ),
+        Service.of(add_DispatchServiceServicer_to_server, store),
+        Service.of(add_ResourceWatchServiceServicer_to_server, registry),
     ]
 
 

@@ -3,23 +3,16 @@
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
 import grpc.aio
 
-from batchyard.api.jobs.v1 import jobs_service_pb2
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import add_JobsServiceServicer_to_server
-from batchyard.api.operations.v1 import job_operations_service_pb2, overview_service_pb2
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import add_JobOperationsServiceServicer_to_server
 from batchyard.api.operations.v1.overview_service_pb2_grpc import add_OverviewServiceServicer_to_server
-from batchyard.api.scheduler.v1 import (
-    dispatch_service_pb2,
-    job_tags_service_pb2,
-    log_retention_service_pb2,
-    resources_service_pb2,
-)
 from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
 from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import add_JobTagsServiceServicer_to_server
 from batchyard.api.scheduler.v1.log_retention_service_pb2_grpc import add_LogRetentionServiceServicer_to_server
@@ -116,8 +109,6 @@ async def open_job_store(
                 fronts=fronts,
                 clock=clock,
             )
-            operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
-            overview = OverviewServicer(reading=reading, feed=feed, ended=ended, clock=clock)
             dispatch = DispatchServicer(
                 writer=writer,
                 feed=feed,
@@ -129,65 +120,26 @@ async def open_job_store(
                 clock=clock,
                 tasks=tasks,
             )
+            operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
+            overview = OverviewServicer(reading=reading, feed=feed, ended=ended, clock=clock)
             settlement = SettlementServicer(copies, QueueEndings(writer=writer, reading=reading))
             tags = JobTagsServicer(writer=writer, reading=reading)
-            tasks.start_soon(_follow, copies)
             time_limits = TimeLimits(
                 writer=writer, reading=reading, reasons=reasons, limits_of=copies.time_limits, clock=clock
             )
-            tasks.start_soon(time_limits.run)
             blocked = BlockedQueues(writer=writer, reading=reading, reasons=reasons)
-            tasks.start_soon(blocked.run)
-            tasks.start_soon(JobCounts(reading=reading, revision=lambda: feed.revision, clock=clock).run)
+            counts = JobCounts(reading=reading, revision=lambda: feed.revision, clock=clock)
             retention = Retention(writer, clock, retention_s)
-            tasks.start_soon(retention.run)
-            log_retention = LogRetentionServicer(retention, reading)
+            following = partial(reconnecting, copies.follow, name="registry")
+            for run in (following, time_limits.run, blocked.run, counts.run, retention.run):
+                tasks.start_soon(run)
             yield [
-                Service.of(
-                    jobs_service_pb2.DESCRIPTOR.services_by_name["JobsService"],
-                    add_JobsServiceServicer_to_server,
-                    jobs,
-                    health,
-                ),
-                Service.of(
-                    job_operations_service_pb2.DESCRIPTOR.services_by_name["JobOperationsService"],
-                    add_JobOperationsServiceServicer_to_server,
-                    operations,
-                    health,
-                ),
-                Service.of(
-                    overview_service_pb2.DESCRIPTOR.services_by_name["OverviewService"],
-                    add_OverviewServiceServicer_to_server,
-                    overview,
-                    health,
-                ),
-                Service.of(
-                    dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
-                    add_DispatchServiceServicer_to_server,
-                    dispatch,
-                    health,
-                ),
-                Service.of(
-                    resources_service_pb2.DESCRIPTOR.services_by_name["ResourceSettlementService"],
-                    add_ResourceSettlementServiceServicer_to_server,
-                    settlement,
-                    health,
-                ),
-                Service.of(
-                    log_retention_service_pb2.DESCRIPTOR.services_by_name["LogRetentionService"],
-                    add_LogRetentionServiceServicer_to_server,
-                    log_retention,
-                    health,
-                ),
-                Service.of(
-                    job_tags_service_pb2.DESCRIPTOR.services_by_name["JobTagsService"],
-                    add_JobTagsServiceServicer_to_server,
-                    tags,
-                    health,
-                ),
+                Service.of(add_JobsServiceServicer_to_server, jobs, health),
+                Service.of(add_JobOperationsServiceServicer_to_server, operations, health),
+                Service.of(add_OverviewServiceServicer_to_server, overview, health),
+                Service.of(add_DispatchServiceServicer_to_server, dispatch, health),
+                Service.of(add_ResourceSettlementServiceServicer_to_server, settlement, health),
+                Service.of(add_LogRetentionServiceServicer_to_server, LogRetentionServicer(retention, reading), health),
+                Service.of(add_JobTagsServiceServicer_to_server, tags, health),
             ]
             tasks.cancel_scope.cancel()
-
-
-async def _follow(copies: ResourceCopies) -> None:
-    await reconnecting(copies.follow, name="registry")

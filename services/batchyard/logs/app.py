@@ -9,9 +9,7 @@ import anyio
 import grpc.aio
 from anyio import to_thread
 
-from batchyard.api.agent.v1 import log_ingest_service_pb2
 from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import add_LogIngestServiceServicer_to_server
-from batchyard.api.operations.v1 import logs_service_pb2
 from batchyard.api.operations.v1.logs_service_pb2_grpc import add_LogsServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.logs.arrivals import Arrivals
@@ -38,14 +36,7 @@ async def open_logs(*, folder: Path, clock: Clock, job_store: grpc.aio.Channel) 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(partial(expire_logs, logs, clock, questions.orphans, of="the job store"))
         yield [
-            Service(
-                logs_service_pb2.DESCRIPTOR.services_by_name["LogsService"],
-                partial(add_LogsServiceServicer_to_server, reading),
-            ),
-            Service(
-                log_ingest_service_pb2.DESCRIPTOR.services_by_name["LogIngestService"],
-                partial(add_LogIngestServiceServicer_to_server, ingest),
-                callers=frozenset({Role.AGENT}),
-            ),
+            Service.of(add_LogsServiceServicer_to_server, reading),
+            Service.of(add_LogIngestServiceServicer_to_server, ingest, callers=frozenset({Role.AGENT})),
         ]
         tasks.cancel_scope.cancel()

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import grpc.aio
 
-from batchyard.api.registry.v1 import registry_service_pb2
 from batchyard.api.registry.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
-from batchyard.api.scheduler.v1 import resources_service_pb2
 from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import JobTagsServiceStub
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
     ResourceSettlementServiceStub,
@@ -64,17 +62,7 @@ async def open_registry(
         )
         watch = ResourceWatchServicer(records)
         yield [
-            Service.of(
-                registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"],
-                add_RegistryServiceServicer_to_server,
-                registry,
-                records.health,
-            ),
-            Service.of(
-                resources_service_pb2.DESCRIPTOR.services_by_name["ResourceWatchService"],
-                add_ResourceWatchServiceServicer_to_server,
-                watch,
-                records.health,
-            ),
+            Service.of(add_RegistryServiceServicer_to_server, registry, records.health),
+            Service.of(add_ResourceWatchServiceServicer_to_server, watch, records.health),
         ]
         tasks.cancel_scope.cancel()

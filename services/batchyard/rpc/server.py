@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import anyio
 import grpc.aio
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE_NAME
@@ -46,14 +47,28 @@ class Service:
     @classmethod
     def of(
         cls,
-        descriptor: ServiceDescriptor,
         add: Callable[[T, grpc.aio.Server], None],
         servicer: T,
         health: Health | None = None,
         callers: frozenset[Role] = frozenset({Role.SERVICE}),
     ) -> "Service":
         """Return a service from its generated `add_XServicer_to_server` and the servicer that answers."""
+        named = _Named()
+        add(servicer, cast("grpc.aio.Server", named))
+        descriptor = descriptor_pool.Default().FindServiceByName(named.service)
         return cls(descriptor, lambda server: add(servicer, server), health or Health(), callers)
+
+
+class _Named:
+    """Stands in for a server, to be told the name of the one service that is added to it."""
+
+    service: str
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.ServiceRpcHandler]) -> None:
+        (self.service,) = [str(handler.service_name()) for handler in handlers]
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Do nothing: they are the same methods again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ import anyio
 import grpc.aio
 from prometheus_client import REGISTRY
 
-from batchyard.api.agent.v1 import agent_session_service_pb2
 from batchyard.api.agent.v1.agent_session_service_pb2_grpc import add_AgentSessionServiceServicer_to_server
-from batchyard.api.operations.v1 import agents_service_pb2
 from batchyard.api.operations.v1.agents_service_pb2_grpc import add_AgentsServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
@@ -59,16 +57,11 @@ async def open_scheduler(
         try:
             yield [
                 Service.of(
-                    agent_session_service_pb2.DESCRIPTOR.services_by_name["AgentSessionService"],
                     add_AgentSessionServiceServicer_to_server,
                     sessions,
                     callers=frozenset({Role.AGENT}),
                 ),
-                Service.of(
-                    agents_service_pb2.DESCRIPTOR.services_by_name["AgentsService"],
-                    add_AgentsServiceServicer_to_server,
-                    agents,
-                ),
+                Service.of(add_AgentsServiceServicer_to_server, agents),
             ]
         finally:
             REGISTRY.unregister(gauges)
