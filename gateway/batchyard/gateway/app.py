@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from batchyard.gateway import hosts
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.front import public_services
 from batchyard.gateway.http_app import HttpApp
 from batchyard.gateway.upstreams import Upstreams
+from batchyard.rpc import hosts
 from batchyard.rpc.http_server import serve_http
 from batchyard.rpc.server import ServerOptions, serve_grpc
 

@@ -14,9 +14,9 @@ Health and metrics are free of them: probes and scrapers come by whatever name t
 from functools import lru_cache
 from typing import Final
 
-from batchyard.gateway import hosts
 from batchyard.gateway.aws_errors import AwsError
 from batchyard.gateway.config import GatewayConfig
+from batchyard.rpc import hosts
 
 _AUTHORITY_CHARACTERS_MAX: Final = 260
 """What a name and a port can take."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
-from batchyard.gateway import hosts
 from batchyard.gateway.access_keys import AccessKey
+from batchyard.rpc import hosts
 from batchyard.rpc.tls import Tls
 
 ACCOUNT: Final = re.compile(r"[0-9]{12}")

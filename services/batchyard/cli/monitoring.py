@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from batchyard.cli.addresses import address
+from batchyard.rpc import hosts
 from batchyard.rpc.monitoring import serve_monitoring
 from batchyard.rpc.server import Service
 
@@ -15,4 +15,4 @@ async def monitored(services: Sequence[Service], host: str, port: int | None) ->
         yield ""
         return
     async with serve_monitoring(services, host=host, port=port) as bound:
-        yield f" http://{address(host, bound)}"
+        yield f" http://{hosts.authority(host, bound)}"

@@ -66,7 +66,12 @@ def data_dir() -> Decorator:
 def listening(grpc_port: int) -> Decorator:
     """Declare where a service listens for gRPC: --host, --grpc-port and --insecure."""
     return all_of(
-        option("--host", default="127.0.0.1", help="Address to listen on."),
+        option(
+            "--host",
+            default="127.0.0.1",
+            callback=lambda _context, _parameter, value: value.removeprefix("[").removesuffix("]"),
+            help="Address to listen on.",
+        ),
         option(
             "--grpc-port", type=click.IntRange(0, 65535), default=grpc_port, help="Port for gRPC; 0 is any free one."
         ),

@@ -2,18 +2,22 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
 from batchyard.cli import options
-from batchyard.cli.addresses import address, require_loopback_or_consent
+from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.monitoring import monitored
 from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.cli.tls import tls_files
 from batchyard.domain.compat import Compat
+from batchyard.rpc import hosts
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.peers import Role
@@ -21,39 +25,86 @@ from batchyard.rpc.server import Service, serve_grpc
 from batchyard.rpc.tls import Tls
 
 
+@dataclass(frozen=True, slots=True)
+class OwnProcess:
+    """How one service is served by a process that has no other."""
+
+    host: str
+    port: int
+    monitoring_port: int | None
+    tls: Tls | None
+    """What it shows to others and asks of them, as a server and as a client; None: nobody is asked."""
+
+    def serve(self, name: str, opening: AbstractAsyncContextManager[Sequence[Service]]) -> None:
+        """Serve the service on its port until a signal, and what is to be known of it on another."""
+
+        @asynccontextmanager
+        async def on_port() -> AsyncIterator[str]:
+            async with (
+                or_cannot_start(opening) as services,
+                or_cannot_start(
+                    serve_grpc(services, address=hosts.authority(self.host, self.port), tls=self.tls)
+                ) as bound,
+                or_cannot_start(monitored(services, self.host, self.monitoring_port)) as monitoring,
+            ):
+                yield f"batchyard ready {name} grpc://{hosts.authority(self.host, bound)}{monitoring}"
+
+        serve(on_port)
+
+
+def own_process(port: int) -> options.Decorator:
+    """Declare what every service has that runs alone; the command gets it as `process`, and its log is set up.
+
+    The command ends with CannotStartError for an address that others can reach, unless the user has said that this is
+    meant.
+    """
+    flags = options.all_of(
+        options.listening(port), tls_files(Role.SERVICE), options.monitoring_port(), options.logging()
+    )
+
+    def decorate(command: options.Command) -> options.Command:
+        @wraps(command)
+        def with_process(
+            *,
+            host: str,
+            grpc_port: int,
+            insecure: bool,
+            tls: Tls | None,
+            monitoring_port: int | None,
+            log_format: str,
+            log_level: str,
+            **values: Any,
+        ) -> Any:
+            configure_logging(log_format, log_level)
+            if tls is None and not insecure and not hosts.is_loopback(hosts.normal(host)):
+                raise CannotStartError(
+                    f"--host {host} can be reached from other machines, and nobody is asked who it is: give "
+                    "certificates with --tls-cert, --tls-key and --tls-ca, or add --insecure if everybody who can "
+                    "reach it may use it"
+                )
+            return command(process=OwnProcess(host, grpc_port, monitoring_port, tls), **values)
+
+        return flags(cast("options.Command", with_process))
+
+    return decorate
+
+
 @click.command()
 @options.data_dir()
-@options.listening(options.REGISTRY_PORT)
-@tls_files(Role.SERVICE)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.durability()
 @options.compat()
-@options.monitoring_port()
-@options.logging()
-def registry(
-    *,
-    data_dir: Path,
-    host: str,
-    grpc_port: int,
-    insecure: bool,
-    tls: Tls | None,
-    jobstore: str,
-    durability: str,
-    compat: Compat,
-    monitoring_port: int | None,
-    log_format: str,
-    log_level: str,
-) -> None:
+@own_process(options.REGISTRY_PORT)
+def registry(*, data_dir: Path, process: OwnProcess, jobstore: str, durability: str, compat: Compat) -> None:
     """Serve compute environments, job queues and job definitions."""
     from batchyard.registry.app import open_registry
 
-    configure_logging(log_format, log_level)
     folder = DataFolder(data_dir)
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(jobstore, tls) as job_store,
+            open_channel(jobstore, process.tls) as job_store,
             open_registry(
                 database=folder.registry_database,
                 job_store=job_store,
@@ -65,13 +116,11 @@ def registry(
             yield services
 
     with folder.locked("registry"):
-        _serve_alone("registry", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
+        process.serve("registry", opening())
 
 
 @click.command()
 @options.data_dir()
-@options.listening(options.JOBSTORE_PORT)
-@tls_files(Role.SERVICE)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.seconds(
     "--leader-lease", 10, "How long a scheduler may lead without hearing from here; a new one waits it out."
@@ -80,35 +129,27 @@ def registry(
 @options.compat()
 @options.job_retention()
 @options.faults()
-@options.monitoring_port()
-@options.logging()
+@own_process(options.JOBSTORE_PORT)
 def jobstore(
     *,
     data_dir: Path,
-    host: str,
-    grpc_port: int,
-    insecure: bool,
-    tls: Tls | None,
+    process: OwnProcess,
     registry: str,
     leader_lease: float,
     durability: str,
     compat: Compat,
     job_retention: float,
     faults: bool,
-    monitoring_port: int | None,
-    log_format: str,
-    log_level: str,
 ) -> None:
     """Serve the jobs: what is to run, and how it went."""
     from batchyard.jobstore.app import open_job_store
 
-    configure_logging(log_format, log_level)
     folder = DataFolder(data_dir)
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(registry, tls) as registry_channel,
+            open_channel(registry, process.tls) as registry_channel,
             open_job_store(
                 database=folder.job_database,
                 registry=registry_channel,
@@ -123,24 +164,18 @@ def jobstore(
             yield services
 
     with folder.locked("jobstore"):
-        _serve_alone("jobstore", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
+        process.serve("jobstore", opening())
 
 
 @click.command()
-@options.listening(options.SCHEDULER_PORT)
-@tls_files(Role.SERVICE)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.leases()
 @options.compat()
-@options.monitoring_port()
-@options.logging()
+@own_process(options.SCHEDULER_PORT)
 def scheduler(
     *,
-    host: str,
-    grpc_port: int,
-    insecure: bool,
-    tls: Tls | None,
+    process: OwnProcess,
     jobstore: str,
     registry: str,
     heartbeat_interval: float,
@@ -148,15 +183,11 @@ def scheduler(
     lease: float,
     kill_budget: float,
     compat: Compat,
-    monitoring_port: int | None,
-    log_format: str,
-    log_level: str,
 ) -> None:
     """Decide which job runs next, and on which agent."""
     from batchyard.scheduler.app import open_scheduler
     from batchyard.scheduler.config import SchedulerConfig
 
-    configure_logging(log_format, log_level)
     try:
         config = SchedulerConfig(
             compat=compat,
@@ -171,8 +202,8 @@ def scheduler(
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(jobstore, tls) as job_store,
-            open_channel(registry, tls) as registry_channel,
+            open_channel(jobstore, process.tls) as job_store,
+            open_channel(registry, process.tls) as registry_channel,
             open_scheduler(
                 job_store=job_store,
                 registry=registry_channel,
@@ -182,66 +213,26 @@ def scheduler(
         ):
             yield services
 
-    _serve_alone("scheduler", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
+    process.serve("scheduler", opening())
 
 
 @click.command()
 @options.data_dir()
-@options.listening(options.LOGS_PORT)
-@tls_files(Role.SERVICE)
 @options.peer("jobstore", options.JOBSTORE_PORT)
-@options.monitoring_port()
-@options.logging()
-def logs(
-    *,
-    data_dir: Path,
-    host: str,
-    grpc_port: int,
-    insecure: bool,
-    tls: Tls | None,
-    jobstore: str,
-    monitoring_port: int | None,
-    log_format: str,
-    log_level: str,
-) -> None:
+@own_process(options.LOGS_PORT)
+def logs(*, data_dir: Path, process: OwnProcess, jobstore: str) -> None:
     """Keep and serve what jobs print, as long as the job store keeps the jobs."""
     from batchyard.logs.app import open_logs
 
-    configure_logging(log_format, log_level)
     folder = DataFolder(data_dir)
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
-            open_channel(jobstore, tls) as job_store,
+            open_channel(jobstore, process.tls) as job_store,
             open_logs(folder=folder.logs, clock=SystemClock(), job_store=job_store) as services,
         ):
             yield services
 
     with folder.locked("logs"):
-        _serve_alone("logs", opening(), host, grpc_port, monitoring_port, insecure=insecure, tls=tls)
-
-
-def _serve_alone(
-    name: str,
-    opening: AbstractAsyncContextManager[Sequence[Service]],
-    host: str,
-    port: int,
-    monitoring_port: int | None,
-    *,
-    insecure: bool,
-    tls: Tls | None,
-) -> None:
-    """Serve one service on a TCP port until a signal, and what is to be known of it on another."""
-    require_loopback_or_consent(host, authenticated=tls is not None, insecure=insecure)
-
-    @asynccontextmanager
-    async def on_port() -> AsyncIterator[str]:
-        async with (
-            or_cannot_start(opening) as services,
-            or_cannot_start(serve_grpc(services, address=address(host, port), tls=tls)) as bound,
-            or_cannot_start(monitored(services, host, monitoring_port)) as monitoring,
-        ):
-            yield f"batchyard ready {name} grpc://{address(host, bound)}{monitoring}"
-
-    serve(on_port)
+        process.serve("logs", opening())

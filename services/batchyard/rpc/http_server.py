@@ -11,6 +11,7 @@ import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 
+from batchyard.rpc.hosts import authority
 from batchyard.rpc.http_protocol import LimitedProtocol
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -92,5 +93,4 @@ async def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=reuse_port)
     except OSError as error:
         problem = os.strerror(error.errno) if error.errno else str(error)
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise OSError(error.errno, f"cannot listen on {where}: {problem}") from error
+        raise OSError(error.errno, f"cannot listen on {authority(host, port)}: {problem}") from error
