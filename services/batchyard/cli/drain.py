@@ -1,13 +1,13 @@
 """`batchyard drain`: take a host out of use without harm to its jobs."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 import click
-import grpc
 
 from batchyard.api.operations.v1.agents_service_pb2 import (
     AgentSummary,
@@ -15,16 +15,14 @@ from batchyard.api.operations.v1.agents_service_pb2 import (
     ListAgentsRequest,
     ResumeAgentRequest,
 )
-from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
 from batchyard.cli import clients, options
 from batchyard.cli.folder import DataFolder
-from batchyard.cli.job_client import EXIT_INTERRUPTED, Patience
+from batchyard.cli.job_client import EXIT_INTERRUPTED
 from batchyard.cli.logging import configure_logging
+from batchyard.cli.session import Session
+from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.tls import Tls
-
-if TYPE_CHECKING:
-    from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceAsyncStub
 
 POLL_S: Final = 0.5
 
@@ -34,40 +32,30 @@ async def drain_agent(
 ) -> None:
     """Drain or resume an agent, named by its id or its host; if asked to, wait until its host can be taken away."""
     async with open_channel(target, tls) as channel:
-        stub: AgentsServiceAsyncStub = AgentsServiceStub(channel)
-        patience = Patience()
-        agents = await _agents(stub, patience)
-        agent_id = _found(name, agents)
+        session = Session(channel, clients.caller_for(DEFAULT_NAMESPACE, DEFAULT_REGION, tls))
+        agent_id = _found(name, await _agents(session))
         if resume:
-            await stub.ResumeAgent(ResumeAgentRequest(agent_id=agent_id))
+            await session.call(session.agents.ResumeAgent, ResumeAgentRequest(agent_id=agent_id))
             click.echo(f"agent {agent_id} takes jobs again", err=True)
             return
-        answer = await stub.DrainAgent(DrainAgentRequest(agent_id=agent_id, limit_seconds=limit_s))
-        click.echo(f"agent {agent_id} is DRAINING, {_what_runs(answer.agent)}", err=True)
-        while wait and (answer.agent.runs or answer.agent.unshipped_logs):
+        request = DrainAgentRequest(agent_id=agent_id, limit_seconds=limit_s)
+        agent = (await session.call(session.agents.DrainAgent, request)).agent
+        click.echo(f"agent {agent_id} is DRAINING, {_what_runs(agent)}", err=True)
+        while wait and (agent.runs or agent.unshipped_logs):
             await anyio.sleep(POLL_S)
-            agents = await _agents(stub, patience)
-            found = next((agent for agent in agents if agent.agent_id == agent_id), AgentSummary())
+            found = next((each for each in await _agents(session) if each.agent_id == agent_id), AgentSummary())
             if found.status != "DRAINING":
                 raise click.ClickException(f"agent {agent_id} is not drained any more")
-            if _what_runs(found) != _what_runs(answer.agent):
+            if _what_runs(found) != _what_runs(agent):
                 click.echo(f"agent {agent_id} is DRAINING, {_what_runs(found)}", err=True)
-            answer.agent.CopyFrom(found)
+            agent = found
 
 
-async def _agents(stub: "AgentsServiceAsyncStub", patience: Patience) -> list[AgentSummary]:
-    """Return all agents, also over a restart of the server."""
-    while True:
-        try:
-            answer = await stub.ListAgents(ListAgentsRequest())
-        except grpc.aio.AioRpcError as error:
-            await patience.wait_or_raise(error)
-        else:
-            patience.renew()
-            return list(answer.agents)
+async def _agents(session: Session) -> Sequence[AgentSummary]:
+    return (await session.call_patiently(session.agents.ListAgents, ListAgentsRequest())).agents
 
 
-def _found(name: str, agents: list[AgentSummary]) -> str:
+def _found(name: str, agents: Sequence[AgentSummary]) -> str:
     """Return the id of the agent of this id or, if there is none, of the one with this name or on this host."""
     if any(agent.agent_id == name for agent in agents):
         return name

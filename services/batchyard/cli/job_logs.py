@@ -8,7 +8,7 @@ import click
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail
 from batchyard.api.operations.v1.logs_service_pb2 import GetLogEventsRequest, LogEvent
 from batchyard.cli import options
-from batchyard.cli.job_client import Follower, JobClient, Patience
+from batchyard.cli.job_client import Follower, JobClient
 from batchyard.cli.output import members_of
 from batchyard.cli.session import Server, Session, job_argument, server_options, status_of
 
@@ -54,7 +54,7 @@ def _stream_of(job: JobDetail, attempt: int | None) -> str:
 async def _print_now(session: Session, stream: str, tail: int | None, *, as_json: bool) -> None:
     request = GetLogEventsRequest(log_stream_name=stream, start_from_head=tail is None, limit=tail)
     while True:
-        page = await session.call_patiently(session.logs.GetLogEvents, request, Patience())
+        page = await session.call_patiently(session.logs.GetLogEvents, request)
         for event in page.events:
             _show(event, as_json=as_json)
         if tail is not None or page.next_forward_token == request.next_token:

@@ -12,10 +12,10 @@ import grpc.aio
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import KeyValuesPair, ListJobsRequest
 from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest
-from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobQueuesRequest
 from batchyard.cli import options
 from batchyard.cli.job_client import Patience
 from batchyard.cli.output import age, console_of, duration, members_of, moment, print_facts, print_json, print_table
+from batchyard.cli.resources import all_queues
 from batchyard.cli.session import STATUS_NUMBERS, Server, Session, job_argument, server_options, status_of, unique
 
 PAGE: Final = 100
@@ -24,28 +24,14 @@ WATCH_PAUSE_S: Final = 1.0
 _COLUMNS: Final = ("JOB", "NAME", "QUEUE", "STATUS", "AGE", "RAN", "REASON")
 
 
-async def queue_names(session: Session) -> list[str]:
-    """Return the names of all queues."""
-    names: list[str] = []
-    request = DescribeJobQueuesRequest()
-    while True:
-        answer = await session.call_patiently(session.registry.DescribeJobQueues, request, Patience())
-        names += [queue.job_queue_name for queue in answer.job_queues]
-        if not answer.next_token:
-            return names
-        request.next_token = answer.next_token
-
-
 async def listed(session: Session, request: ListJobsRequest, statuses: Collection[str], limit: int) -> list[JobSummary]:
     """Return the first jobs of a listing that are in one of the statuses, or in any, page by page."""
     found: list[JobSummary] = []
     request.max_results = min(PAGE, limit)
-    while len(found) < limit:
-        answer = await session.call_patiently(session.jobs.ListJobs, request, Patience())
-        found += [job for job in answer.job_summary_list if not statuses or status_of(job) in statuses]
-        if not answer.next_token:
+    async for page in session.pages(session.jobs.ListJobs, request):
+        found += [job for job in page.job_summary_list if not statuses or status_of(job) in statuses]
+        if len(found) >= limit:
             break
-        request.next_token = answer.next_token
     return found[:limit]
 
 
@@ -93,7 +79,9 @@ async def _found(
     session: Session, queues: Sequence[str], statuses: Sequence[str], name: str | None, array: str | None, limit: int
 ) -> list[tuple[str, JobSummary]]:
     """Return the newest jobs of queues, or the children of an array by index, each with its queue."""
-    places = [""] if array is not None else queues or await queue_names(session)
+    places = queues or ("",)
+    if array is None and not queues:
+        places = [each.job_queue_name for each in await all_queues(session)]
     listings = []
     for queue in places:
         for request in _requests(queue, statuses, name, array):

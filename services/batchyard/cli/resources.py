@@ -1,7 +1,5 @@
 """`batchyard queues`, `environments` and `agents`: where jobs wait, and where they run."""
 
-from typing import Any
-
 import click
 
 from batchyard.api.operations.v1.agents_service_pb2 import AgentSummary, ListAgentsRequest
@@ -10,7 +8,6 @@ from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironment
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeComputeEnvironmentsRequest, DescribeJobQueuesRequest
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
-from batchyard.cli.job_client import Patience
 from batchyard.cli.output import members_of, print_json, print_table
 from batchyard.cli.session import Server, Session, server_options
 from batchyard.gateway.transcoder import words_of
@@ -21,14 +18,10 @@ _TYPES = words_of(ComputeEnvironmentType.DESCRIPTOR)
 _COUNTED = ("PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
 
 
-async def _all(session: Session, method: Any, request: Any, member: str) -> list[Any]:
-    found: list[Any] = []
-    while True:
-        answer = await session.call_patiently(method, request, Patience())
-        found += getattr(answer, member)
-        if not answer.next_token:
-            return found
-        request.next_token = answer.next_token
+async def all_queues(session: Session) -> list[JobQueueDetail]:
+    """Return all job queues of the account."""
+    pages = session.pages(session.registry.DescribeJobQueues, DescribeJobQueuesRequest())
+    return [queue async for page in pages for queue in page.job_queues]
 
 
 @click.command()
@@ -37,8 +30,8 @@ def queues(*, server: Server) -> None:
     """List job queues, with how many jobs of each are in which status; an array is one job."""
 
     async def act(session: Session) -> None:
-        found = await _all(session, session.registry.DescribeJobQueues, DescribeJobQueuesRequest(), "job_queues")
-        counted = await session.call_patiently(session.overview.CountJobs, CountJobsRequest(), Patience())
+        found = await all_queues(session)
+        counted = await session.call_patiently(session.overview.CountJobs, CountJobsRequest())
         counts = {queue.job_queue_name: dict(queue.by_status) for queue in counted.queues}
         if server.as_json:
             print_json(
@@ -73,10 +66,8 @@ def environments(*, server: Server) -> None:
     """List compute environments: which kind they are, whether they take jobs, and how many vCPUs they allow."""
 
     async def act(session: Session) -> None:
-        found = await _all(
-            *(session, session.registry.DescribeComputeEnvironments, DescribeComputeEnvironmentsRequest()),
-            "compute_environments",
-        )
+        pages = session.pages(session.registry.DescribeComputeEnvironments, DescribeComputeEnvironmentsRequest())
+        found = [environment async for page in pages for environment in page.compute_environments]
         if server.as_json:
             print_json({"computeEnvironments": [members_of(environment) for environment in found]})
         else:
@@ -104,7 +95,7 @@ def agents(*, server: Server) -> None:
     """List agents, the hosts that run jobs: what they have, and how much of it is taken."""
 
     async def act(session: Session) -> None:
-        answer = await session.call_patiently(session.agents.ListAgents, ListAgentsRequest(), Patience())
+        answer = await session.call_patiently(session.agents.ListAgents, ListAgentsRequest())
         if server.as_json:
             print_json(members_of(answer))
         else:

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -67,8 +67,9 @@ class Session:
         """Call a method once."""
         return await method(request, metadata=self.metadata, wait_for_ready=True, timeout=CONNECT_TIMEOUT_S)
 
-    async def call_patiently(self, method: Method[T], request: object, patience: Patience) -> T:
+    async def call_patiently(self, method: Method[T], request: object, patience: Patience | None = None) -> T:
         """Call a method that changes nothing, also over a restart of the server."""
+        patience = patience or Patience()
         while True:
             try:
                 answer = await self.call(method, request)
@@ -78,9 +79,18 @@ class Session:
                 patience.renew()
                 return answer
 
+    async def pages(self, method: Method[T], request: Any) -> AsyncGenerator[T]:
+        """Yield the answers to a listing, page by page; the request is changed to ask for the next."""
+        patience = Patience()
+        while True:
+            answer: Any = await self.call_patiently(method, request, patience)
+            yield answer
+            if not answer.next_token:
+                return
+            request.next_token = answer.next_token
+
     async def describe(self, job_ids: Sequence[str], patience: Patience | None = None) -> list[JobDetail]:
         """Return jobs by id or ARN, in this order; raise ClickException for one that does not exist."""
-        patience = patience or Patience()
         found: dict[str, JobDetail] = {}
         for start in range(0, len(job_ids), DESCRIBED_JOBS_MAX):
             request = DescribeJobsRequest(jobs=job_ids[start : start + DESCRIBED_JOBS_MAX])

@@ -10,9 +10,9 @@ from batchyard.api.jobs.v1.jobs_pb2 import JobStatus, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import ListJobsRequest
 from batchyard.api.operations.v1.agents_service_pb2 import AgentSummary, ListAgentsRequest
 from batchyard.api.operations.v1.overview_service_pb2 import CountJobsRequest, CountJobsResponse
-from batchyard.cli.job_client import Patience
-from batchyard.cli.jobs import listed, queue_names, whenever_changed
+from batchyard.cli.jobs import listed, whenever_changed
 from batchyard.cli.output import age, console_of, members_of, print_json, print_table
+from batchyard.cli.resources import all_queues
 from batchyard.cli.session import Server, Session, server_options
 
 AGENTS_SHOWN: Final = 10
@@ -59,10 +59,10 @@ def top(*, server: Server) -> None:
 
 
 async def _look(session: Session) -> _Picture:
-    agents = await session.call_patiently(session.agents.ListAgents, ListAgentsRequest(), Patience())
-    counts = await session.call_patiently(session.overview.CountJobs, CountJobsRequest(), Patience())
+    agents = await session.call_patiently(session.agents.ListAgents, ListAgentsRequest())
+    counts = await session.call_patiently(session.overview.CountJobs, CountJobsRequest())
     running = []
-    for queue in await queue_names(session):
+    for queue in [each.job_queue_name for each in await all_queues(session)]:
         request = ListJobsRequest(job_queue=queue, job_status=JobStatus.JOB_STATUS_RUNNING)
         running += [(queue, job) for job in await listed(session, request, (), JOBS_SHOWN)]
     running.sort(key=lambda entry: -entry[1].started_at)

@@ -7,7 +7,6 @@ import click
 
 from batchyard.api.operations.v1 import overview_service_pb2 as pb
 from batchyard.cli import options
-from batchyard.cli.job_client import Patience
 from batchyard.cli.output import members_of, moment, print_json, print_table
 from batchyard.cli.session import Server, Session, server_options
 
@@ -43,7 +42,7 @@ def usage(*, server: Server, by: pb.GetUsageRequest, since: float) -> None:
     request.begin = int((time.time() - since) * 1000)
 
     async def act(session: Session) -> None:
-        answer = await session.call_patiently(session.overview.GetUsage, request, Patience())
+        answer = await session.call_patiently(session.overview.GetUsage, request)
         if server.as_json:
             print_json(members_of(answer))
         else:

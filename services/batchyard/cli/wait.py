@@ -106,7 +106,7 @@ async def failed_children(session: Session, array: JobDetail) -> list[int]:
     from batchyard.api.operations.v1.overview_service_pb2 import DescribeArrayChildrenRequest
 
     request = DescribeArrayChildrenRequest(job_id=array.job_id)
-    answer = await session.call_patiently(session.overview.DescribeArrayChildren, request, Patience())
+    answer = await session.call_patiently(session.overview.DescribeArrayChildren, request)
     return [index for index, status in enumerate(answer.statuses) if status == STATUS_NUMBERS["FAILED"]]
 
 
