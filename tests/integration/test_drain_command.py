@@ -1,6 +1,7 @@
 """What `batchyard drain --wait` waits for, with a server that says how far it is."""
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ class FakeAgents(AgentsServiceServicer):
 
     def __init__(self, states: Iterator[tuple[int, int]]) -> None:
         self._states = states
+        self.resumed: list[str] = []
 
     def _next(self) -> pb.AgentSummary:
         runs, unshipped = next(self._states)
@@ -31,7 +33,8 @@ class FakeAgents(AgentsServiceServicer):
         return pb.DrainAgentResponse(agent=self._next())
 
     async def ResumeAgent(self, request: Any, context: Any) -> pb.ResumeAgentResponse:  # noqa: N802
-        raise NotImplementedError
+        self.resumed.append(request.agent_id)
+        return pb.ResumeAgentResponse(agent=self._next())
 
 
 async def test_a_drain_waits_for_jobs_and_then_for_their_logs(
@@ -49,3 +52,11 @@ async def test_a_drain_waits_for_jobs_and_then_for_their_logs(
         "nothing runs on it, and 1 logs are still on their way",
         "nothing runs on it",
     ]
+
+
+async def test_an_agent_is_resumed_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    agents = FakeAgents(repeat((0, 0)))
+    async with serve_grpc([Service.of(add_AgentsServiceServicer_to_server, agents)], address="127.0.0.1:0") as port:
+        await drain.drain_agent(f"127.0.0.1:{port}", "agent", None, limit_s=None, resume=True, wait=False)
+    assert agents.resumed == ["agent"]
+    assert capsys.readouterr().err == "agent agent takes jobs again\n"

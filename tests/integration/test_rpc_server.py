@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from batchyard.api.operations.v1 import logs_service_pb2, logs_service_pb2_grpc
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.server import InProcessEndpoint, ServerOptions, Service, serve_grpc
-from support.rpc import UncalledLogs, failure_of
+from support.rpc import PartialLogs, failure_of
 
 # One loop for all: what gRPC still has to say to the closed loop of an earlier test disturbs later ones.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -24,7 +24,7 @@ NAME = "batchyard.api.operations.v1.LogsService"
 LOOPBACK = "127.0.0.1:0"
 
 
-class Logs(UncalledLogs):
+class Logs(PartialLogs):
     """Answers when it is let, and follows for ever."""
 
     def __init__(self) -> None:

@@ -100,14 +100,11 @@ async def failure_of(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     raise AssertionError("the call succeeded")
 
 
-class UncalledLogs(LogsServiceServicer):
+async def _unimplemented(_servicer: LogsServiceServicer, request: Any, context: Any) -> Any:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this test has no such method")
+
+
+class PartialLogs(LogsServiceServicer):
     """A logs service of which tests write the methods that they call."""
 
-    async def DescribeLogGroups(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise NotImplementedError
-
-    async def DescribeLogStreams(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise NotImplementedError
-
-    async def FilterLogEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
-        raise NotImplementedError
+    DescribeLogGroups = DescribeLogStreams = FilterLogEvents = _unimplemented

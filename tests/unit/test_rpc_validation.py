@@ -17,7 +17,7 @@ from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.errors import ErrorMapping, error_from
 from batchyard.rpc.validation import RequiredMembers, check_for, check_required
 from support.contexts import stopped
-from support.rpc import UncalledLogs, failure_of
+from support.rpc import PartialLogs, failure_of
 
 MODULES = (jobs, operations, logs, registry)
 REQUESTS = [
@@ -139,7 +139,7 @@ def test_messages_without_rules_have_no_check() -> None:
     )
 
 
-class Logs(UncalledLogs):
+class Logs(PartialLogs):
     async def GetLogEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
         return logs.GetLogEventsResponse(next_forward_token="reached")
 
