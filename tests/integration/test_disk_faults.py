@@ -1,8 +1,6 @@
 """A disk that is full: clients are told, readiness says so, reads go on, and service comes back by itself."""
 
 import json
-import os
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,21 +12,15 @@ from botocore.exceptions import ClientError
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
 from support.aws import Account, eventually
+from support.disks import fill, small_disk
 from support.installation import ANY_PORTS, READY_UP, BatchyardProcess
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A folder with a small disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("kernel: nothing can be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -42,19 +34,6 @@ def up(disk: Path, tmp_path: Path) -> Iterator[str]:
         yield match[1]
     finally:
         process.close()
-
-
-def fill(disk: Path) -> Path:
-    """Leave no room on the disk; return what takes it."""
-    filler = disk / "filler"
-    descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
-    try:
-        while True:
-            os.write(descriptor, bytes(4096))
-    except OSError:
-        return filler
-    finally:
-        os.close(descriptor)
 
 
 def readiness(url: str) -> tuple[int, dict[str, Any]]:

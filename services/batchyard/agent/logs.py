@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import BinaryIO, Final
+from typing import Final
 
 import anyio
 from anyio import to_thread
@@ -32,8 +32,6 @@ STAMP_SLACK_MS: Final = 1000
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
 """How long a log may be, unless configured otherwise."""
 LOG_BYTES_MIN: Final = 1024 * 1024
-LINE_SEARCH_BYTES: Final = 64 * 1024
-"""How far a cut is moved to meet the end of a line."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,21 +186,13 @@ class LogTracker:
         """Cut the middle out of a log if it is too long."""
         if size <= self._bytes_max or not self._can_cut:
             return
-        log.cut = log.cut or self._folder.cut_of(*log.name)
         if log.cut is not None and log.cut.start + size - log.cut.end <= self._bytes_max:
             return
-        start, end = self._bytes_max // 2, size - self._bytes_max // 4
-        with self._folder.path(*log.name).open("rb") as file:
-            start -= len(_after_newline(_read(file, max(start - LINE_SEARCH_BYTES, 0), start)))
-            end += len(_until_newline(_read(file, end, min(end + LINE_SEARCH_BYTES, size))))
-        cut = Cut(start if log.cut is None else log.cut.start, end)
         try:
-            self._folder.cut(*log.name, cut)
+            log.cut = self._folder.shorten(*log.name, self._bytes_max)
         except NoHolesError as error:
             self._can_cut = False
             _log.warning("logs can grow without bound, as nothing can be cut out of them: %s", error)
-        else:
-            log.cut = cut
 
     def _finish(self, logs: Iterable[_Growing]) -> None:
         for log in logs:
@@ -213,17 +203,3 @@ class LogTracker:
                 self._folder.finish(*log.name)
                 if self.unshipped is not None:
                     self.unshipped.add(log.name)
-
-
-def _read(file: BinaryIO, start: int, end: int) -> bytes:
-    return os.pread(file.fileno(), end - start, start)
-
-
-def _after_newline(data: bytes) -> bytes:
-    """Return what follows the last newline; nothing without one."""
-    return data[data.rfind(b"\n") + 1 :] if b"\n" in data else b""
-
-
-def _until_newline(data: bytes) -> bytes:
-    """Return what comes up to the first newline, it included; nothing without one."""
-    return data[: data.find(b"\n") + 1]

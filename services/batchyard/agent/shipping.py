@@ -18,7 +18,7 @@ from batchyard.domain.names import LOG_GROUP
 from batchyard.rpc.reconnect import reconnecting
 from batchyard.storage.log_cuts import Cut
 from batchyard.storage.log_expiry import Orphans, expire_logs
-from batchyard.storage.log_files import LogFolder, LogMovedError
+from batchyard.storage.log_files import LogFolder, LogMovedError, LogState
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceAsyncStub
@@ -95,10 +95,11 @@ class LogReel:
         self._folder = folder
         self._unshipped = unshipped
         self._held: dict[LogName, int] = {}
-        self._whole: dict[LogName, tuple[int, int]] = {}
+        self._whole: dict[LogName, LogState] = {}
         """The states of logs in which the service held all that shows."""
         self._last: LogName = ("", "")
         self._refused: set[LogName] = set()
+        self._shortened: set[LogName] = set()
 
     def next_segments(self) -> list[ingest_pb2.LogSegment]:
         """Return segments that the service lacks, as much as fits in a request.
@@ -129,12 +130,22 @@ class LogReel:
         for position in response.positions:
             name = (position.namespace, position.log_stream_name)
             self._whole.pop(name, None)
+            self._tell_cut(name, position)
             if position.final:
                 self._held.pop(name, None)
                 self._folder.remove(*name)
                 self._unshipped.discard(name)
             else:
                 self._held[name] = position.offset
+
+    def _tell_cut(self, name: LogName, position: ingest_pb2.LogPosition) -> None:
+        """Say, once for each log, that the service keeps less of it than there is here."""
+        if not position.cut_end or name in self._shortened:
+            return
+        own = self._folder.cut_of(*name)
+        if own is None or position.cut_end > own.end or position.cut_start < own.start:
+            self._shortened.add(name)
+            _log.warning("the logs service keeps only a part of %s, which is longer than its --log-limit", name[1])
 
     def _segments(self, name: LogName, room: int) -> Iterator[ingest_pb2.LogSegment]:
         # One that is cut just now is next in a moment.

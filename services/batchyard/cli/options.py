@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 import click
 import platformdirs
 
+from batchyard.agent.capacity import parse_size
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 
@@ -154,6 +155,14 @@ def job_retention() -> Decorator:
         callback=seconds_of,
         help="How long jobs are kept once they have ended, with their attempts, events and logs; as in 90s, 12h or 7d.",
     )
+
+
+def bytes_of(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
+    """Return the bytes of a size like 512MiB or 2GiB."""
+    mib = parse_size(value)
+    if not mib:
+        raise click.BadParameter(f"{value!r} is not a size of 1MiB or more, such as 512MiB or 2GiB")
+    return mib * 1024 * 1024
 
 
 def faults() -> Decorator:

@@ -219,8 +219,15 @@ def scheduler(
 @click.command()
 @options.data_dir()
 @options.peer("jobstore", options.JOBSTORE_PORT)
+@options.option(
+    "--log-limit",
+    metavar="SIZE",
+    default="512MiB",
+    callback=options.bytes_of,
+    help="How much is kept of the log of an attempt, whatever its agent allows; of more, the middle is cut out.",
+)
 @own_process(options.LOGS_PORT)
-def logs(*, data_dir: Path, process: OwnProcess, jobstore: str) -> None:
+def logs(*, data_dir: Path, process: OwnProcess, jobstore: str, log_limit: int) -> None:
     """Keep and serve what jobs print, as long as the job store keeps the jobs."""
     from batchyard.logs.app import open_logs
 
@@ -230,7 +237,9 @@ def logs(*, data_dir: Path, process: OwnProcess, jobstore: str) -> None:
     async def opening() -> AsyncIterator[Sequence[Service]]:
         async with (
             open_channel(jobstore, process.tls) as job_store,
-            open_logs(folder=folder.logs, clock=SystemClock(), job_store=job_store) as services,
+            open_logs(
+                folder=folder.logs, clock=SystemClock(), job_store=job_store, log_bytes_max=log_limit
+            ) as services,
         ):
             yield services
 

@@ -19,7 +19,7 @@ from batchyard.logs.filtering import filter_events
 from batchyard.logs.groups import requested_group, require_group, stream_not_found
 from batchyard.logs.pages import EVENTS_MAX, Direction, Event, Page, PageRequest, Token, parse_token, read_page
 from batchyard.rpc.identity import caller_of
-from batchyard.storage.log_files import LogFolder, LogMovedError, LogNameError
+from batchyard.storage.log_files import LogFolder, LogMovedError, LogNameError, LogState
 
 POLL_INTERVAL_S: Final = 0.02
 POLL_INTERVAL_S_MAX: Final = 0.25
@@ -108,7 +108,7 @@ class LogsServicer(LogsServiceServicer):
                     return
                 await arrival.wait()
 
-    async def _wait_for_more(self, name: LogName, seen: tuple[int, int], arrival: asyncio.Event) -> None:
+    async def _wait_for_more(self, name: LogName, seen: LogState, arrival: asyncio.Event) -> None:
         """Wait until a log grows: this process tells of what it writes itself, and looks for what others write."""
         interval_s = self._poll_interval_s
         while not arrival.is_set() and await to_thread.run_sync(self._state, name) == seen:
@@ -130,7 +130,7 @@ class LogsServicer(LogsServiceServicer):
         require_group(self._folder, name[0], group)
         raise stream_not_found()
 
-    def _state(self, name: LogName) -> tuple[int, int]:
+    def _state(self, name: LogName) -> LogState:
         with _stream_is_known():
             return self._folder.state(*name)
 

@@ -9,25 +9,20 @@ the usual one.
 
 import os
 import re
-import struct
-import sys
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from batchyard.domain.names import LOG_GROUP
 from batchyard.storage.log_catalog import OWNER_WRITE, LogEntry, entry_of, log_entries, read_group
-from batchyard.storage.log_cuts import Cut, NoHolesError, punch
+from batchyard.storage.log_cuts import Cut, NoHolesError, copy_without, middle_of, punch
+from batchyard.storage.log_marks import MARKS_BYTES_MAX, Marks, add_marks, read_marks, replace, thin_marks
 
-_MARK: Final = struct.Struct("<qq")
 _NAMESPACE: Final = re.compile(r"[0-9]{12}")
 _STREAM: Final = re.compile(r"[A-Za-z0-9_-]{1,255}(/[A-Za-z0-9_-]{1,255})*")
-_BESIDE: Final = (".marks", ".group", ".cut")
-"""What may stand beside a log."""
+_BESIDE: Final = (".marks", ".group", ".cut", ".new")
+"""What may stand beside a log; the last is what is about to take the place of one of the others."""
 _OPEN_MODE: Final = 0o640
 _FINISHED_MODE: Final = 0o440
 
@@ -44,44 +39,8 @@ class LogGapError(ValueError):
         self.held = held
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """When the bytes of a log came; offsets and times both only grow."""
-
-    offsets: "array[int]"
-    times_ms: "array[int]"
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read the contents of a marks file; half a mark at its end, the trace of a crash, is left out."""
-        numbers = array("q")
-        numbers.frombytes(raw[: len(raw) - len(raw) % _MARK.size])
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return cls(numbers[::2], numbers[1::2])
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    @property
-    def end(self) -> int:
-        """The offset up to which bytes are marked."""
-        return self.offsets[-1] if self.offsets else 0
-
-    def offset_before(self, time_ms: int) -> int:
-        """Return up to which offset bytes came before this time."""
-        first = bisect_left(self.times_ms, time_ms)
-        return self.offsets[first - 1] if first else 0
-
-    def between(self, start: int, end: int) -> Self:
-        """Return the marks behind `start` and before `end`."""
-        first, last = bisect_right(self.offsets, start), bisect_left(self.offsets, end)
-        return type(self)(self.offsets[first:last], self.times_ms[first:last])
-
-    def time_of(self, end: int) -> int | None:
-        """Return when the bytes up to `end` were there, or None if that is not marked."""
-        first = bisect_left(self.offsets, end)
-        return self.times_ms[first] if first < len(self.offsets) else None
+LogState = tuple[int, int, int]
+"""What changes whenever more of a log shows; not to be looked into."""
 
 
 class LogMovedError(Exception):
@@ -119,8 +78,9 @@ class LogReader:
         """
         data = os.pread(self._fd, max(min(end, self.end) - offset, 0), offset)
         if not self.is_finished and (cut := Cut.read(self._cut_path)) != self.cut and cut is not None:
-            kept_until = self.cut.end if self.cut is not None else cut.start
-            if offset < cut.end and offset + len(data) > kept_until:
+            kept = self.cut or Cut(cut.end, cut.end)
+            gone = ((cut.start, kept.start), (kept.end, cut.end))
+            if any(offset < end and offset + len(data) > start for start, end in gone):
                 raise LogMovedError
         return data
 
@@ -168,38 +128,24 @@ class LogFolder:
     def mark(self, namespace: str, stream: str, *marks: tuple[int, int]) -> None:
         """Say up to which offsets bytes were there at which times; what is marked already stays as it is.
 
-        A clock that was set back does not make later bytes older than earlier ones.
+        A clock that was set back does not make later bytes older than earlier ones. Where there are very many marks,
+        some go: the bytes before them count as having come with what follows.
         """
-        with open(self._file(namespace, stream, ".marks"), "a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            whole = size - size % _MARK.size
-            if whole != size:
-                file.truncate(whole)
-            last_offset, last_time_ms = 0, 0
-            if whole:
-                file.seek(whole - _MARK.size)
-                last_offset, last_time_ms = _MARK.unpack(file.read(_MARK.size))
-            fresh = bytearray()
-            for offset, time_ms in marks:
-                if offset > last_offset:
-                    last_offset, last_time_ms = offset, max(time_ms, last_time_ms)
-                    fresh += _MARK.pack(last_offset, last_time_ms)
-            if fresh:
-                file.write(fresh)
+        path = self._file(namespace, stream, ".marks")
+        if add_marks(path, marks) > MARKS_BYTES_MAX:
+            thin_marks(path, self.cut_of(namespace, stream))
 
     def marks(self, namespace: str, stream: str) -> Marks:
         """Return the marks of a log; none if it has none or does not exist."""
-        try:
-            return Marks.parse(self._file(namespace, stream, ".marks").read_bytes())
-        except FileNotFoundError:
-            return Marks.parse(b"")
+        return read_marks(self._file(namespace, stream, ".marks"))
 
     def set_group(self, namespace: str, stream: str, group: str) -> None:
         """Say which group a log belongs to, before it is made. Its folder is made if need be."""
         path = self._file(namespace, stream, ".group")
         if group != LOG_GROUP and not path.exists():
             _make_folder(path.parent, durable=False)
-            path.write_text(group, "utf-8")
+            # Half a name, left by a disk that was full, would stay.
+            replace(path, group.encode())
 
     def group(self, namespace: str, stream: str) -> str:
         """Return the group of a log, be there one or not."""
@@ -216,25 +162,43 @@ class LogFolder:
             raise LogNameError(f"not a namespace: {namespace!r}")
         return log_entries(self._root / namespace, prefix)
 
-    def cut(self, namespace: str, stream: str, cut: Cut, *, must_free: bool = True) -> None:
-        """Give up bytes of a log; what is gone already stays gone. One that ends before the cut grows up to its end.
+    def cut(self, namespace: str, stream: str, cut: Cut, *, is_ours: bool = False) -> None:
+        """Give up bytes of a log, and what lies between them and those that are gone already.
 
-        Where the file system cannot give up a part of a file, raises NoHolesError before anything has changed; unless
-        `must_free`, the bytes count as gone and stay on the disk.
+        One that ends before the cut grows up to its end. Where the file system cannot give up a part of a file, raises
+        NoHolesError before anything has changed. `is_ours` says that nobody else has the file open to write: then it is
+        copied in such a place, and what is gone is on the disk as gone before it goes.
         """
         path, cut_path = self.path(namespace, stream), self._file(namespace, stream, ".cut")
         before = Cut.read(cut_path)
-        if before is not None and before.end >= cut.end:
-            return
+        whole = cut if before is None else Cut(min(before.start, cut.start), max(before.end, cut.end))
         size = path.stat().st_size
-        if must_free:
+        if whole == before and size >= whole.end:
+            return
+        if not is_ours:
             # Behind the end, where nothing is lost.
             punch(path, size, size + 1)
-        cut.write(cut_path)
-        if size < cut.end:
-            os.truncate(path, cut.end)
-        with suppress(*([] if must_free else [NoHolesError])):
-            punch(path, cut.start if before is None else before.end, cut.end)
+        whole.write(cut_path, durable=is_ours)
+        if size < whole.end:
+            os.truncate(path, whole.end)
+        try:
+            punch(path, whole.start, whole.end)
+        except NoHolesError:
+            if not is_ours:
+                raise
+            copy_without(path, whole, path.with_suffix(".new"))
+
+    def shorten(self, namespace: str, stream: str, bytes_max: int, *, is_ours: bool = False) -> Cut | None:
+        """Cut the middle out of a log if it has more than so many bytes; return which bytes are gone then.
+
+        Of so many bytes the first half stays, and the last quarter at least. Raises NoHolesError as `cut` does.
+        """
+        path, before = self.path(namespace, stream), self.cut_of(namespace, stream)
+        cut = middle_of(path, path.stat().st_size, bytes_max, before)
+        if cut is None:
+            return before
+        self.cut(namespace, stream, cut, is_ours=is_ours)
+        return self.cut_of(namespace, stream)
 
     def cut_of(self, namespace: str, stream: str) -> Cut | None:
         """Return which bytes of a log are gone."""
@@ -248,13 +212,21 @@ class LogFolder:
         """Return whether a log is complete. Raises FileNotFoundError for an unknown one."""
         return not self.path(namespace, stream).stat().st_mode & OWNER_WRITE
 
-    def state(self, namespace: str, stream: str) -> tuple[int, int]:
+    def state(self, namespace: str, stream: str) -> LogState:
         """Return what changes whenever more of a log shows. Raises FileNotFoundError for an unknown one."""
         mode = os.stat(self.location(namespace, stream)).st_mode
         try:
-            return mode, os.stat(self.location(namespace, stream, ".marks")).st_size
+            marks = os.stat(self.location(namespace, stream, ".marks"))
         except FileNotFoundError:
-            return mode, 0
+            return mode, 0, 0
+        return mode, marks.st_ino, marks.st_size
+
+    def size(self, namespace: str, stream: str) -> int:
+        """Return how long a log is, what is gone of it included; 0 without one."""
+        try:
+            return os.stat(self.location(namespace, stream)).st_size
+        except FileNotFoundError:
+            return 0
 
     def append(
         self,
@@ -272,33 +244,45 @@ class LogFolder:
         All of it was there at `time_ms`, and parts of it as the marks say, whose offsets and times only grow. `cut`
         says what is gone of the original, and goes here too as soon as all that lies before it is held.
 
-        What is held already is skipped, and a finished log takes nothing more. The log is made if need be. The segment
-        is not sure to be on disk before `sync`. Raises LogGapError, a ValueError, for one that leaves a gap.
+        What is held already is skipped, and so is what is gone here; a finished log takes nothing more. The log is made
+        if need be. The segment is not sure to be on disk before `sync`. Raises LogGapError, a ValueError, for one that
+        leaves a gap.
         """
         path = self.create(namespace, stream, durable=True)
         status = path.stat()
         held = status.st_size
         if not status.st_mode & OWNER_WRITE:
             return held
-        held = self._without(namespace, stream, cut, held)
+        # A crash may have come before the log had grown up to the end of its own cut.
+        cuts = [gone for gone in (self.cut_of(namespace, stream), cut) if gone is not None]
+        held = self._without(namespace, stream, cuts, held)
         if offset > held:
             raise LogGapError(held)
         fresh = data[held - offset :]
         if fresh:
             with open(path, "ab") as file:
                 file.write(fresh)
-            held = self._without(namespace, stream, cut, held + len(fresh))
+            held = self._without(namespace, stream, cuts, held + len(fresh))
         if held:
             # Also for bytes that are held already: a crash may have come between them and their mark.
             self.mark(namespace, stream, *((at, by_ms) for at, by_ms in marks if at < held), (held, time_ms))
         return held
 
-    def _without(self, namespace: str, stream: str, cut: Cut | None, held: int) -> int:
-        """Cut a log, unless something before the cut is still to come; return the length then held."""
-        if cut is None or held < cut.start:
-            return held
-        self.cut(namespace, stream, cut, must_free=False)
-        return max(held, cut.end)
+    def _without(self, namespace: str, stream: str, cuts: Iterable[Cut], held: int) -> int:
+        """Cut a log, unless something before a cut is still to come; return the length then held."""
+        for cut in cuts:
+            if held >= cut.start:
+                self.cut(namespace, stream, cut, is_ours=True)
+                held = max(held, cut.end)
+        return held
+
+    def take_back(self, namespace: str, stream: str, size: int) -> None:
+        """Forget what was appended behind `size`, and that the log was finished, if there is one."""
+        path = self.path(namespace, stream)
+        with suppress(FileNotFoundError):
+            os.chmod(path, _OPEN_MODE)
+            if path.stat().st_size > size:
+                os.truncate(path, size)
 
     def sync(self, namespace: str, stream: str) -> None:
         """Bring a log to the disk: its bytes, marks and state. Raises FileNotFoundError for an unknown one."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/batchyard/api/agent/v1/log_ingest_service.proto\x12\x16\x62\x61tchyard.api.agent.v1\"\xe2\x01\n\nLogSegment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x12\n\nread_at_ms\x18\x05 \x01(\x03\x12\r\n\x05\x66inal\x18\x06 \x01(\x08\x12\x16\n\x0elog_group_name\x18\x07 \x01(\t\x12\x11\n\tcut_start\x18\x08 \x01(\x03\x12\x0f\n\x07\x63ut_end\x18\t \x01(\x03\x12\x14\n\x0cmark_offsets\x18\n \x03(\x03\x12\x15\n\rmark_times_ms\x18\x0b \x03(\x03\"G\n\x0fShipLogsRequest\x12\x34\n\x08segments\x18\x01 \x03(\x0b\x32\".batchyard.api.agent.v1.LogSegment\"X\n\x0bLogPosition\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\"|\n\x10ShipLogsResponse\x12\x36\n\tpositions\x18\x01 \x03(\x0b\x32#.batchyard.api.agent.v1.LogPosition\x12\x30\n\x07refused\x18\x02 \x03(\x0b\x32\x1f.batchyard.api.agent.v1.LogName\"5\n\x07LogName\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\"I\n\x18\x46indForgottenLogsRequest\x12-\n\x04logs\x18\x01 \x03(\x0b\x32\x1f.batchyard.api.agent.v1.LogName\"\x80\x01\n\x19\x46indForgottenLogsResponse\x12\x32\n\tforgotten\x18\x01 \x03(\x0b\x32\x1f.batchyard.api.agent.v1.LogName\x12\x14\n\x0cretention_ms\x18\x02 \x01(\x03\x12\x19\n\x11retained_since_ms\x18\x03 \x01(\x03\x32\xef\x01\n\x10LogIngestService\x12\x61\n\x08ShipLogs\x12\'.batchyard.api.agent.v1.ShipLogsRequest\x1a(.batchyard.api.agent.v1.ShipLogsResponse(\x01\x30\x01\x12x\n\x11\x46indForgottenLogs\x12\x30.batchyard.api.agent.v1.FindForgottenLogsRequest\x1a\x31.batchyard.api.agent.v1.FindForgottenLogsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/batchyard/api/agent/v1/log_ingest_service.proto\x12\x16\x62\x61tchyard.api.agent.v1\"\xe2\x01\n\nLogSegment\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x12\n\nread_at_ms\x18\x05 \x01(\x03\x12\r\n\x05\x66inal\x18\x06 \x01(\x08\x12\x16\n\x0elog_group_name\x18\x07 \x01(\t\x12\x11\n\tcut_start\x18\x08 \x01(\x03\x12\x0f\n\x07\x63ut_end\x18\t \x01(\x03\x12\x14\n\x0cmark_offsets\x18\n \x03(\x03\x12\x15\n\rmark_times_ms\x18\x0b \x03(\x03\"G\n\x0fShipLogsRequest\x12\x34\n\x08segments\x18\x01 \x03(\x0b\x32\".batchyard.api.agent.v1.LogSegment\"|\n\x0bLogPosition\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12\x11\n\tcut_start\x18\x05 \x01(\x03\x12\x0f\n\x07\x63ut_end\x18\x06 \x01(\x03\"|\n\x10ShipLogsResponse\x12\x36\n\tpositions\x18\x01 \x03(\x0b\x32#.batchyard.api.agent.v1.LogPosition\x12\x30\n\x07refused\x18\x02 \x03(\x0b\x32\x1f.batchyard.api.agent.v1.LogName\"5\n\x07LogName\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x17\n\x0flog_stream_name\x18\x02 \x01(\t\"I\n\x18\x46indForgottenLogsRequest\x12-\n\x04logs\x18\x01 \x03(\x0b\x32\x1f.batchyard.api.agent.v1.LogName\"\x80\x01\n\x19\x46indForgottenLogsResponse\x12\x32\n\tforgotten\x18\x01 \x03(\x0b\x32\x1f.batchyard.api.agent.v1.LogName\x12\x14\n\x0cretention_ms\x18\x02 \x01(\x03\x12\x19\n\x11retained_since_ms\x18\x03 \x01(\x03\x32\xef\x01\n\x10LogIngestService\x12\x61\n\x08ShipLogs\x12\'.batchyard.api.agent.v1.ShipLogsRequest\x1a(.batchyard.api.agent.v1.ShipLogsResponse(\x01\x30\x01\x12x\n\x11\x46indForgottenLogs\x12\x30.batchyard.api.agent.v1.FindForgottenLogsRequest\x1a\x31.batchyard.api.agent.v1.FindForgottenLogsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHIPLOGSREQUEST']._serialized_start=304
   _globals['_SHIPLOGSREQUEST']._serialized_end=375
   _globals['_LOGPOSITION']._serialized_start=377
-  _globals['_LOGPOSITION']._serialized_end=465
-  _globals['_SHIPLOGSRESPONSE']._serialized_start=467
-  _globals['_SHIPLOGSRESPONSE']._serialized_end=591
-  _globals['_LOGNAME']._serialized_start=593
-  _globals['_LOGNAME']._serialized_end=646
-  _globals['_FINDFORGOTTENLOGSREQUEST']._serialized_start=648
-  _globals['_FINDFORGOTTENLOGSREQUEST']._serialized_end=721
-  _globals['_FINDFORGOTTENLOGSRESPONSE']._serialized_start=724
-  _globals['_FINDFORGOTTENLOGSRESPONSE']._serialized_end=852
-  _globals['_LOGINGESTSERVICE']._serialized_start=855
-  _globals['_LOGINGESTSERVICE']._serialized_end=1094
+  _globals['_LOGPOSITION']._serialized_end=501
+  _globals['_SHIPLOGSRESPONSE']._serialized_start=503
+  _globals['_SHIPLOGSRESPONSE']._serialized_end=627
+  _globals['_LOGNAME']._serialized_start=629
+  _globals['_LOGNAME']._serialized_end=682
+  _globals['_FINDFORGOTTENLOGSREQUEST']._serialized_start=684
+  _globals['_FINDFORGOTTENLOGSREQUEST']._serialized_end=757
+  _globals['_FINDFORGOTTENLOGSRESPONSE']._serialized_start=760
+  _globals['_FINDFORGOTTENLOGSRESPONSE']._serialized_end=888
+  _globals['_LOGINGESTSERVICE']._serialized_start=891
+  _globals['_LOGINGESTSERVICE']._serialized_end=1130
 # @@protoc_insertion_point(module_scope)

@@ -112,10 +112,18 @@ class LogPosition(_message.Message):
     LOG_STREAM_NAME_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    CUT_START_FIELD_NUMBER: _builtins.int
+    CUT_END_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     log_stream_name: _builtins.str
     offset: _builtins.int
+    """The next byte that the service wants; what it has given up before that counts as held."""
     final: _builtins.bool
+    cut_start: _builtins.int
+    """Bytes that the service does not have, from cut_start up to cut_end: gone on the host, or here, where no more is kept
+    of a log. Both 0: none.
+    """
+    cut_end: _builtins.int
     def __init__(
         self,
         *,
@@ -123,10 +131,12 @@ class LogPosition(_message.Message):
         log_stream_name: _builtins.str = ...,
         offset: _builtins.int = ...,
         final: _builtins.bool = ...,
+        cut_start: _builtins.int = ...,
+        cut_end: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "log_stream_name", b"log_stream_name", "namespace", b"namespace", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_end", b"cut_end", "cut_start", b"cut_start", "final", b"final", "log_stream_name", b"log_stream_name", "namespace", b"namespace", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,9 @@ class LogIngestServiceServicer:
 
     def ShipLogs(self, request_iterator, context):
         """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
-        again at any offset up to the acknowledged one: a segment already held is skipped.
+        again at any offset up to the acknowledged one: a segment already held is skipped. The service keeps so many bytes
+        of a log at most, and gives up its middle when it becomes longer. Ends with UNAVAILABLE while the disk of the
+        service takes nothing; then what was not acknowledged is to be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

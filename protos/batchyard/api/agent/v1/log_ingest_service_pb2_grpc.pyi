@@ -35,7 +35,9 @@ class LogIngestServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LogIngestServiceAsyncStub: ...
     ShipLogs: _grpc.StreamStreamMultiCallable[_log_ingest_service_pb2.ShipLogsRequest, _log_ingest_service_pb2.ShipLogsResponse]
     """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
-    again at any offset up to the acknowledged one: a segment already held is skipped.
+    again at any offset up to the acknowledged one: a segment already held is skipped. The service keeps so many bytes
+    of a log at most, and gives up its middle when it becomes longer. Ends with UNAVAILABLE while the disk of the
+    service takes nothing; then what was not acknowledged is to be sent again.
     """
     FindForgottenLogs: _grpc.UnaryUnaryMultiCallable[_log_ingest_service_pb2.FindForgottenLogsRequest, _log_ingest_service_pb2.FindForgottenLogsResponse]
     """Tells an agent which of the logs that it still has may go, finished or not: no job that is kept names them."""
@@ -47,7 +49,9 @@ class LogIngestServiceAsyncStub(LogIngestServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ShipLogs: _aio.StreamStreamMultiCallable[_log_ingest_service_pb2.ShipLogsRequest, _log_ingest_service_pb2.ShipLogsResponse]  # type: ignore[assignment]
     """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
-    again at any offset up to the acknowledged one: a segment already held is skipped.
+    again at any offset up to the acknowledged one: a segment already held is skipped. The service keeps so many bytes
+    of a log at most, and gives up its middle when it becomes longer. Ends with UNAVAILABLE while the disk of the
+    service takes nothing; then what was not acknowledged is to be sent again.
     """
     FindForgottenLogs: _aio.UnaryUnaryMultiCallable[_log_ingest_service_pb2.FindForgottenLogsRequest, _log_ingest_service_pb2.FindForgottenLogsResponse]  # type: ignore[assignment]
     """Tells an agent which of the logs that it still has may go, finished or not: no job that is kept names them."""
@@ -62,7 +66,9 @@ class LogIngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_ingest_service_pb2.ShipLogsResponse], _abc.AsyncIterator[_log_ingest_service_pb2.ShipLogsResponse]]:
         """Appends segments. An agent keeps a file until its last segment is acknowledged, and after a reconnect begins
-        again at any offset up to the acknowledged one: a segment already held is skipped.
+        again at any offset up to the acknowledged one: a segment already held is skipped. The service keeps so many bytes
+        of a log at most, and gives up its middle when it becomes longer. Ends with UNAVAILABLE while the disk of the
+        service takes nothing; then what was not acknowledged is to be sent again.
         """
 
     @_abc_1.abstractmethod
