@@ -22,6 +22,7 @@ from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import PUBLIC_SERVICES
 from batchyard.rpc.identity import CREDENTIAL_KEY, INVOCATION_KEY, NAMESPACE_KEY, REGION_KEY
+from batchyard.rpc.log_context import REQUEST_ID_KEY
 from support.gateway import ACCOUNT, FakeServices, a_gateway, refusing, status_details
 
 if TYPE_CHECKING:
@@ -75,9 +76,26 @@ async def test_only_who_calls_and_which_request_it_is_pass(
 ) -> None:
     mine = {NAMESPACE_KEY: ACCOUNT, REGION_KEY: "eu-west-1", INVOCATION_KEY: "an-id"}
     metadata = (*mine.items(), ("x-other", "1"), ("authorization", "Bearer x"), (CREDENTIAL_KEY, "forged"))
-    await jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]), metadata=metadata)
+    call = jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]), metadata=metadata)
+    await call
     sent = {key: value for key, value in services.received[0].metadata.items() if key != "user-agent"}
-    assert sent == {**mine, CREDENTIAL_KEY: ""}
+    request_id = dict(await call.trailing_metadata() or ())[REQUEST_ID_KEY]
+    assert sent == {**mine, CREDENTIAL_KEY: "", REQUEST_ID_KEY: request_id}
+
+
+@pytest.mark.parametrize("given", ["mine-17", "two words", "x" * 129])
+async def test_a_caller_may_name_its_request_for_the_log(
+    jobs: "JobsServiceAsyncStub", services: FakeServices, given: str
+) -> None:
+    services.answer("DescribeJobs", refusing(StatusCode.NOT_FOUND, "no such job"))
+    told = []
+    for job_ids in (["1"], []):  # refused by the service, and by the gateway itself
+        request = jobs_service_pb2.DescribeJobsRequest(jobs=job_ids)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await jobs.DescribeJobs(request, metadata=((REQUEST_ID_KEY, given),))
+        told.append(dict(error.value.trailing_metadata() or ())[REQUEST_ID_KEY])
+    assert [request_id == given for request_id in told] == [given == "mine-17"] * 2
+    assert [call.metadata[REQUEST_ID_KEY] for call in services.received] == told[:1]
 
 
 async def test_a_call_that_names_no_caller_acts_for_the_configured_one(

@@ -33,6 +33,11 @@ def test_json_is_one_object_with_the_same() -> None:
     }
 
 
+def test_text_quotes_what_could_be_taken_for_another_field_or_line() -> None:
+    line = TextFormatter().format(a_record("asked", reason="no need\nforged job_id=2", job_id="1"))
+    assert line.endswith(r' asked reason="no need\nforged job_id=2" job_id=1')
+
+
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
 def test_an_error_brings_its_traceback(formatter: logging.Formatter) -> None:
     record = a_record("failed")

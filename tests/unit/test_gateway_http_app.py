@@ -10,10 +10,11 @@ from grpc import StatusCode
 
 from batchyard.api.jobs.v1 import jobs_pb2, jobs_service_pb2
 from batchyard.api.operations.v1 import logs_service_pb2
+from batchyard.cli.logging import ContextFields
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.http_app import BODY_BYTES_MAX, HttpApp
-from batchyard.rpc.errors import REQUEST_ID_KEY
 from batchyard.rpc.identity import CREDENTIAL_KEY, INVOCATION_KEY, NAMESPACE_KEY, REGION_KEY
+from batchyard.rpc.log_context import REQUEST_ID_KEY
 from support.gateway import ACCOUNT, FakeServices, ask, authorization, exchange, in_process, refusing, scope_of
 
 CONFIG = GatewayConfig()
@@ -259,10 +260,11 @@ async def test_a_fault_of_our_own_says_nothing_of_its_inside(
         raise RuntimeError("secret inside")
 
     monkeypatch.setattr("batchyard.gateway.http_app.caller_of", fail)
+    caplog.handler.addFilter(ContextFields())
     response = await ask(app, "POST", "/v1/submitjob", b"{}")
     assert response.error == (500, "ServerException", "The server failed to handle the request.")
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert response.headers["x-amzn-requestid"] in record.getMessage()
+    assert response.headers["x-amzn-requestid"] == vars(record)["request_id"]
     assert record.exc_info is not None
 
 

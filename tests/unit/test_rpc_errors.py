@@ -1,6 +1,7 @@
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import UUID
 
 import anyio
 import grpc
@@ -8,17 +9,18 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from batchyard.cli.logging import ContextFields
 from batchyard.domain import errors
 from batchyard.domain.errors import BatchyardError
 from batchyard.rpc.errors import (
     ERROR_DOMAIN,
     GRPC_CODE,
-    REQUEST_ID_KEY,
     ErrorMapping,
     code_of,
     domain_errors,
     error_from,
 )
+from batchyard.rpc.log_context import REQUEST_ID_KEY
 from support import rpc
 from support.rpc import failure_of, text
 
@@ -103,20 +105,22 @@ async def test_a_class_of_ones_own_comes_back_as_its_nearest_ancestor() -> None:
 
 
 async def test_a_defect_is_logged_and_says_nothing_inside(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.addFilter(ContextFields())
     error = await failure(KeyError("secret"), **{REQUEST_ID_KEY: "r-17"})
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in (error.details() or "")
     assert "r-17" in (error.details() or "")
     assert [it.request_id for it in details_of(error) if hasattr(it, "request_id")] == ["r-17"]
-    assert "r-17" in caplog.text
+    assert [vars(record)["request_id"] for record in caplog.records] == ["r-17"]
     assert "secret" in caplog.text
 
 
 async def test_a_defect_without_a_request_id_gets_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.addFilter(ContextFields())
     error = await failure(ValueError("x"))
     [request_id] = [it.request_id for it in details_of(error) if hasattr(it, "request_id")]
-    assert len(request_id) == 32
-    assert request_id in caplog.text
+    assert str(UUID(request_id)) == request_id
+    assert [vars(record)["request_id"] for record in caplog.records] == [request_id]
 
 
 @pytest.mark.parametrize("nested", [1, 2])

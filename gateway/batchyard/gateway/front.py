@@ -1,7 +1,8 @@
 """The public gRPC port: every method of the public services is passed on to the process that owns it.
 
 A caller's deadline and cancellation go along, an upstream's status and details come back as they are. Of the metadata
-only the caller's namespace and region pass, and what says which request this is.
+only the caller's namespace and region pass, and what says which request this is. Trailing metadata tells the caller its
+request's id, as it stands in the log.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from batchyard.rpc.identity import (
     metadata_for,
     metadata_of,
 )
+from batchyard.rpc.log_context import request_metadata
 from batchyard.rpc.peers import EVERY_CLIENT, peer_of
 from batchyard.rpc.server import Service
 
@@ -67,6 +69,7 @@ def _forward_unary(
     config: GatewayConfig,
 ) -> Callable[..., Any]:
     async def forward(request: Any, context: Context) -> Any:
+        context.set_trailing_metadata(request_metadata())
         await reached(channel)
         remaining = context.time_remaining()
         timeout = config.deadline_s if remaining is None else min(remaining, config.deadline_s)
@@ -82,6 +85,7 @@ def _forward_stream(
     call: grpc.aio.UnaryStreamMultiCallable[Any, Any], method: MethodDescriptor, config: GatewayConfig
 ) -> Callable[..., Any]:
     async def forward(request: Any, context: Context) -> None:
+        context.set_trailing_metadata(request_metadata())
         # No deadline but the caller's: a watch lasts as long as both sides live.
         responses = call(request, timeout=context.time_remaining(), metadata=_metadata_of(context, method, config))
         try:
@@ -116,4 +120,4 @@ def _metadata_of(context: Context, method: MethodDescriptor, config: GatewayConf
 
 async def _pass_back(error: grpc.aio.AioRpcError, context: Context) -> None:
     details = tuple((key, value) for key, value in error.trailing_metadata() or () if key == STATUS_DETAILS_KEY)
-    await context.abort(error.code(), error.details() or "", details)
+    await context.abort(error.code(), error.details() or "", (*details, *request_metadata()))

@@ -21,6 +21,7 @@ from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.sigv4 import SignatureVerifier
 from batchyard.gateway.sts import FORM, STS, GetCallerIdentity
 from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
+from batchyard.rpc import log_context
 from batchyard.rpc.http_server import Receive, Scope, Send
 from batchyard.rpc.identity import INVOCATION_KEY
 
@@ -64,6 +65,7 @@ class HttpApp:
         """Answer one request."""
         request = Request.from_scope(scope)
         request_id = str(uuid.uuid4())
+        log_context.begin_request(log_context.Request(request_id))
         try:
             if self._console.has(request):
                 await self._console.serve(request, receive, send, request_id)
@@ -93,14 +95,17 @@ class HttpApp:
         except AwsError as error:
             answer = _error_answer(error, protocol, request_id)
             if error.status >= 500:
-                logger.warning("request %s (%s) failed: %s", request_id, name, error.__cause__ or error)
+                logger.warning("%s failed: %s", name, error.__cause__ or error)
         except DisconnectedError:
             raise
         except Exception:
-            logger.exception("request %s (%s) failed", request_id, name)
+            logger.exception("%s failed", name)
             failure = AwsError(500, protocol.server_error, "The server failed to handle the request.")
             answer = _error_answer(failure, protocol, request_id)
-        record_request(name, answer.status, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        record_request(name, answer.status, seconds)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s is answered with %d", name, answer.status, extra={"seconds": round(seconds, 6)})
         return answer
 
     def _caller_of(self, request: Request, authorization: Authorization, body: bytes) -> Caller:

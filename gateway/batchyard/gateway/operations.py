@@ -13,7 +13,6 @@ from batchyard.gateway.members import Members, compile_rest_members, has_body
 from batchyard.gateway.routes import Route
 from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
 from batchyard.gateway.upstreams import reached, unary_call
-from batchyard.rpc.errors import REQUEST_ID_KEY
 from batchyard.rpc.identity import Invocation, metadata_for, metadata_of
 
 _SERIALIZATION_ERROR: Final = "SerializationException"
@@ -42,11 +41,11 @@ class Operation:
         self._has_body = has_body(route)
 
     async def call(
-        self, head: Request, body: bytes, caller: Caller, request_id: str, invocation: Invocation | None = None
+        self, head: Request, body: bytes, caller: Caller, _request_id: str, invocation: Invocation | None = None
     ) -> bytes:
         """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
         request = self._request_of(head, body)
-        metadata = (*metadata_for(caller), *metadata_of(invocation), (REQUEST_ID_KEY, request_id))
+        metadata = (*metadata_for(caller), *metadata_of(invocation))
         await reached(self._channel)
         try:
             response = await self._call(request, timeout=self._deadline_s, metadata=metadata)

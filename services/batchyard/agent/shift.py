@@ -19,6 +19,7 @@ from batchyard.agent.session import GivenUpError, Session
 from batchyard.agent.state import Orders
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.domain.clock import Clock
+from batchyard.rpc.log_context import job_fields
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceAsyncStub
@@ -106,6 +107,9 @@ class Shift:
 
     async def _take_news(self) -> None:
         records = await self._runtime.changes()
+        if _log.isEnabledFor(logging.DEBUG):
+            for record in records:
+                _log.debug("the run is %s", record.state.name, extra=job_fields(record.job_id))
         # Before the end of a run is reported: whoever sees the end finds the log complete.
         await self._tracker.observe(records)
         orders = self._reconciler.observe(records)

@@ -31,6 +31,7 @@ from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceS
 from batchyard.domain.names import Caller
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.identity import metadata_for
+from batchyard.rpc.log_context import about_job
 from batchyard.rpc.tls import Tls
 
 if TYPE_CHECKING:
@@ -236,11 +237,12 @@ async def run_job(
     async with open_channel(target, tls) as channel:
         client = JobClient(channel, caller)
         job_id = await client.submit(request)
-        _log.info("submitted", extra={"job_id": job_id})
-        async with anyio.create_task_group() as group:
-            group.start_soon(_terminate_on_signal, client, job_id, group.cancel_scope)
-            code = await (attend(channel, job_id) if attend is not None else _follow(client, job_id))
-            group.cancel_scope.cancel()
+        with about_job(job_id):
+            _log.info("submitted")
+            async with anyio.create_task_group() as group:
+                group.start_soon(_terminate_on_signal, client, job_id, group.cancel_scope)
+                code = await (attend(channel, job_id) if attend is not None else _follow(client, job_id))
+                group.cancel_scope.cancel()
     return EXIT_INTERRUPTED if code is None else code
 
 

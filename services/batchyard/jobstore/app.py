@@ -37,6 +37,7 @@ from batchyard.jobstore.service import JobsServicer, Reading, Submitter
 from batchyard.jobstore.settlement import QueueEndings, SettlementServicer
 from batchyard.jobstore.tags import JobTagsServicer
 from batchyard.jobstore.timelimits import TimeLimits
+from batchyard.jobstore.trace import trace_changes
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.health import Health
 from batchyard.rpc.reconnect import reconnecting
@@ -82,6 +83,7 @@ async def open_job_store(
     def committed(commit: Committed) -> None:
         feed.committed(commit)
         count_changes(commit.changes)
+        trace_changes(commit.changes)
         ended.take(commit.changes)
 
     writer = Writer(database, clock=clock, durable=durable, health=health, opened=opened, committed=committed)

@@ -10,6 +10,7 @@ from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.memory import Memory
 from batchyard.jobstore.moves import Numbers
+from batchyard.rpc.log_context import Request, job_fields, request_fields
 from batchyard.storage.jobs import JobWriter, StorageError
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,13 @@ class Command:
     """Jobs that it names, to be loaded together with those of the others."""
     alone: bool = False
     """It must see the tables as they are, so it gets a group of its own."""
+    request: Request | None = None
+    """In whose course it is wanted."""
+
+    def log_fields(self) -> dict[str, object]:
+        """Return the fields of a line that is logged about it."""
+        about = job_fields(self.keys[0].job_id) if len(self.keys) == 1 else {}
+        return {**about, **request_fields(self.request)}
 
 
 class CommandError(Exception):
@@ -62,7 +70,9 @@ def run_group(core: "JobStoreCore", commands: Sequence[Command], now_ms: int) ->
             except StorageError:
                 raise
             except Exception as error:
-                _log.exception("a command failed in the job store; the others of its group go on")
+                _log.exception(
+                    "a command failed in the job store; the others of its group go on", extra=command.log_fields()
+                )
                 failed[index] = CommandError(str(error))
                 break
         else:

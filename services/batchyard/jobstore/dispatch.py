@@ -38,6 +38,7 @@ from batchyard.jobstore.group import Group
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.writer import Writer
+from batchyard.rpc.log_context import job_fields
 from batchyard.storage.sqlite.database import open_database
 from batchyard.storage.sqlite.job_reader import SqliteJobReader
 
@@ -176,7 +177,11 @@ class DispatchServicer(DispatchServiceServicer):
                 report = report_of(message)
                 if report is None:
                     # Passed over, not refused: the agent would say it again on every stream, and end each.
-                    _log.warning("agent %s reports an unknown state: %s", sender.agent_id, message.state)
+                    _log.warning(
+                        "agent %s reports an unknown state: %s",
+                        *(sender.agent_id, message.state),
+                        extra=job_fields(message.job_id),
+                    )
                 else:
                     tell(_reporting(sender, report), report.key)
         for drain in request.drains:

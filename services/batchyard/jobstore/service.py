@@ -47,6 +47,7 @@ from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.snapshots import FRONT_JOBS_MAX, queue_snapshot
 from batchyard.jobstore.stops import Stopper, job_keys
 from batchyard.jobstore.submission import build_submission, check_request
+from batchyard.jobstore.trace import trace_submission
 from batchyard.jobstore.views import described, job_summary, state_of
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.identity import caller_of, invocation_of
@@ -113,14 +114,14 @@ class Submitter:
             answer = submitted(caller, submission)
             if key is None:
                 await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
-                _count(submission)
+                _note(submission)
                 return answer
             known = answer.SerializeToString()
             given = await self._writer.do(
                 lambda group: submit_once(group, submission, key, known), *submission.depends_on
             )
             if given == known:
-                _count(submission)
+                _note(submission)
         except UnavailableError:
             raise
         except BatchyardError:
@@ -169,8 +170,9 @@ class Submitter:
         return found
 
 
-def _count(submission: Submission) -> None:
+def _note(submission: Submission) -> None:
     job = submission.job
+    trace_submission(job)
     SUBMITTED.labels(*place_of(job.key.namespace, job.job_queue)).inc(submission.array_size or 1)
 
 

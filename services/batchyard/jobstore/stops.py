@@ -1,6 +1,7 @@
 """Ending jobs before their time, one or many in a call."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.writer import Writer
+from batchyard.rpc.log_context import job_fields
 
 STOPPED_JOBS_MAX: Final = 100
 """Ids in the one text that CancelJob and TerminateJob take."""
@@ -25,6 +27,8 @@ SERVER_ERROR: Final = "ServerException"
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]+([:#][0-9]+)?")
 _JOB_ARN = re.compile(r"arn:aws[a-z-]*:batch:[^:]*:[^:]*:job/(?P<id>.+)")
+
+_log = logging.getLogger(__name__)
 
 Act = Callable[[Group, JobKey, str], bool]
 """Group.cancel or Group.terminate."""
@@ -95,6 +99,7 @@ class Stopper:
         try:
             if await self._writer.do(lambda group: act(group, key, reason), key):
                 await decision
+            _log.info("asked to %s", act.__name__, extra={**job_fields(key.job_id), "reason": reason})
         except UnavailableError as error:
             return error
         finally:

@@ -24,6 +24,7 @@ from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.metrics import timed_commit
 from batchyard.rpc.health import Health
+from batchyard.rpc.log_context import current_request
 from batchyard.storage.jobs import Counters, StorageError
 from batchyard.storage.sqlite import setback
 from batchyard.storage.sqlite.database import Database, open_database, until_writable
@@ -73,13 +74,13 @@ class Writer:
         if self._closed_because:
             raise UnavailableError(self._closed_because)
         answer: _Answer = asyncio.get_running_loop().create_future()
-        self._queue(Command(act, keys, alone), answer)
+        self._queue(Command(act, keys, alone, current_request()), answer)
         return cast("T", await answer)
 
     def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
         """Have a group do something whose outcome is in the commit's effects."""
         if not self._closed_because:
-            self._queue(Command(act, keys), None)
+            self._queue(Command(act, keys, request=current_request()), None)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled; started when the store is open for the first time.
@@ -129,8 +130,8 @@ class Writer:
                 _fail(answer, UnavailableError(f"{text}; whether this was done is not known"))
             raise
         self._committed(result.committed)
-        for (_, answer), value in zip(group, result.answers, strict=True):
-            _deliver(answer, value)
+        for (command, answer), value in zip(group, result.answers, strict=True):
+            _deliver(command, answer, value)
 
     def _open(self, connection: sqlite3.Connection) -> JobStoreCore:
         migrate_jobs(connection)
@@ -187,10 +188,10 @@ def _cannot_write(error: Exception) -> str:
     return f"the job store cannot write: {error.__cause__ or error}"
 
 
-def _deliver(answer: _Answer | None, value: object) -> None:
+def _deliver(command: Command, answer: _Answer | None, value: object) -> None:
     if answer is None:
         if isinstance(value, Exception):
-            _log.warning("a message of the scheduler was refused: %s", value)
+            _log.warning("a message of the scheduler was refused: %s", value, extra=command.log_fields())
     elif answer.done():
         return
     elif isinstance(value, Exception):

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, cast
-from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -32,13 +31,12 @@ from google.rpc import error_details_pb2, status_pb2
 from batchyard.domain import errors
 from batchyard.domain.errors import BatchyardError
 from batchyard.rpc.interception import Behavior, CallInterceptor, Context, Method
+from batchyard.rpc.log_context import Request, begin_request, current_request, request_metadata
 
 _LOG: Final = logging.getLogger(__name__)
 
 ERROR_DOMAIN: Final = "batchyard"
 """`ErrorInfo.domain` of every error of ours."""
-REQUEST_ID_KEY: Final = "batchyard-request-id"
-"""Metadata in which a caller may name its request, for the logs."""
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 GRPC_CODE: Final[dict[type[BatchyardError], grpc.StatusCode]] = {
@@ -135,7 +133,7 @@ async def _end_call(method: Method, context: Context, causes: list[Exception]) -
         status = status_of(first)
     else:
         status = _status_like(cast("grpc.aio.AioRpcError", first))
-    details = ((_DETAILS_KEY, status.SerializeToString()),)
+    details = ((_DETAILS_KEY, status.SerializeToString()), *request_metadata())
     await context.abort(_CODES[status.code], status.message, details)
 
 
@@ -156,10 +154,11 @@ def _status_like(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 def _status_of_defect(method: Method, context: Context) -> status_pb2.Status:
     """Log the exception that is being handled; return what its caller may know."""
-    request_id = next(
-        (str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID_KEY), uuid4().hex
-    )
-    _LOG.exception("%s failed, request id %s", method.path, request_id)
+    known = current_request()
+    if known is None:
+        begin_request(known := Request(context=context))
+    request_id = known.request_id
+    _LOG.exception("%s failed", method.path)
     info = error_details_pb2.ErrorInfo(reason=BatchyardError.reason, domain=ERROR_DOMAIN)
     request = error_details_pb2.RequestInfo(request_id=request_id)
     return _status(

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION, Caller
+from batchyard.rpc.log_context import request_metadata
 
 NAMESPACE_KEY: Final = "batchyard-namespace"
 REGION_KEY: Final = "batchyard-region"
@@ -39,8 +40,8 @@ def caller_of(context: _HasMetadata) -> Caller:
 
 
 def metadata_for(caller: Caller) -> Iterable[tuple[str, str]]:
-    """Return the metadata that makes a call act for this caller."""
-    return ((NAMESPACE_KEY, caller.namespace), (REGION_KEY, caller.region))
+    """Return the metadata that makes a call act for this caller, and be in the course of the current request."""
+    return ((NAMESPACE_KEY, caller.namespace), (REGION_KEY, caller.region), *request_metadata())
 
 
 def invocation_of(context: _HasMetadata) -> Invocation | None:

@@ -20,6 +20,7 @@ from batchyard.rpc.errors import ErrorMapping
 from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.metrics import Measuring
 from batchyard.rpc.peers import Role
+from batchyard.rpc.requests import Requests
 from batchyard.rpc.tls import Tls
 from batchyard.rpc.validation import RequiredMembers
 
@@ -91,7 +92,7 @@ def default_interceptors(*admission: grpc.aio.ServerInterceptor) -> list[grpc.ai
     Measuring sees what the caller gets; the mapping of errors is inside of it, and around `admission` and the check of
     required members, which raise domain errors. Servers put a `Draining` of their own around them all.
     """
-    return [Measuring(), ErrorMapping(), *admission, RequiredMembers()]
+    return [Requests(), Measuring(), ErrorMapping(), *admission, RequiredMembers()]
 
 
 @asynccontextmanager

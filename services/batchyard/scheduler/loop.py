@@ -16,6 +16,7 @@ from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import StaleIncarnationError, SupersededError, UnavailableError
 from batchyard.domain.jobs import Fence
+from batchyard.rpc.log_context import job_fields
 from batchyard.scheduler import setback
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.convert import (
@@ -292,13 +293,16 @@ class Scheduler:
     def _offer_answered(self, outcome: wire.OfferOutcome) -> None:
         job = job_key_of(outcome.job)
         if not outcome.HasField("offer"):
-            _log.debug("the store refused to offer %s to %s: %s", job.job_id, outcome.agent_id, outcome.refused)
+            about = job_fields(job.job_id)
+            _log.debug("the store refused the offer to %s: %s", outcome.agent_id, outcome.refused, extra=about)
             is_about_place = outcome.refusal == wire.OFFER_REFUSAL_ENVIRONMENT
             self.planner.offer_refused(job, not_there=outcome.refused if is_about_place else "")
             return
         fence = fence_of(outcome.offer.fence)
         if not self.planner.offer_accepted(job, fence):
             return
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("offered to %s", outcome.agent_id, extra=job_fields(job.job_id, outcome.offer.attempt))
         record = self.roster.record(outcome.agent_id)
         record.offers[fence] = outcome.offer
         if record.session is not None and record.session.accepted:

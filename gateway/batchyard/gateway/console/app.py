@@ -113,7 +113,7 @@ class Console:
         except AwsError as error:
             answer = self._failure(request, error)
         except Exception:
-            logger.exception("request %s (%s) failed", request_id, request.path)
+            logger.exception("%s failed", request.path)
             answer = self._failure(request, AwsError(500, "", "The page could not be made; the log says why."))
         await send_answer(send, answer, request_id)
 

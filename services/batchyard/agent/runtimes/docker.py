@@ -8,7 +8,7 @@ process of its own, ends containers when the lease is over and this one is stopp
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -37,6 +37,7 @@ from batchyard.agent.runtimes.images import Images
 from batchyard.agent.runtimes.output import ContainerLog
 from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.agent.state import Offer, Orders, RunRecord, record_of
+from batchyard.rpc.log_context import about_job
 from batchyard.storage.log_files import LogFolder
 
 STARTS_AT_ONCE: Final = 4
@@ -201,7 +202,7 @@ class DockerRuntime:
         attendance.gpus = gpus
         if self._is_lease_over():
             attendance.stop(RunEnd.LOST, 0)
-        self._tasks.start_soon(self._attend, attendance, container)
+        self._tasks.start_soon(self._attend_adopted, attendance, container)
         return True
 
     # Runs
@@ -233,6 +234,10 @@ class DockerRuntime:
         return attendance
 
     async def _start(self, attendance: Attendance) -> None:
+        with _about_job(attendance.run):
+            await self._start_and_attend(attendance)
+
+    async def _start_and_attend(self, attendance: Attendance) -> None:
         run, container = attendance.run, None
         try:
             container, is_started = await self._create_and_start(attendance)
@@ -346,6 +351,10 @@ class DockerRuntime:
             await to_thread.run_sync(self._logs.set_group, *name, log_group_of(offer.spec))
         except (ValueError, OSError) as error:
             raise RefusedError(f"CannotCreateContainerError: {error}") from error
+
+    async def _attend_adopted(self, attendance: Attendance, container: DockerContainer) -> None:
+        with _about_job(attendance.run):
+            await self._attend(attendance, container)
 
     async def _attend(self, attendance: Attendance, container: DockerContainer) -> None:
         about = attendance.run.about
@@ -492,7 +501,7 @@ def _may_run(journal: Journal) -> bool:
 
 
 def _about(offer: Offer) -> dict[str, str]:
-    about = offer.about
+    about = {**offer.about, "attempt": str(offer.attempt)}
     if offer.spec.timeout.HasField("attempt_duration_seconds"):
         about["timeout_s"] = str(offer.spec.timeout.attempt_duration_seconds)
     return about
@@ -506,3 +515,9 @@ def _seconds_since(moment: str) -> float:
     """Return how long ago the engine's moment (RFC 3339, in nanoseconds) was, on the wall clock."""
     started = datetime.fromisoformat(moment[:19] + "+00:00")
     return max(0.0, datetime.now(started.tzinfo).timestamp() - started.timestamp())
+
+
+def _about_job(run: Run) -> AbstractContextManager[None]:
+    """Have what is logged within be about a run's job; that of an agent before us may not tell its attempt."""
+    attempt = run.about.get("attempt")
+    return about_job(run.about["job_id"], int(attempt) if attempt else None)

@@ -31,6 +31,7 @@ from batchyard.agent.runtimes.process import TIMEOUT_GRACE_S, start_order
 from batchyard.agent.runtimes.secrets import NO_SECRETS, Secrets
 from batchyard.agent.state import Offer, Orders, RunRecord, record_from_launcher
 from batchyard.domain.names import LOG_GROUP
+from batchyard.rpc.log_context import job_fields
 from batchyard.storage.log_files import LogFolder
 
 LAUNCHER_PATIENCE_S: Final = 15.0
@@ -199,7 +200,9 @@ class ProcessRuntime:
                 await to_thread.run_sync(partial(os.makedirs, folder, exist_ok=True))
             except OSError as error:
                 # The offer goes on: the launcher cannot open the log, and says so of this job alone.
-                _log.warning("no log can be made in %s: %s", folder, error)
+                _log.warning(
+                    "no log can be made in %s: %s", folder, error, extra=job_fields(offer.job_id, offer.attempt)
+                )
             else:
                 self._log_folders.add(folder)
         return location
