@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from support.aws import STATUSES, Account, Json, eventually, pages, refused
+from support.aws import STATUSES, Account, Json, pages, refused
+from support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("queue")
 
@@ -180,7 +181,7 @@ def test_a_job_can_wait_for_a_whole_array_or_for_one_child(account: Account, tmp
 def test_terminating_an_array_ends_its_running_children_and_starts_no_others(account: Account) -> None:
     account.define(containerProperties={"vcpus": 4})
     job_id = submit_array(account, 50, "exec sleep 600", retryStrategy={"attempts": 3})
-    eventually(lambda: summary_of(account, job_id).get("RUNNING"), "a child runs")
+    soon(lambda: summary_of(account, job_id).get("RUNNING"), "a child runs")
     account.batch.terminate_job(jobId=job_id, reason="enough")
     array = account.wait(job_id)
     assert (array["status"], array["statusReason"], array["isTerminated"]) == ("FAILED", "enough", True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from support.aws import TERMINAL, Account, Json, eventually
+from support.aws import TERMINAL, Account, Json
 from support.installation import Installation
+from support.waiting import soon
 
 Aws = Callable[..., Json]
 
@@ -54,12 +55,12 @@ def test_a_full_round(aws: Aws, account: Account) -> None:
         (job,) = aws("batch", "describe-jobs", "--jobs", job_id)["jobs"]
         return job if job["status"] in TERMINAL else None
 
-    job = eventually(ended, "the end of the job")
+    job = soon(ended, "the end of the job")
     assert (job["status"], job["container"]["exitCode"]) == ("SUCCEEDED", 0)
     listed = aws("batch", "list-jobs", "--job-queue", "q", "--job-status", "SUCCEEDED")["jobSummaryList"]
     assert [summary["jobId"] for summary in listed] == [job_id]
     stream = ("--log-group-name", "/aws/batch/job", "--log-stream-name", job["container"]["logStreamName"])
-    events = eventually(lambda: aws("logs", "get-log-events", *stream)["events"], "the log of the job")
+    events = soon(lambda: aws("logs", "get-log-events", *stream)["events"], "the log of the job")
     assert [event["message"] for event in events] == ["hello"]
     search = ("--log-group-name", "/aws/batch/job", "--filter-pattern", "?hello ?other")
     found = aws("logs", "filter-log-events", *search)["events"]

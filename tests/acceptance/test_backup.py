@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import batchyard, start_up
+from support.waiting import soon
 
 
 def told(arguments: list[str], folder: Path) -> tuple[int, str]:
@@ -29,7 +30,7 @@ def test_what_is_restored_starts_nothing_before_the_agents_leases_are_over_and_s
         up = start_up(restored)
         account = Account(up.http_url, DEFAULT_NAMESPACE)
         try:
-            job = eventually(
+            job = soon(
                 lambda account=account: (
                     found  # type: ignore[misc]
                     if "was set back" in (found := account.describe(waiting)).get("statusReason", "")

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import pytest
 
-from support.aws import Account, eventually, refused
+from support.aws import Account, refused
 from support.installation import Installation, start_up
 from support.order import OneSlot
+from support.waiting import soon
 
 _accounts: Final = count(400_000_000_001)
 
@@ -82,7 +83,7 @@ def test_a_queue_is_deleted_together_with_its_jobs(account: Account) -> None:
     account.batch.delete_job_queue(jobQueue=queue)
     for job in account.wait_all([running, waiting]).values():
         assert (job["status"], job["statusReason"]) == ("FAILED", "Job queue deleted")
-    eventually(lambda: not account.batch.describe_job_queues()["jobQueues"], "the end of the queue")
+    soon(lambda: not account.batch.describe_job_queues()["jobQueues"], "the end of the queue")
     account.batch.update_compute_environment(computeEnvironment=queue, state="DISABLED")
     account.batch.delete_compute_environment(computeEnvironment=queue)
     account.make_queue()

@@ -13,9 +13,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, Viewport
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
 from batchyard.api.operations.v1.job_operations_service_pb2 import SubmitJobsRequest
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
-from support.aws import Account, eventually
+from support.aws import Account
 from support.browser import browser
 from support.installation import start_up
+from support.waiting import soon
 
 __all__ = ["browser"]
 
@@ -311,5 +312,5 @@ def test_a_service_that_comes_back_is_live_again(page: Page, world: World) -> No
     page.context.set_offline(True)
     page.context.set_offline(False)
     job_id = world.account.submit(jobName="after", jobQueue="default", jobDefinition="define:1")
-    eventually(lambda: world.account.describe(job_id)["status"] == "SUCCEEDED", "the job's end")
+    soon(lambda: world.account.describe(job_id)["status"] == "SUCCEEDED", "the job's end")
     expect(page.locator("#live")).to_have_text("● live")

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from support.aws import Account, eventually
+from support.aws import Account
 from support.docker import HOW_TO_GET_ONE, IMAGE, OwnEngine, an_engine, can_have_own_engine
 from support.installation import Installation, free_ports, start_six, start_up
+from support.waiting import soon
 
 pytestmark = pytest.mark.docker
 
@@ -216,7 +217,7 @@ def test_agent_and_engine_are_killed_while_containers_run_and_every_end_and_log_
             assert (shared / f"starts.{index}").read_text() == "1\n"
             lines = account.log_lines(job, lambda lines: bool(lines) and lines[-1] == "end")
             assert lines == [*map(str, range(1, len(lines))), "end"]
-        eventually(lambda: not engine.containers(), "no container is left")
+        soon(lambda: not engine.containers(), "no container is left")
     finally:
         account.close()
         running.close()

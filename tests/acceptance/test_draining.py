@@ -9,8 +9,9 @@ from typing import Final
 import pytest
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import Installation, start_up
+from support.waiting import soon
 
 WAITS_FOR_DRAINED: Final = "Waiting for an agent: those that serve compute environment default are drained."
 
@@ -53,7 +54,7 @@ def reason_for_waiting(account: Account, job_id: str) -> str:
         assert job["status"] == "RUNNABLE"
         return job.get("statusReason")
 
-    return eventually(reason, "a reason for waiting")
+    return soon(reason, "a reason for waiting")
 
 
 def test_a_drained_host_finishes_its_jobs_takes_no_others_and_comes_back(
@@ -100,7 +101,7 @@ def test_a_drain_with_a_limit_ends_jobs_as_if_their_host_were_gone_and_outlives_
     second = start_up(up.folder)
     account = Account(second.http_url, DEFAULT_NAMESPACE)
     try:
-        eventually(lambda: reason_for_waiting(account, running) == WAITS_FOR_DRAINED, "the reason for waiting")
+        soon(lambda: reason_for_waiting(account, running) == WAITS_FOR_DRAINED, "the reason for waiting")
         drain(second, "--resume", agent)
         account.wait(running, "RUNNING")
     finally:

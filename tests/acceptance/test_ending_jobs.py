@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support.aws import Account, eventually, refused
+from support.aws import Account, refused
+from support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("queue")
 
@@ -58,7 +59,7 @@ def test_terminating_a_running_job_ends_its_whole_process_tree(account: Account)
     duration = f"600.{secrets.randbits(64)}"
     script = f"sleep {duration} & setsid sleep {duration} & wait"
     job_id = account.submit(["sh", "-c", script], retryStrategy={"attempts": 3})
-    eventually(lambda: len(processes_that_mention(f"sleep {duration}")) >= 3, "the shell and both sleeps")
+    soon(lambda: len(processes_that_mention(f"sleep {duration}")) >= 3, "the shell and both sleeps")
     account.batch.terminate_job(jobId=job_id, reason="enough")
     job = account.wait(job_id)
     assert (job["status"], job["statusReason"], job["isTerminated"]) == ("FAILED", "enough", True)
@@ -199,7 +200,7 @@ def test_attempts_are_those_that_have_ended_and_their_numbers_begin_at_1(account
         codes = [attempt["container"]["exitCode"] for attempt in job["attempts"]]
         return codes if job["status"] == "RUNNING" and codes else None
 
-    assert eventually(second_attempt, "the second attempt") == [7]
+    assert soon(second_attempt, "the second attempt") == [7]
     running = account.describe(job_id)
     assert "exitCode" not in running["container"]
     assert "statusReason" not in running

@@ -9,7 +9,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 
-from support.aws import Account, Json, eventually, pages, refused
+from support.aws import Account, Json, pages, refused
+from support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("queue")
 
@@ -279,7 +280,7 @@ def test_every_job_that_can_never_run_says_why_with_awss_code_and_the_numbers(ac
         texts = [account.describe(job_id).get("statusReason", "") for job_id in job_ids]
         return texts if all(text.startswith("MISCONFIGURATION:") for text in texts) else None
 
-    for reason, amount in zip(eventually(reasons, "a reason for each"), amounts, strict=True):
+    for reason, amount in zip(soon(reasons, "a reason for each"), amounts, strict=True):
         assert reason == (
             "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU) is higher than "
             f"that can be met by the CE(s) attached to the job queue. It asks for {amount}; the largest that agents "

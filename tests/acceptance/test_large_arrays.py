@@ -10,8 +10,9 @@ from typing import Any, Final
 import pytest
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
-from support.aws import STATUSES, Account, eventually
+from support.aws import STATUSES, Account
 from support.installation import Installation, start_up
+from support.waiting import soon
 
 LARGEST: Final = 10_000
 PAIRS: Final = 1000
@@ -104,7 +105,7 @@ def test_killing_everything_in_the_middle_of_an_array_loses_no_child_and_runs_no
         paired = account.submit(
             ["true"], arrayProperties={"size": KILLED}, dependsOn=[{"jobId": array, "type": "N_TO_N"}]
         )
-        eventually(lambda: sum(word == "end" for _, word in lines()) >= 20, "some children have ended")
+        soon(lambda: sum(word == "end" for _, word in lines()) >= 20, "some children have ended")
     finally:
         account.close()
         first.processes["up"].kill_group()

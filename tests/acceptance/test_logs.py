@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from support.aws import LOG_GROUP, Account, eventually
+from support.aws import LOG_GROUP, Account
+from support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("queue")
 
@@ -65,7 +66,7 @@ def test_a_running_jobs_log_is_paged_and_tailed_to_its_end(account: Account, tmp
     def rest() -> list[str]:
         return tail.poll()
 
-    assert eventually(rest, "the last line") == ["three"]
+    assert soon(rest, "the last line") == ["three"]
     assert tail.poll() == []
     page = account.logs.get_log_events(
         logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, nextToken=page["nextForwardToken"]
@@ -128,7 +129,7 @@ def test_a_job_may_name_its_log_group(account: Account) -> None:
             return []
         return [event["message"] for event in page["events"]]
 
-    assert eventually(events, "the log in its group") == ["hello"]
+    assert soon(events, "the log in its group") == ["hello"]
     assert [group["logGroupName"] for group in account.logs.describe_log_groups()["logGroups"]] == [
         LOG_GROUP,
         "/team/a",

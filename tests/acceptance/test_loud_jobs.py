@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import BatchyardProcess, Installation, start_six, start_up
+from support.waiting import soon
 
 LIMIT = ("--log-limit", "16MiB")
 LOUD_BYTES = 200_000_000
@@ -60,7 +61,7 @@ def test_a_loud_job_holds_up_neither_its_agent_nor_its_neighbours(installation: 
     for number in range(3):
         quiet = account.wait(account.submit(["echo", f"quiet {number}"], jobDefinition="quiet"))
         assert account.log_lines(quiet) == [f"quiet {number}"]
-    eventually(lambda: log_sizes(installation.folder, "loud")[0] > LOUD_BYTES, "the loud job's output")
+    soon(lambda: log_sizes(installation.folder, "loud")[0] > LOUD_BYTES, "the loud job's output")
     gate.touch()
     job = account.wait(job_id)
     assert (job["status"], len(job["attempts"])) == ("SUCCEEDED", 1)
@@ -69,7 +70,7 @@ def test_a_loud_job_holds_up_neither_its_agent_nor_its_neighbours(installation: 
         events = account.logs.get_log_events(logGroupName="/aws/batch/job", logStreamName=stream, limit=2)["events"]
         return [event["message"] for event in events] == [line, "the end"]
 
-    eventually(end, "the end of the log")
+    soon(end, "the end of the log")
     after = {name: peak_bytes(process) for name, process in installation.processes.items()}
     assert {name: peak for name, peak in after.items() if peak - before[name] > MEMORY_BYTES_MAX} == {}
     head = account.logs.get_log_events(
@@ -88,5 +89,5 @@ def test_a_loud_job_holds_up_neither_its_agent_nor_its_neighbours(installation: 
         )
     (note,) = found["events"]
     assert note["message"].startswith("[batchyard] ")
-    eventually(lambda: log_sizes(installation.folder, "loud")[1] <= DISK_BYTES_MAX, "the disk is free again")
+    soon(lambda: log_sizes(installation.folder, "loud")[1] <= DISK_BYTES_MAX, "the disk is free again")
     account.close()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import start_up
+from support.waiting import soon
 
 JOBS = 500
 
@@ -80,7 +81,7 @@ def test_killing_everything_in_the_middle_loses_no_job_and_runs_none_twice_at_a_
     account.make_queue()
     try:
         job_ids = submit_many(account, JOBS, journal.command)
-        eventually(lambda: journal.ended() >= 20, "some jobs have ended")
+        soon(lambda: journal.ended() >= 20, "some jobs have ended")
     finally:
         account.close()
         first.processes["up"].kill_group()

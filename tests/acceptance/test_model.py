@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from support.aws import STATUSES, TERMINAL, Json, eventually
+from support.aws import STATUSES, TERMINAL, Json
 from support.installation import Installation, start_up
 from support.job_model import Job, Jobs, Kind, is_forward
+from support.waiting import soon
 from support.wire import Wire
 
 EXAMPLES: Final = int(os.environ.get("BATCHYARD_MODEL_EXAMPLES", "0"))
@@ -438,7 +439,7 @@ class Batch(RuleBasedStateMachine):
                 if not job.children and job.kind in {"holds", "waits"} and job.seen not in TERMINAL:
                     self.ask("terminatejob", jobId=job.job_id, reason="the end")
                     self.jobs.end(job.job_id, "the end")
-            eventually(self.all_ended, "the end of all jobs")
+            soon(self.all_ended, "the end of all jobs")
             self.look_at_resources()
             for name in self.queues:
                 self.list_jobs(name, "SUCCEEDED")

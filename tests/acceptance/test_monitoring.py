@@ -13,8 +13,9 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import READY_SERVICE, Installation, batchyard
+from support.waiting import soon
 
 MONITORING: Final = Path(__file__).parents[2] / "deploy" / "monitoring"
 PAGE: Final = Path(__file__).parents[2] / "docs" / "monitoring.md"
@@ -65,7 +66,7 @@ def test_jobs_are_counted_by_queue_and_state(installation: Installation, account
         assert value("batchyard_jobs_submitted_total") == 4
         assert value("batchyard_job_state_changes_total", state="SUCCEEDED") == 1
         assert value("batchyard_job_run_seconds_count") == 1
-        eventually(
+        soon(
             lambda: (
                 sum(value("batchyard_jobs", state=state) or 0 for state in ("RUNNABLE", "STARTING", "RUNNING")) == 3
             ),
@@ -74,7 +75,7 @@ def test_jobs_are_counted_by_queue_and_state(installation: Installation, account
     finally:
         account.batch.terminate_job(jobId=array, reason="over")
     account.wait(array)
-    eventually(lambda: value("batchyard_jobs", state="RUNNING") in (None, 0), "a count of nothing that runs")
+    soon(lambda: value("batchyard_jobs", state="RUNNING") in (None, 0), "a count of nothing that runs")
 
 
 def test_the_fleet_shows_in_the_metrics(installation: Installation) -> None:

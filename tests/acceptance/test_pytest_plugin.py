@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.aws import eventually
+from support.waiting import soon
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "testing-a-pipeline"
 TIMEOUT_S = 200.0
@@ -53,7 +53,7 @@ def test_the_example_passes_with_several_workers_on_one_server_and_leaves_nothin
     result = run_pytest(EXAMPLE, "-n", "2", "--basetemp", str(base))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "4 passed" in result.stdout
-    eventually(lambda: not keepers(base / "batchyard"), "the end of the server")
+    soon(lambda: not keepers(base / "batchyard"), "the end of the server")
     assert [path.name for path in base.glob("**/server.log")] == ["server.log"]
 
 
@@ -127,7 +127,7 @@ def test_the_server_ends_when_its_tests_are_killed(tmp_path: Path) -> None:
     )
     base = tmp_path / "base"
     assert run_pytest(tmp_path, "--basetemp", str(base)).returncode == -9
-    eventually(lambda: not keepers(base / "batchyard"), "the end of the server")
+    soon(lambda: not keepers(base / "batchyard"), "the end of the server")
 
 
 def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import Installation, start_six, start_up
+from support.waiting import soon
 
 RETENTION = ("--job-retention", "2s")
 
@@ -29,7 +30,7 @@ def test_a_finished_job_and_its_log_go_and_others_stay(start: Callable[[Path], I
         stream = account.wait(running, "RUNNING")["container"]["logStreamName"]
         assert account.lines_of(stream) == ["stays"]
         finished = account.submit(["sh", "-c", f"echo goes; echo ran > {ran}"])
-        eventually(lambda: account.batch.describe_jobs(jobs=[finished])["jobs"] == [], "the job is gone")
+        soon(lambda: account.batch.describe_jobs(jobs=[finished])["jobs"] == [], "the job is gone")
         assert ran.read_text() == "ran\n"
         logs = {*(tmp_path / "data").rglob("*.log"), *(tmp_path / "data").rglob("*.marks")}
         kept = stream.rpartition("/")[2]
@@ -39,7 +40,7 @@ def test_a_finished_job_and_its_log_go_and_others_stay(start: Callable[[Path], I
             return {file.stem for file in found} == {kept}
 
         assert logs
-        eventually(others_are_gone, "the log is gone")
+        soon(others_are_gone, "the log is gone")
         assert account.stream_lines(stream) == ["stays"]
         assert account.describe(running)["status"] == "RUNNING"
     finally:

@@ -14,8 +14,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
-from support.aws import Account, eventually
+from support.aws import Account
 from support.installation import Installation, start_six
+from support.waiting import soon
 
 MODES: Final = ("legacy", "standard")
 """Of retrying: what boto3 does by default, and what it does if asked."""
@@ -97,7 +98,7 @@ def test_no_call_fails_and_no_job_is_disturbed(six: Installation, tmp_path: Path
 
         def call_on() -> None:
             wanted = [client.calls + CALLS_BETWEEN for client in clients]
-            eventually(
+            soon(
                 lambda: all(client.calls >= count for client, count in zip(clients, wanted, strict=True)),
                 "the clients get answers",
             )

@@ -2,7 +2,8 @@
 
 import itertools
 
-from support.aws import Account, eventually
+from support.aws import Account
+from support.waiting import soon
 
 
 def test_a_script_written_for_aws_runs_its_job_on_the_local_agent(account: Account) -> None:
@@ -25,7 +26,7 @@ def test_a_script_written_for_aws_runs_its_job_on_the_local_agent(account: Accou
         },
         serviceRole="arn:aws:iam::012345678910:role/AWSBatchServiceRole",
     )
-    eventually(
+    soon(
         lambda: (
             batch.describe_compute_environments(computeEnvironments=["C4OnDemand"])["computeEnvironments"][0]["status"]
             == "VALID"

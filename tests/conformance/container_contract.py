@@ -31,7 +31,7 @@ from batchyard.api.common.v1.container_pb2 import (
 )
 from batchyard.storage.log_files import LogFolder
 from conformance.runtime_contract import FIRST, SECOND, RuntimeContract
-from support.agent import an_offer, eventually
+from support.agent import an_offer
 from support.docker import (
     all_volumes_of,
     containers_of,
@@ -45,6 +45,7 @@ from support.docker import (
     volumes_of,
 )
 from support.images import ImageRegistry
+from support.waiting import eventually
 
 CAPACITY = (4000, 4096, 0)
 GRACE_S = 0.2

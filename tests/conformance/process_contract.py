@@ -20,7 +20,8 @@ from batchyard.agent.state import Orders
 from batchyard.api.common.v1.container_pb2 import Device, LinuxParameters, MountPoint, Tmpfs, Ulimit, Volume
 from batchyard.storage.log_files import LogFolder
 from conformance.runtime_contract import FIRST, SECOND, Open, RuntimeContract
-from support.agent import NEEDS_ROOT, agent_id_of, an_offer, eventually, pids_with
+from support.agent import NEEDS_ROOT, agent_id_of, an_offer, pids_with
+from support.waiting import eventually
 
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 CAPACITY = (4000, 4096, 0)

@@ -18,7 +18,8 @@ from batchyard.agent.runtimes.secrets import Secrets, parse_secrets
 from batchyard.agent.state import Orders, RunRecord
 from batchyard.api.common.v1.container_pb2 import MountPoint, Secret, Ulimit
 from batchyard.storage.log_files import LogFolder
-from support.agent import NAMESPACE, PATIENCE_S, an_offer, eventually
+from support.agent import NAMESPACE, an_offer
+from support.waiting import PATIENCE_S, eventually
 
 FIRST: Fence = (1, 1)
 SECOND: Fence = (1, 2)

@@ -14,9 +14,10 @@ from anyio import to_thread
 
 from batchyard.agent.convert import fence_of
 from batchyard.agent.launcher.ledger import RunEnd, RunState
-from support.agent import FakeScheduler, eventually, pids_with, serving
+from support.agent import FakeScheduler, pids_with, serving
 from support.agent_scenario import child, job, play
 from support.crashes import CHILD_DEADLINE_S, NEEDS_STRACE, SYNCS, forked, traced, was_injected
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.timeout(600), NEEDS_STRACE]
 

@@ -24,8 +24,9 @@ from batchyard.rpc.clock import SystemClock
 from batchyard.storage import log_files
 from batchyard.storage.log_cuts import Cut, NoHolesError
 from batchyard.storage.log_files import LogFolder
-from support.agent import NAMESPACE, eventually
+from support.agent import NAMESPACE
 from support.contexts import stopped
+from support.waiting import eventually
 
 STREAM = "definition/default/1"
 

@@ -18,7 +18,8 @@ from batchyard.agent.host import AgentStartError
 from batchyard.agent.launcher.ledger import Fence, RunEnd, RunState
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.storage.log_files import LogFolder
-from support.agent import NAMESPACE, QUICK, FakeScheduler, an_offer, eventually, pids_with, serving
+from support.agent import NAMESPACE, QUICK, FakeScheduler, an_offer, pids_with, serving
+from support.waiting import eventually
 
 FIRST: Fence = (1, 1)
 SECOND: Fence = (1, 2)

@@ -17,7 +17,8 @@ from batchyard.agent.runtimes.launched import open_process_runtime
 from batchyard.agent.state import Orders
 from batchyard.rpc.peers import Peer, Role
 from batchyard.storage.log_files import LogFolder
-from support.agent import QUICK, an_offer, eventually, is_running, pids_with, soon
+from support.agent import QUICK, an_offer, is_running, pids_with
+from support.waiting import eventually, soon
 
 CHILD = """
 import sys, anyio

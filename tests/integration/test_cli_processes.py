@@ -3,25 +3,18 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import pytest
 
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.processes import started, supervised
+from support.waiting import eventually
 
 
 def child(body: str) -> list[str]:
     """Return a command that runs a few lines of Python."""
     return [sys.executable, "-S", "-c", f"import os, signal, sys, time\n{body}"]
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not reached():  # noqa: ASYNC110 - other processes tell it by files
-            await anyio.sleep(0.01)
 
 
 async def test_is_entered_when_the_child_is_ready_and_ends_it_with_sigterm(tmp_path: Path) -> None:
@@ -40,7 +33,7 @@ async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     body = f"print(os.getpid(), file=open({str(starts)!r}, 'a'))\nprint('ready', flush=True)\nsignal.pause()"
     async with supervised(child(body)):
         os.kill(int(starts.read_text()), signal.SIGKILL)
-        await until(lambda: len(starts.read_text().split()) == 2)
+        await eventually(lambda: len(starts.read_text().split()) == 2)
 
 
 async def test_a_child_that_dies_before_it_is_ready_is_started_again(tmp_path: Path) -> None:
@@ -65,11 +58,11 @@ async def test_a_child_that_was_started_before_is_kept_and_then_started_anew(tmp
     starts = tmp_path / "starts"
     command = child(f"print(os.getpid(), file=open({str(starts)!r}, 'a'))\nprint('ready', flush=True)\nsignal.pause()")
     async with started(command) as first:
-        await until(lambda: starts.exists() and starts.read_text().endswith("\n"))
+        await eventually(lambda: starts.exists() and starts.read_text().endswith("\n"))
         async with supervised(command, None, first):
             assert starts.read_text() == f"{first.pid}\n"
             first.kill()
-            await until(lambda: len(starts.read_text().split()) == 2)
+            await eventually(lambda: len(starts.read_text().split()) == 2)
         assert first.returncode == -signal.SIGKILL
 
 

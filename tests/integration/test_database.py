@@ -12,6 +12,7 @@ import pytest
 
 from batchyard.storage.sqlite import database
 from batchyard.storage.sqlite.database import open_database
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -67,6 +68,4 @@ async def test_a_cancelled_opening_ends_with_its_thread(
     go_on.set()
     await asyncio.wait([task])
     # Its end has been told from there: what is left is the thread's return.
-    with anyio.fail_after(60):
-        while threading.active_count() >= threads:  # noqa: ASYNC110 - nothing tells of a thread's end
-            await anyio.sleep(0.001)
+    await eventually(lambda: threading.active_count() < threads, "the thread has ended")

@@ -11,9 +11,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from batchyard.domain.names import DEFAULT_NAMESPACE
-from support.aws import Account, eventually
+from support.aws import Account
 from support.disks import fill, small_disk
 from support.installation import ANY_PORTS, READY_UP, BatchyardProcess
+from support.waiting import soon
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def up(disk: Path, tmp_path: Path) -> Iterator[str]:
 
 def readiness(url: str) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=60) as response:
             return response.status, json.load(response)["upstreams"]
     except urllib.error.HTTPError as error:
         with error:
@@ -77,12 +78,12 @@ def test_a_full_disk_is_told_and_outlived_by_the_job_store(disk: Path, up: str) 
         assert "the job store cannot write: database or disk is full" in refusal(
             lambda: account.submit(jobQueue="default")
         )
-        _, upstreams = eventually(lambda: found if (found := readiness(up))[0] == 503 else None, "not ready")
+        _, upstreams = soon(lambda: found if (found := readiness(up))[0] == 503 else None, "not ready")
         assert upstreams["jobs"] == "NOT_SERVING"
         assert account.describe(job_id)["status"] == "RUNNABLE"
         filler.unlink()
-        eventually(lambda: can_submit(account), "a submission is accepted again")
-        eventually(lambda: readiness(up)[0] == 200, "ready again")
+        soon(lambda: can_submit(account), "a submission is accepted again")
+        soon(lambda: readiness(up)[0] == 200, "ready again")
         assert account.describe(job_id)["status"] == "RUNNABLE"
     finally:
         account.close()
@@ -94,12 +95,12 @@ def test_a_full_disk_is_told_and_outlived_by_the_registry(disk: Path, up: str) -
         filler = fill(disk)
         text = refusal(account.define)
         assert text == "The registry cannot write to its database: database or disk is full"
-        _, upstreams = eventually(lambda: found if (found := readiness(up))[0] == 503 else None, "not ready")
+        _, upstreams = soon(lambda: found if (found := readiness(up))[0] == 503 else None, "not ready")
         assert upstreams["registry"] == "NOT_SERVING"
         (queue,) = account.batch.describe_job_queues()["jobQueues"]
         assert queue["jobQueueName"] == "default"
         filler.unlink()
-        eventually(lambda: readiness(up)[0] == 200, "ready again")
+        soon(lambda: readiness(up)[0] == 200, "ready again")
         account.define("after")
     finally:
         account.close()

@@ -22,7 +22,7 @@ from batchyard.agent.runtimes.docker import open_docker_runtime
 from batchyard.agent.runtimes.guarded import GuardedFolder
 from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.storage.log_files import LogFolder
-from support.agent import FakeScheduler, an_offer, eventually, is_running, pids_with, serving
+from support.agent import FakeScheduler, an_offer, is_running, pids_with, serving
 from support.docker import (
     HOW_TO_GET_ONE,
     OwnEngine,
@@ -37,6 +37,7 @@ from support.docker import (
     run_inside,
     state_of,
 )
+from support.waiting import eventually
 
 __all__ = ["docker_host"]
 
@@ -167,16 +168,17 @@ async def test_what_is_created_and_not_started_is_removed_when_the_lease_is_over
     labels = [f"batchyard.agent={tmp_path.name}"]
     container = create_container(docker_host, "-l", labels[0], "bb:1", "sleep", "600")
     folder = GuardedFolder(tmp_path, tmp_path.name)
-    folder.set_engine(docker_host, labels)
     folder.lease.write(wire.now() + 3600)
-    await folder.ensure_guard()
-    # It has looked more than once, and found an agent that is away and a container that might be started yet.
-    await anyio.sleep(2 * guard.INTERVAL_S)
-    assert guard.is_held(str(tmp_path / guard.ALIVE))
-    assert state_of(docker_host, container) == "created"
-    folder.lease.write(wire.now())
-    await eventually(lambda: not state_of(docker_host, container), "the container is removed")
-    await eventually(lambda: not pids_with(str(tmp_path)), "the guard has ended")
+    async with engine_that_starts_nothing(docker_host) as engine:
+        folder.set_engine(engine.url, labels)
+        await folder.ensure_guard()
+        # It has looked more than once, and found an agent that is away and a container that might be started yet.
+        await eventually(lambda: engine.listings > 1, "the guard looks again")
+        assert guard.is_held(str(tmp_path / guard.ALIVE))
+        assert state_of(docker_host, container) == "created"
+        folder.lease.write(wire.now())
+        await eventually(lambda: not state_of(docker_host, container), "the container is removed")
+        await eventually(lambda: not pids_with(str(tmp_path)), "the guard has ended")
     folder.close()
 
 

@@ -15,8 +15,9 @@ from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.agent.state import Orders, RunRecord
 from batchyard.api.common.v1.container_pb2 import MountPoint, Volume
 from batchyard.storage.log_files import LogFolder
-from support.agent import NAMESPACE, an_offer, eventually
+from support.agent import NAMESPACE, an_offer
 from support.fake_engine import FakeEngine, Fault, a_fake_engine
+from support.waiting import eventually
 
 FIRST: Fence = (1, 1)
 OFFER = an_offer(

@@ -140,7 +140,7 @@ async def test_a_call_without_deadline_gets_the_configured_one(
     jobs: "JobsServiceAsyncStub", services: FakeServices
 ) -> None:
     await jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]))
-    assert round(services.received[0].time_remaining_s or 0, -1) == CONFIG.deadline_s
+    assert 20 < (services.received[0].time_remaining_s or 0) < CONFIG.deadline_s + 1
 
 
 async def test_a_callers_cancellation_goes_along(jobs: "JobsServiceAsyncStub", services: FakeServices) -> None:

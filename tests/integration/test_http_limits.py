@@ -13,8 +13,8 @@ from batchyard.gateway.app import GatewayAddresses
 from batchyard.rpc import http_protocol
 from batchyard.rpc.http_protocol import HEADERS_MAX, OVERHEAD_BYTES_MAX
 from support.gateway import FakeServices, a_gateway, authorization
+from support.waiting import PATIENCE_S
 
-PATIENCE_S = 60.0
 FLOOD_BYTES = 32 * 1024 * 1024
 
 

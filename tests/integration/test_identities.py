@@ -50,8 +50,8 @@ from batchyard.scheduler.config import SchedulerConfig
 from support.certificates import Certificates
 from support.contexts import held_open
 from support.rpc import failure_of
+from support.waiting import PATIENCE_S, eventually
 
-PATIENCE_S: Final = 60.0
 ACCOUNT: Final = "210987654321"
 DENIED: Final = grpc.StatusCode.PERMISSION_DENIED
 AGENTS_OWN: Final = frozenset(
@@ -253,12 +253,12 @@ class TwoAgents:
 
     async def until_status(self, status: str) -> JobDetail:
         """Wait for a status of the job."""
-        with anyio.fail_after(PATIENCE_S):
-            while True:
-                job = await self.job()
-                if JobStatus.Name(job.status) == f"JOB_STATUS_{status}":
-                    return job
-                await anyio.sleep(0.01)
+
+        async def job_then() -> JobDetail | None:
+            job = await self.job()
+            return job if JobStatus.Name(job.status) == f"JOB_STATUS_{status}" else None
+
+        return await eventually(job_then, f"the job is {status}")
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from batchyard.api.registry.v1 import registry_service_pb2 as registry
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from support.contexts import held_open
 from support.control_plane import ControlPlane, a_submission, control_plane
+from support.waiting import PATIENCE_S, eventually
 
 RUNNABLE = JobStatus.JOB_STATUS_RUNNABLE
 FAILED = JobStatus.JOB_STATUS_FAILED
@@ -44,14 +45,14 @@ async def snapshot(plane: ControlPlane) -> tuple[Any, wire.DispatchResponse]:
     await call.write(wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id="second")))
     seen = wire.DispatchResponse()
     while not seen.snapshot_complete:
-        message: Any = await asyncio.wait_for(call.read(), 10)
+        message: Any = await asyncio.wait_for(call.read(), PATIENCE_S)
         seen.MergeFrom(message)
     return call, seen
 
 
 async def following(watch: Any) -> operations.WatchJobsResponse:
     """Return the next message of a watch."""
-    message: operations.WatchJobsResponse = await asyncio.wait_for(watch.read(), 10)
+    message: operations.WatchJobsResponse = await asyncio.wait_for(watch.read(), PATIENCE_S)
     return message
 
 
@@ -291,7 +292,7 @@ async def test_another_scheduler_is_welcomed_when_the_leaders_lease_is_over(tmp_
         await first.send(heartbeat=1)
         seen = await first.until(lambda seen: seen.heartbeat)
         assert seen.heartbeat == 1
-        assert (await asyncio.wait_for(call.read(), 10)).welcome.leader_epoch == 2
+        assert (await asyncio.wait_for(call.read(), PATIENCE_S)).welcome.leader_epoch == 2
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await first.until(lambda _: False)
         assert error.value.code() is grpc.StatusCode.ABORTED
@@ -329,9 +330,7 @@ async def test_one_that_waits_already_follows_at_once_too(tmp_path: Path, caplog
     caplog.set_level(logging.INFO)
     async with control_plane(tmp_path, leader_lease_s=1000) as plane, plane.scheduler("first") as first:
         follower = asyncio.create_task(snapshot(plane))
-        async with asyncio.timeout(30):
-            while "scheduler second waits" not in caplog.text:  # noqa: ASYNC110 - told in the log alone
-                await asyncio.sleep(0.01)
+        await eventually(lambda: "scheduler second waits" in caplog.text, "the second waits")
         await first.send(resign=True)
         call, seen = await follower
         assert seen.welcome.leader_epoch == 2
@@ -460,15 +459,4 @@ async def test_a_failed_commit_is_answered_as_unknown_and_the_store_serves_again
     assert (await refusal(plane.jobs.SubmitJob(a_submission()))).endswith("; whether this was done is not known")
     database.execute("DROP TRIGGER full")
     database.close()
-    async with asyncio.timeout(30):
-        job_id = await submit_when_open(plane)
-    assert (await plane.job(job_id)).status == RUNNABLE
-
-
-async def submit_when_open(plane: ControlPlane) -> str:
-    while True:
-        try:
-            return await plane.submit()
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017  # anything else is not to be tried again
-            await asyncio.sleep(0)
+    assert (await plane.job(await plane.submit_when_it_serves())).status == RUNNABLE

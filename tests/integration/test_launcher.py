@@ -24,10 +24,10 @@ from support.agent import (
     a_launcher,
     is_running,
     pids_with,
-    soon,
     start_entry,
     start_launcher,
 )
+from support.waiting import soon
 
 FIRST: Fence = (1, 1)
 SECOND: Fence = (1, 2)
@@ -235,7 +235,14 @@ def test_what_a_job_leaves_is_seen_in_a_folder_that_was_long_empty(
         assert folders.take(None) == folder
         folders.give_back(folder)
     assert folders.take(None) == folder
-    time.sleep(0.05)  # two changes within one tick of the kernel's clock have one time
+    # Two changes within one tick of the kernel's clock have one time.
+    emptied_ns, probe = Path(folder).stat().st_ctime_ns, tmp_path / "probe"
+
+    def has_ticked() -> bool:
+        probe.touch()
+        return probe.stat().st_ctime_ns > emptied_ns
+
+    soon(has_ticked, "the clock has ticked")
     Path(folder, "left").touch()
     folders.give_back(folder)
     for pid in folders.removers:

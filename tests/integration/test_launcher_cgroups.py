@@ -12,7 +12,7 @@ import pytest
 
 from batchyard.agent.launcher import cgroups
 from batchyard.agent.launcher.cgroups import MIB, Cgroup, CgroupPool, Layout, Tree, open_cgroups
-from support.agent import soon
+from support.waiting import soon
 
 FILES = {
     1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control"),

@@ -19,8 +19,8 @@ from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.server import InProcessEndpoint
 from batchyard.storage.log_files import LogFolder
-from support.agent import eventually
 from support.control_plane import ControlPlane, control_plane
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.log_ingest_service_pb2_grpc import LogIngestServiceAsyncStub

@@ -25,8 +25,9 @@ from batchyard.storage import log_files
 from batchyard.storage.log_cuts import Cut, NoHolesError
 from batchyard.storage.log_files import LogFolder, LogMovedError
 from batchyard.storage.log_marks import MARKS_BYTES_MAX
-from support.agent import NAMESPACE, eventually
+from support.agent import NAMESPACE
 from support.disks import fill, small_disk
+from support.waiting import eventually
 
 STREAM = "definition/default/1"
 NAME = (NAMESPACE, STREAM)

@@ -6,7 +6,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from hashlib import blake2b
@@ -32,10 +31,11 @@ from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail
 from batchyard.domain.errors import StaleIncarnationError
 from batchyard.rpc.errors import status_of
 from support.contexts import stopped
+from support.waiting import PATIENCE_S
+from support.waiting import eventually as eventually
+from support.waiting import soon as soon
 
 NAMESPACE = "123456789012"
-PATIENCE_S = 60.0
-"""How long anything in a test may take before it counts as not happening."""
 
 LAUNCHER_PROGRAM = Path(wire.__file__).parent / "__main__.py"
 QUICK = ProcessSettings(idle_s=0.2, timeout_grace_s=0.2)
@@ -89,25 +89,6 @@ def offer_message(offer: Offer) -> run_pb2.RunOffer:
         compute_environment=offer.compute_environment,
         log_stream_name=offer.log_stream_name,
     )
-
-
-async def eventually(condition: Callable[[], Any], what: str = "") -> Any:
-    """Return what the condition returns once that is true; fail if it never is."""
-    with anyio.move_on_after(PATIENCE_S):
-        while not (value := condition()):  # noqa: ASYNC110 - what is waited for happens in other processes
-            await anyio.sleep(0.01)
-        return value
-    raise AssertionError(f"never happened: {what or condition}")
-
-
-def soon(condition: Callable[[], Any], what: str = "") -> Any:
-    """Do what `eventually` does, in a test that is not asynchronous."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"never happened: {what or condition}")
-        time.sleep(0.01)
-    return value
 
 
 def is_running(pid: int) -> bool:
@@ -242,11 +223,10 @@ def a_launcher(folder: Path, **options: Any) -> Iterator[LauncherClient]:
 
 def end_launcher(folder: Path, pid: int) -> None:
     """End a launcher, if it still lives, with all that it runs."""
-    connection = soon(lambda: not is_running(pid) or _connect(folder), "the launcher answers or is gone")
-    if connection is True:
+    try:
+        last = LauncherClient(folder, is_alive=lambda: is_running(pid))
+    except ConnectionRefusedError:
         return
-    connection.close()
-    last = LauncherClient(folder)
     last.send(kill=[[fence, 0] for fence in last.runs], exit=True)
     soon(lambda: not is_running(pid), "the launcher ends")
     last.close()

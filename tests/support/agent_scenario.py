@@ -11,7 +11,8 @@ from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.launcher.ledger import RunState
 from batchyard.agent.runtimes.launched import ProcessSettings
 from batchyard.agent.state import Offer
-from support.agent import FakeScheduler, an_offer, eventually
+from support.agent import FakeScheduler, an_offer
+from support.waiting import eventually
 
 _SETTINGS = ProcessSettings(namespace=False, idle_s=0.2, timeout_grace_s=0.2)
 

@@ -1,6 +1,5 @@
 """AWS's own clients, pointed at an installation, and what tests ask of them again and again."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -10,6 +9,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from support.waiting import soon
+
 if TYPE_CHECKING:
     from types_boto3_batch import BatchClient
     from types_boto3_batch.type_defs import JobDetailTypeDef
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Json: TypeAlias = dict[str, Any]
 
-DEADLINE_S: Final = 60.0
-POLL_S: Final = 0.02
 STATUSES: Final = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
 LOG_GROUP: Final = "/aws/batch/job"
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED"})
@@ -82,7 +81,7 @@ class Account:
                 raise AssertionError(f"ended as {job['status']}, waited for {sorted(wanted)}: {job}")
             return job if job["status"] in wanted else None
 
-        return eventually(job_then, f"job {job_id} in {sorted(wanted)}")
+        return soon(job_then, f"job {job_id} in {sorted(wanted)}")
 
     def wait_all(self, job_ids: Iterable[str]) -> dict[str, "JobDetailTypeDef"]:
         """Wait until all jobs have ended; return them by id."""
@@ -97,7 +96,7 @@ class Account:
             waiting = [job_id for job_id in waiting if job_id not in ended]
             return not waiting
 
-        eventually(rest_ended, "the end of all jobs")
+        soon(rest_ended, "the end of all jobs")
         return ended
 
     def job_ids(self, queue: str = "queue") -> list[str]:
@@ -121,7 +120,7 @@ class Account:
             lines = self.stream_lines(log_stream_name)
             return lines if complete(lines) else None
 
-        return eventually(enough, f"all of the log {log_stream_name}")
+        return soon(enough, f"all of the log {log_stream_name}")
 
     def stream_lines(self, log_stream_name: str) -> list[str]:
         """Return all lines of a log stream, page by page."""
@@ -133,15 +132,6 @@ class Account:
             if page["nextForwardToken"] == request.get("nextToken"):
                 return lines
             request["nextToken"] = page["nextForwardToken"]
-
-
-def eventually(attempt: Callable[[], T | None], what: str) -> T:
-    """Return the first true result, asking again and again until the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (result := attempt()):
-        assert time.monotonic() < deadline, f"not seen within {DEADLINE_S} s: {what}"
-        time.sleep(POLL_S)
-    return result
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import grpc.aio
 from google.protobuf.json_format import ParseDict
 
@@ -27,6 +26,7 @@ from batchyard.registry.app import open_registry
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.server import default_interceptors
+from support.waiting import PATIENCE_S, eventually
 
 if TYPE_CHECKING:
     from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceAsyncStub
@@ -76,6 +76,19 @@ class ControlPlane:
         """Submit a job; return its id."""
         return (await self.jobs.SubmitJob(a_submission(name, **members))).job_id
 
+    async def submit_when_it_serves(self, name: str = "job") -> str:
+        """Submit a job as soon as the job store can write; return its id."""
+
+        async def accepted() -> str | None:
+            try:
+                return await self.submit(name)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return None
+
+        return await eventually(accepted, "a job is accepted")
+
     async def job(self, job_id: str) -> JobDetail:
         """Describe one job."""
         answer = await self.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=[job_id]))
@@ -84,11 +97,11 @@ class ControlPlane:
 
     async def until_gone(self, job_id: str) -> None:
         """Wait until a job is not kept any more."""
-        with anyio.fail_after(60):
-            while True:
-                if not (await self.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=[job_id]))).jobs:
-                    return
-                await anyio.sleep(0.02)
+
+        async def is_gone() -> bool:
+            return not (await self.jobs.DescribeJobs(jobs.DescribeJobsRequest(jobs=[job_id]))).jobs
+
+        await eventually(is_gone, f"job {job_id} is gone")
 
     @asynccontextmanager
     async def scheduler(self, name: str = "test") -> "AsyncIterator[Scheduler]":
@@ -117,7 +130,7 @@ class Scheduler:
     async def until(self, condition: Callable[[wire.DispatchResponse], object]) -> wire.DispatchResponse:
         """Read until what has come satisfies the condition; return it and begin anew."""
         while not condition(self.seen):
-            self.seen.MergeFrom(await asyncio.wait_for(self.call.read(), 10))
+            self.seen.MergeFrom(await asyncio.wait_for(self.call.read(), PATIENCE_S))
         seen, self.seen = self.seen, wire.DispatchResponse()
         return seen
 

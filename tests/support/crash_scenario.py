@@ -195,24 +195,13 @@ async def _play_through_a_failure(plane: ControlPlane, parent: Parent) -> None:
         await play(plane, parent.send)
     except grpc.aio.AioRpcError as error:
         _await_healing(parent, error.code().name, error.details() or "")
-        parent.send(("submitted", "after", await _submit_when_it_serves(plane)))
+        parent.send(("submitted", "after", await plane.submit_when_it_serves("after")))
     except StreamEndedError:
         _await_healing(parent, "UNAVAILABLE", "the stream has ended")
-        parent.send(("submitted", "after", await _submit_when_it_serves(plane)))
+        parent.send(("submitted", "after", await plane.submit_when_it_serves("after")))
     parent.send(("over",))
 
 
 def _await_healing(parent: Parent, status: str, text: str) -> None:
     parent.send(("failed", status, text))
     parent.recv()
-
-
-async def _submit_when_it_serves(plane: ControlPlane) -> str:
-    async with asyncio.timeout(READ_DEADLINE_S):
-        while True:
-            try:
-                return await plane.submit("after")
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.01)

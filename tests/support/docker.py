@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from support.agent import is_running, soon
+from support.agent import is_running
+from support.waiting import soon
 
 IMAGE = "bb:1"
 """Busybox and nothing else."""
@@ -118,12 +119,13 @@ def an_engine() -> Iterator[OwnEngine]:
 
 
 class EngineThatStartsNothing:
-    """A way to an engine, on which every start of a container is cut off before it arrives."""
+    """A way to an engine, on which every start of a container is cut off before it arrives; it counts what is asked."""
 
     def __init__(self, url: str, socket: Path) -> None:
         self._path = url.removeprefix("unix://")
         self.url = f"unix://{socket}"
         self.starts = 0
+        self.listings = 0
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass a connection on."""
@@ -139,6 +141,7 @@ class EngineThatStartsNothing:
             if request_line.startswith(b"POST ") and b"/start" in request_line:
                 self.starts += 1
                 break
+            self.listings += request_line.startswith(b"GET ") and b"/containers/json" in request_line
             writer.write(data)
             await writer.drain()
         writer.close()

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from support.docker import busybox_archive
+from support.waiting import PATIENCE_S
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _MANIFEST_PATH = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
 _BLOB_PATH = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)")
-
-PATIENCE_S = 60
 
 
 def digest_of(data: bytes) -> str:

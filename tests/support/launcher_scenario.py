@@ -16,7 +16,8 @@ from batchyard.agent.launcher.ledger import FINAL, Fence, RunEnd, RunState
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.agent.state import Orders, RunRecord
 from batchyard.storage.log_files import LogFolder
-from support.agent import PATIENCE_S, LauncherClient, agent_id_of, an_offer, start_entry
+from support.agent import LauncherClient, agent_id_of, an_offer, start_entry
+from support.waiting import PATIENCE_S
 
 CAPACITY: Final = (4000, 4096, 0)
 COMMANDS: Final[dict[Fence, str]] = {

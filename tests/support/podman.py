@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from support.agent import soon
 from support.docker import can_have_own_engine, engine_answers, import_image, open_files_limit, unmount_below
 from support.images import ImageRegistry, image_registry
+from support.waiting import soon
 
 __all__ = ["image_registry"]
 

@@ -9,8 +9,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from batchyard.api.registry.v1 import registry_service_pb2 as api
 from support.control_plane import ControlPlane, control_plane
-
-SETTLED_WITHIN_S: Final = 60.0
+from support.waiting import eventually
 
 _CONTAINER: Final = {"image": "busybox", "vcpus": 1, "memory": 16, "command": ["true"]}
 _ORDER: Final = [{"order": 1, "computeEnvironment": "one"}]
@@ -62,12 +61,15 @@ async def resources(plane: ControlPlane) -> Resources:
 
 async def settled(plane: ControlPlane) -> Resources:
     """Return what the registry has once nothing is under way any more."""
-    async with asyncio.timeout(SETTLED_WITHIN_S):
-        while True:
-            found = await resources(plane)
-            if not any(str(value).endswith("ING") for values in found.values() for value in values):
-                return found
-            await asyncio.sleep(0.01)
+    found: Resources = {}
+
+    async def is_at_rest() -> bool:
+        nonlocal found
+        found = await resources(plane)
+        return not any(str(value).endswith("ING") for values in found.values() for value in values)
+
+    await eventually(is_at_rest, "nothing is under way")
+    return found
 
 
 def child(folder: Path, parent: Connection) -> None:

@@ -40,13 +40,11 @@ from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.session import Session
 from support.contexts import stopped
 from support.scheduler import NAMESPACE
+from support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from batchyard.api.agent.v1.agent_session_service_pb2_grpc import AgentSessionServiceAsyncStub
     from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceAsyncStub
-
-PATIENCE_S = 10
-"""How long a test waits for what must come."""
 
 
 @dataclass
