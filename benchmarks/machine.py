@@ -37,7 +37,8 @@ def processes_of(installation: Installation) -> dict[str, int]:
             if "batchyard.cli" in words and "agent" in words:
                 pids["agent"] = int(entry.name)
             elif any("launcher/__main__" in word for word in words):
-                pids["launcher"] = int(entry.name)
+                # Beside it there may be a copy of it that is to become a job.
+                pids["launcher"] = min(pids.get("launcher", int(entry.name)), int(entry.name))
     return pids
 
 

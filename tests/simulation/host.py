@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ from typing import cast
 from unittest.mock import patch
 
 from batchyard.agent.launcher import journal as journal_module
-from batchyard.agent.launcher import server, tree, wire
+from batchyard.agent.launcher import server, starting, tree, wire
 from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import Journal
 from batchyard.agent.launcher.ledger import Fence, Need, RunEnd, RunState
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY
 from batchyard.agent.launcher.server import Launcher
+from batchyard.agent.launcher.starting import Starter
+from batchyard.agent.launcher.workfolders import WorkFolders
 from batchyard.agent.runtimes import launched
 from batchyard.agent.runtimes.launched import _end_leftovers
 from simulation.checker import Checker
@@ -154,6 +157,7 @@ class SimulatedProcess:
         self.stopped: RunEnd | None = None
         self.is_over_memory = False
         self.deadline = float("inf")
+        self.timeout_s = order.timeout_s
         self.timeout_grace_s = order.timeout_grace_s
         self.lives = True
         self._is_dying = False
@@ -211,7 +215,7 @@ class SimulatedProcess:
 class _NoFolders:
     """Stands for the work folders."""
 
-    removers: frozenset[int] = frozenset()
+    removers: AbstractSet[int] = frozenset()
 
     def take(self, user: object) -> str:
         """Return a folder."""
@@ -241,7 +245,7 @@ class SimulatedLauncher(Launcher):
             if run.end is RunEnd.NEVER_STARTED:
                 host.checker.never_started(run.fence)
         self._instance = f"launcher-{host.launchers}"
-        self._folders = _NoFolders()  # type: ignore[assignment]  # has what is used of it
+        self._starter = Starter(cast("WorkFolders", _NoFolders()), None)
         host.net.listen(f"{host.name} launcher", self.life, host.name, self._accepted)
         self.soon()
 
@@ -384,7 +388,7 @@ def on_cpu_of(host: Host) -> Iterator[None]:
         _cpu.pop()
 
 
-def _spawn(fence: Fence, order: wire.StartOrder, folder: str, cgroup: object) -> SimulatedProcess:
+def _spawn(fence: Fence, order: wire.StartOrder, folder: str, cgroup: object, standby: object) -> SimulatedProcess:
     launcher = _cpu[-1].launcher
     assert launcher is not None
     return SimulatedProcess(launcher, fence, order)
@@ -396,7 +400,7 @@ def simulated_machine() -> Iterator[None]:
     with (
         patch.object(wire, "now", lambda: _cpu[-1].clock.monotonic_s()),
         patch.object(wire, "boot_id", lambda: f"{_cpu[-1].name} boot {_cpu[-1].boots}"),
-        patch.object(server, "spawn", _spawn),
+        patch.object(starting, "spawn", _spawn),
         patch.object(tree, "children", set),
         patch.object(tree, "processes", lambda: dict(_cpu[-1].orphans)),
         patch.object(tree, "carries", lambda pid, marks: True),

@@ -75,11 +75,19 @@ class CgroupPool:
                 group.remove()
                 continue
             return group
+        group = self._make()
+        group.limit(memory_mib, vcpus_milli)
+        return group
+
+    def reserve(self) -> "Cgroup":
+        """Return an empty cgroup for a run that is not known yet; raise OSError if there can be none."""
+        return self._free.pop() if self._free else self._make()
+
+    def _make(self) -> "Cgroup":
         for each in self.layout.trees:
             os.makedirs(f"{each.base}/{self._made}", exist_ok=True)
         group = Cgroup(str(self._made), self.layout)
         self._made += 1
-        group.limit(memory_mib, vcpus_milli)
         return group
 
     def release(self, group: "Cgroup") -> None:
@@ -162,6 +170,12 @@ class Cgroup:
         """Move the calling process back to where it was at first."""
         for each in self._layout.entered:
             os.write(each.home_procs, b"0")
+
+    def move_to(self) -> None:
+        """Move the calling process in for good, also to its share of CPU."""
+        self.enter()
+        if self._cpu_procs is not None:
+            os.write(self._cpu_procs, b"0")
 
     def place(self, pid: int) -> None:
         """Have the process that was just started, and what it may have forked since, get their share of CPU."""

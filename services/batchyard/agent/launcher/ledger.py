@@ -234,6 +234,10 @@ class Ledger:
         """Tell whether `take_changes` has something to return."""
         return bool(self._changed)
 
+    def only_starts(self) -> bool:
+        """Tell whether no more has changed than that runs have started."""
+        return all(run.state is RunState.STARTED for run in self._changed.values())
+
     def take_changes(self) -> list[Run]:
         """Return the runs that changed, or whose state was asked for, since the last call."""
         changed = list(self._changed.values())

@@ -3,18 +3,20 @@
 import os
 import signal
 from collections.abc import Collection
+from contextlib import suppress
 from errno import EACCES, ENOENT, ENOEXEC
 
 from batchyard.agent.launcher import tree
 from batchyard.agent.launcher.cgroups import Cgroup
 from batchyard.agent.launcher.ledger import Fence, RunEnd
+from batchyard.agent.launcher.standby import Standby, StandbyLostError
 from batchyard.agent.launcher.wire import StartOrder
 
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 
 _TOOLS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Ignored by the launcher or by the interpreter, and inherited if nothing is done.
-_DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 _FIRST_RECHECK_S = 0.005
 _LAST_RECHECK_S = 0.5
 
@@ -40,6 +42,7 @@ class Process:
         """Why it was told to end, if it was."""
         self.deadline = float("inf")
         """When it is to be looked at again."""
+        self.timeout_s = order.timeout_s
         self.timeout_grace_s = order.timeout_grace_s
         self.memory_mib = order.memory_mib
         self.is_over_memory = False
@@ -101,31 +104,38 @@ MARKS = ("BATCHYARD_AGENT_ID", "BATCHYARD_FENCE")
 """Variables that together name a run on its host."""
 
 
-def spawn(fence: Fence, order: StartOrder, folder: str, cgroup: Cgroup | None) -> Process:
-    """Start a run's process in the folder; raise StartError if it can't be."""
+def spawn(
+    fence: Fence, order: StartOrder, folder: str, cgroup: Cgroup | None, standby: Standby | None = None
+) -> Process:
+    """Start a run's process in the folder; raise StartError if it can't be.
+
+    `standby` is to become that process, if it has not got lost; it stands in the cgroup.
+    """
     try:
         # Not by the child, whose cgroup would be charged for what the kernel keeps of the file.
         log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise StartError(str(error)) from error
     try:
-        # posix_spawn has no working folder of its own; this process has no other thread to disturb.
-        os.chdir(folder)
-        return Process(fence, _start(order, log, cgroup), order, folder, cgroup)
+        return Process(fence, _start(order, log, folder, cgroup, standby), order, folder, cgroup)
     finally:
-        os.chdir("/")
         os.close(log)
 
 
-def _start(order: StartOrder, log: int, cgroup: Cgroup | None) -> int:
+def _start(order: StartOrder, log: int, folder: str, cgroup: Cgroup | None, standby: Standby | None) -> int:
     wrapper = _wrapper(order)
     name = order.argv[0] if order.argv else ""
     # A path is looked at only if it can't be started: to find out why.
     is_sought = bool(wrapper) or "/" not in name
     program = _find_program(order.argv, order.env.get("PATH", _TOOLS_PATH)) if is_sought else name
     argv = [*wrapper, program, *order.argv[1:]] if wrapper else order.argv
+    path = argv[0] if wrapper else program
     try:
-        pid = _spawn(argv[0] if wrapper else program, argv, order.env, log, cgroup)
+        if standby is not None:
+            with suppress(StandbyLostError):
+                standby.become(path, argv, order.env, folder=folder, log=log)
+                return standby.pid
+        pid = _spawn(path, argv, order.env, log, folder, cgroup)
     except (OSError, ValueError) as error:
         _find_program([program], "")
         raise StartError(_say(name, error)) from error
@@ -134,16 +144,19 @@ def _start(order: StartOrder, log: int, cgroup: Cgroup | None) -> int:
     return pid
 
 
-def _spawn(path: str, argv: list[str], env: dict[str, str], log: int, cgroup: Cgroup | None) -> int:
+def _spawn(path: str, argv: list[str], env: dict[str, str], log: int, folder: str, cgroup: Cgroup | None) -> int:
     # What the launcher itself reads from is /dev/null.
     actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
     try:
+        # posix_spawn has no working folder of its own; this process has no other thread to disturb.
+        os.chdir(folder)
         if cgroup is not None:
             cgroup.enter()
         return os.posix_spawn(
-            path, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+            path, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=DEFAULT_SIGNALS
         )
     finally:
+        os.chdir("/")
         if cgroup is not None:
             cgroup.leave()
 

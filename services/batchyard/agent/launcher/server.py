@@ -17,11 +17,11 @@ from contextlib import suppress
 from batchyard.agent.launcher import tree, wire
 from batchyard.agent.launcher.cgroups import CgroupPool, open_cgroups
 from batchyard.agent.launcher.detach import Options
-from batchyard.agent.launcher.gpus import Gpus
 from batchyard.agent.launcher.journal import Journal
 from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd
 from batchyard.agent.launcher.memory_watch import MemoryWatch
-from batchyard.agent.launcher.processes import OUT_OF_MEMORY, Process, StartError, spawn
+from batchyard.agent.launcher.processes import OUT_OF_MEMORY, Process, StartError
+from batchyard.agent.launcher.starting import Starter
 from batchyard.agent.launcher.workfolders import WorkFolders
 
 TYPE_CHECKING = False
@@ -34,6 +34,10 @@ _READ_BYTES = 1 << 20
 _BUSY_RUNS = 4
 _BUSY_PAUSE_S = 0.010
 """After so many changes were told at once, the next are told after a pause: a short run's start and end together."""
+_YOUNG_S = 0.003
+"""So long starts alone are not told: most of what does next to nothing is over by then."""
+_STANDBY_AFTER_S = 0.005
+"""After so long without a run one is prepared for."""
 _STDERR = 2
 
 
@@ -87,14 +91,12 @@ class Launcher:
     ) -> None:
         self._options = options
         self._journal = journal
-        self._cgroups = cgroups
         self._namespaced = namespaced
         self._ledger = Ledger()
         self._processes: dict[Fence, Process] = {}
         self._unreaped: dict[int, Process] = {}
         self._watch = watch
-        self._gpus = Gpus()
-        self._folders = WorkFolders(f"{options.folder}/work")
+        self._starter = Starter(WorkFolders(f"{options.folder}/work"), cgroups)
         self._selector = selectors.DefaultSelector()
         self._agent: socket.socket | None = None
         self._inbox = wire.LineBuffer()
@@ -103,7 +105,7 @@ class Launcher:
         self._idle_since = wire.now()
         self._disk_failed_at = float("-inf")
         self._guarded = float("-inf")
-        self._told_enough_until = float("-inf")
+        self._told_enough_until = self._young_until = float("-inf")
         self._instance = os.urandom(8).hex()
         self._lost = self._take_over()
         self._listen()
@@ -112,12 +114,12 @@ class Launcher:
     def run(self) -> None:
         """Serve until nothing is left to do."""
         while not self._is_over(wire.now()):
+            self._stand_by(wire.now())
             for key, _ in self._selector.select(self._patience(wire.now())):
                 key.data()
             self.turn()
         self._tell(float("inf"))
-        if self._cgroups is not None:
-            self._cgroups.close()
+        self._starter.close()
 
     def turn(self) -> None:
         """Do all that has fallen due, and tell the agent of it."""
@@ -180,7 +182,7 @@ class Launcher:
                 "protocol": wire.PROTOCOL,
                 "instance": self._instance,
                 "namespaced": self._namespaced,
-                "cgroups": str(self._cgroups.layout) if self._cgroups is not None else "",
+                "cgroups": self._starter.layout,
                 "lost": self._lost,
                 "runs": [wire.encode_run(run) for run in self._ledger.runs.values()],
             }
@@ -239,13 +241,17 @@ class Launcher:
             process.stop(RunEnd.STOPPED, wire.now(), grace_s)
 
     def _tell(self, now: float) -> None:
-        if now < self._told_enough_until:
+        if now < self._to_be_told_at():
             return
         changed = self._ledger.take_changes()
         if len(changed) >= _BUSY_RUNS:
             self._told_enough_until = now + _BUSY_PAUSE_S
         if changed and self._agent is not None:
             self._send({"runs": [wire.encode_run(run) for run in changed]})
+
+    def _to_be_told_at(self) -> float:
+        """Return when the agent is to be told of what has changed."""
+        return max(self._told_enough_until, self._young_until if self._ledger.only_starts() else float("-inf"))
 
     def _send(self, message: dict[str, object]) -> None:
         self._outbox += wire.encode(message)
@@ -312,35 +318,29 @@ class Launcher:
         return False
 
     def _start_one(self, run: Run) -> Process | None:
-        order = run.order
-        assert isinstance(order, wire.StartOrder)
-        folder, cgroup = "", None
         try:
-            if order.refusal:
-                raise StartError(order.refusal)
-            if self._cgroups is not None and order.memory_mib:
-                cgroup = self._cgroups.acquire(order.memory_mib, run.need[0])
-            folder = self._folders.take(order.user)
-            order.env |= self._gpus.take(run.fence, run.need[2], self._ledger.capacity[2])
-            process = spawn(run.fence, order, folder, cgroup)
-        except (StartError, OSError, ValueError, OverflowError) as error:
-            # The last two for what users can write and no system call takes: NUL bytes, ids that are too large. One
-            # bad order must not end the launcher, and with it every other run.
-            if self._cgroups is not None and cgroup is not None:
-                self._cgroups.release(cgroup)
-            if folder:
-                self._folders.give_back(folder)
-            self._gpus.give_back(run.fence)
-            reason = str(error if isinstance(error, StartError) else StartError(str(error)))
-            self._ledger.finish(run, wire.now(), RunEnd.START_FAILED, reason=reason)
+            process = self._starter.start(run, self._ledger.capacity)
+        except StartError as error:
+            self._ledger.finish(run, wire.now(), RunEnd.START_FAILED, reason=str(error))
             return None
         now = wire.now()
-        if order.timeout_s is not None:
-            process.deadline = now + order.timeout_s
+        if process.timeout_s is not None:
+            process.deadline = now + process.timeout_s
         self._processes[run.fence] = process
         self._unreaped[process.pid] = process
         self._ledger.start(run, now)
+        if now >= self._young_until:
+            self._young_until = now + _YOUNG_S
         return process
+
+    def _stand_by(self, now: float) -> None:
+        """Prepare for the next run when nothing else is to be done."""
+        if now >= self._standby_at():
+            self._starter.stand_by()
+
+    def _standby_at(self) -> float:
+        is_idle = self._agent is not None and not self._processes and not self._ledger.has_waiting()
+        return self._idle_since + _STANDBY_AFTER_S if is_idle and self._starter.may_stand_by else float("inf")
 
     def _reap(self) -> None:
         ended = self._collect_exits()
@@ -350,7 +350,7 @@ class Launcher:
         strangers = None
         if len(ended) == len(self._processes) or not all(_is_looked_into_at_once(process) for process in ended):
             children = tree.children()
-            strangers = None if children is None else bool(children - self._unreaped.keys() - self._folders.removers)
+            strangers = None if children is None else bool(children - self._unreaped.keys() - self._starter.helpers)
         self._finish(
             process
             for process in ended
@@ -358,7 +358,7 @@ class Launcher:
         )
         if strangers and not self._processes:
             # They hid so well that no run could be named theirs, and now there is none left that they could belong to.
-            for pid in (tree.children() or set()) - self._folders.removers:
+            for pid in (tree.children() or set()) - self._starter.helpers:
                 tree.send(pid, signal.SIGKILL)
 
     def _collect_exits(self) -> list[Process]:
@@ -370,7 +370,7 @@ class Launcher:
                 return ended
             if pid == 0:
                 return ended
-            self._folders.reaped(pid)
+            self._starter.reaped(pid)
             process = self._unreaped.pop(pid, None)
             if process is not None:
                 code = os.waitstatus_to_exitcode(status)
@@ -398,10 +398,7 @@ class Launcher:
         run = self._ledger.runs[process.fence]
         end = process.stopped or RunEnd.EXITED
         out_of_memory = end is RunEnd.EXITED and process.exit_code != 0 and process.was_out_of_memory()
-        if process.cgroup is not None and self._cgroups is not None:
-            self._cgroups.release(process.cgroup)
-        self._folders.give_back(process.folder)
-        self._gpus.give_back(process.fence)
+        self._starter.take_back(process)
         exit_code = None if end is RunEnd.LOST else process.exit_code
         self._idle_since = wire.now()
         reason = OUT_OF_MEMORY if out_of_memory else ""
@@ -447,12 +444,13 @@ class Launcher:
     def _patience(self, now: float) -> float | None:
         """Return how long nothing needs to be done, if nothing happens; None: for ever."""
         moments = [process.deadline for process in self._processes.values()]
+        moments.append(self._standby_at())
         if self._guarded != self._ledger.lease_deadline and (self._processes or self._ledger.has_waiting()):
             moments.append(self._ledger.lease_deadline)
         if self._disk_failed_at != float("-inf"):
             moments.append(self._disk_failed_at + _DISK_RETRY_S)
         if self._ledger.has_changes():
-            moments.append(self._told_enough_until)
+            moments.append(self._to_be_told_at())
         if self._agent is None and now < self._idle_since + self._options.idle_s:
             moments.append(self._idle_since + self._options.idle_s)
         if self._watch is not None:
