@@ -35,6 +35,8 @@ from batchyard.api.scheduler.v1.resources_service_pb2 import (
     SettleResourcesRequest,
     SettleResourcesResponse,
     WatchResourcesRequest,
+    WithdrawJobDefinitionRequest,
+    WithdrawJobDefinitionResponse,
 )
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
     ResourceSettlementServiceServicer,
@@ -124,6 +126,8 @@ class FakeJobStore(ResourceSettlementServiceServicer, JobTagsServiceServicer):
 
     settled: list[ResourceChange] = field(default_factory=list)
     """What it was asked to take in, also when it did not."""
+    withdrawn: list[str] = field(default_factory=list)
+    """Names of job definitions of which it was told that they have changed, also when it did not answer."""
     end_jobs_reasons: list[str] = field(default_factory=list)
     """Why it was to end jobs, of the requests that said so."""
     failure: tuple[grpc.StatusCode, str] | None = None
@@ -165,6 +169,16 @@ class FakeJobStore(ResourceSettlementServiceServicer, JobTagsServiceServicer):
         if self.failure is not None:
             await context.abort(*self.failure)
         return SettleResourcesResponse()
+
+    async def WithdrawJobDefinition(  # noqa: N802
+        self, request: WithdrawJobDefinitionRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> WithdrawJobDefinitionResponse:
+        self.withdrawn.append(request.job_definition_name)
+        self.asked.set()
+        await self.may_answer.wait()
+        if self.failure is not None:
+            await context.abort(*self.failure)
+        return WithdrawJobDefinitionResponse()
 
     async def ListJobTags(  # noqa: N802
         self, request: ListJobTagsRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -5,7 +5,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -233,6 +233,9 @@ class FakeRegistry(ResourceWatchServiceServicer):
         self.changes: list[ResourceChange] = [an_environment_change(), a_queue_change()]
         self.error: Exception | None = None
         self._outgoing: asyncio.Queue[WatchResourcesResponse | Exception] = asyncio.Queue()
+
+    async def GetNewestJobDefinition(self, request: Any, context: Any) -> NoReturn:  # noqa: N802
+        raise AssertionError("schedulers do not ask for definitions")
 
     async def WatchResources(  # noqa: N802
         self, request: WatchResourcesRequest, context: Any

@@ -22,6 +22,7 @@ from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import job_ids
 from batchyard.jobstore.blocked import BlockedQueues
 from batchyard.jobstore.counts import JobCounts
+from batchyard.jobstore.definitions import Definitions
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.feed import Feed
@@ -93,9 +94,11 @@ async def open_job_store(
             reading = Reading(readable)
             copies = ResourceCopies(writer, registry)
             copies.load(*await reading.ask(lambda reader: (reader.queues(), reader.environments())))
+            definitions = Definitions(registry, clock)
             submitter = Submitter(
                 writer=writer,
                 copies=copies,
+                definitions=definitions,
                 reading=reading,
                 next_job_id=job_ids(numbers.counters.job_id, clock.now_ms, random.SystemRandom().getrandbits),
                 compat=compat,
@@ -124,7 +127,7 @@ async def open_job_store(
             )
             operations = JobOperationsServicer(feed=feed, reading=reading, submitter=submitter)
             overview = OverviewServicer(reading=reading, feed=feed, ended=ended, clock=clock)
-            settlement = SettlementServicer(copies, QueueEndings(writer=writer, reading=reading))
+            settlement = SettlementServicer(copies, definitions, QueueEndings(writer=writer, reading=reading))
             tags = JobTagsServicer(writer=writer, reading=reading)
             time_limits = TimeLimits(
                 writer=writer, reading=reading, reasons=reasons, limits_of=copies.time_limits, clock=clock

@@ -1,7 +1,7 @@
-"""The store's copies of what the registry holds: queues and environments, kept on disk; definitions, in memory.
+"""The store's copies of the queues and environments that the registry holds, kept on disk.
 
 Copies follow the registry's watch. A queue that the store lacks is read through: the watch is read up to now before
-the queue is said not to exist. A definition without a revision is always asked for.
+the queue is said not to exist. Definitions are in `definitions`.
 """
 
 import contextlib
@@ -13,10 +13,7 @@ import grpc
 import grpc.aio
 
 from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironmentType
-from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
-from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest
-from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceChange,
@@ -29,31 +26,25 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
     ResourceWatchServiceStub,
 )
 from batchyard.domain.errors import NotFoundError, UnavailableError, WrongStateError
-from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
-from batchyard.jobstore.asking import Questions
+from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.jobstore.reasons import TimeLimit
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.errors import error_from
-from batchyard.rpc.identity import metadata_for
 from batchyard.storage.jobs import EnvironmentCopy, EnvironmentKey, QueueCopy, QueueKey
 
 if TYPE_CHECKING:
-    from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
     from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceWatchServiceAsyncStub
 
-DEFINITIONS_IN_MEMORY: Final = 10_000
 REGISTRY_TIMEOUT_S: Final = 10.0
 
-_DefinitionKey = tuple[str, str, int]
 _WATCHED: Final = (WatchedKind.RESOURCE_KIND_COMPUTE_ENVIRONMENT, WatchedKind.RESOURCE_KIND_JOB_QUEUE)
 
 
 class ResourceCopies:
-    """Finds the queue and the definition that a submission names."""
+    """Finds the queue that a submission names."""
 
     def __init__(self, writer: Writer, registry: grpc.aio.Channel) -> None:
         self._writer = writer
-        self._registry: RegistryServiceAsyncStub = RegistryServiceStub(registry)
         self._watches: ResourceWatchServiceAsyncStub = ResourceWatchServiceStub(registry)
         self._queues: dict[QueueKey, QueueCopy] = {}
         self._environments: dict[EnvironmentKey, int] = {}
@@ -62,9 +53,6 @@ class ResourceCopies:
         """Of those queues that have any; read anew at each start."""
         self._revision = 0
         self._catching_up = anyio.Lock()
-        self._definitions: dict[_DefinitionKey, JobDefinition] = {}
-        self._deregistrations = 0
-        self._questions: Questions[JobDefinition | None] = Questions()
 
     def load(self, queues: Sequence[QueueCopy], environments: Sequence[EnvironmentCopy]) -> None:
         """Begin with the copies that are on disk."""
@@ -87,32 +75,6 @@ class ResourceCopies:
             raise NotFoundError(f"JobQueue {reference} not found.", field="jobQueue")
         return found
 
-    async def definition(self, caller: Caller, reference: str) -> JobDefinition:
-        """Return the ACTIVE revision that a reference names, the newest if it names none; else raise NotFoundError."""
-        full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, caller.namespace)
-        if full_name is None:
-            raise NotFoundError(f"JobDefinition {reference} not found.", field="jobDefinition")
-        name, revision = split_revision(full_name)
-        if revision is None:
-            found = await self._ask(caller, DescribeJobDefinitionsRequest(
-                job_definition_name=name, status="ACTIVE", max_results=1
-            ))  # fmt: skip
-            if found is None:
-                raise _inactive(reference)
-            return found
-        key = (caller.namespace, name, revision)
-        if (known := self._definitions.get(key)) is not None:
-            return known
-        deregistrations = self._deregistrations
-        found = await self._ask(caller, DescribeJobDefinitionsRequest(job_definitions=[f"{name}:{revision}"]))
-        if found is None:
-            raise NotFoundError(f"JobDefinition {reference} not found.", field="jobDefinition")
-        if found.status != "ACTIVE":
-            raise _inactive(reference)
-        if deregistrations == self._deregistrations:
-            self._keep(key, found)
-        return found
-
     async def follow(self) -> None:
         """Follow the registry's changes of queues and environments until the stream ends."""
         await self._read_watch(until_caught_up=False)
@@ -127,10 +89,6 @@ class ResourceCopies:
                 self._note_time_limits(queues[-1], change.job_queue)
             elif kind == "compute_environment":
                 environments.append(_environment_copy(change))
-            elif kind == "job_definition" and change.job_definition.status != "ACTIVE":
-                definition = change.job_definition
-                self._deregistrations += 1
-                self._definitions.pop((change.namespace, definition.job_definition_name, definition.revision), None)
         queues = [copy for copy in queues if self._is_newer(copy)]
         environments = [copy for copy in environments if copy.revision > self._environments.get(copy.key, -1)]
         if queues or environments:
@@ -184,24 +142,6 @@ class ResourceCopies:
         finally:
             call.cancel()
 
-    async def _ask(self, caller: Caller, request: DescribeJobDefinitionsRequest) -> JobDefinition | None:
-        key = (caller, request.SerializeToString(deterministic=True))
-        return await self._questions.ask(key, lambda: self._ask_registry(caller, request))
-
-    async def _ask_registry(self, caller: Caller, request: DescribeJobDefinitionsRequest) -> JobDefinition | None:
-        try:
-            answer = await self._registry.DescribeJobDefinitions(
-                request, metadata=tuple(metadata_for(caller)), timeout=REGISTRY_TIMEOUT_S, wait_for_ready=True
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_from(error) from error
-        return answer.job_definitions[0] if answer.job_definitions else None
-
-    def _keep(self, key: _DefinitionKey, definition: JobDefinition) -> None:
-        if len(self._definitions) >= DEFINITIONS_IN_MEMORY:
-            del self._definitions[next(iter(self._definitions))]
-        self._definitions[key] = definition
-
     def _is_newer(self, copy: QueueCopy) -> bool:
         known = self._queues.get(copy.key)
         return known is None or known.revision < copy.revision
@@ -238,10 +178,4 @@ def _environment_copy(change: ResourceChange) -> EnvironmentCopy:
         ),
         max_vcpus_milli=environment.compute_resources.maxv_cpus * 1000 if is_managed else None,
         revision=change.revision,
-    )
-
-
-def _inactive(reference: str) -> NotFoundError:
-    return NotFoundError(
-        f"JobDefinition name {reference} does not exist or is not in ACTIVE status", field="jobDefinition"
     )

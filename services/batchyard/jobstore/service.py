@@ -36,6 +36,7 @@ from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.domain.pagination import decode_token, encode_token, page_size
+from batchyard.jobstore.definitions import Definitions
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.fronts import Fronts
 from batchyard.jobstore.group import Group, Submission
@@ -88,6 +89,7 @@ class Submitter:
         *,
         writer: Writer,
         copies: ResourceCopies,
+        definitions: Definitions,
         reading: Reading,
         next_job_id: Callable[[], JobId],
         compat: Compat,
@@ -96,6 +98,7 @@ class Submitter:
         """With `faults`, jobs may ask for attempts that fail; see `domain.faults`."""
         self._writer = writer
         self._copies = copies
+        self._definitions = definitions
         self._reading = reading
         self._next_job_id = next_job_id
         self._compat = compat
@@ -135,7 +138,7 @@ class Submitter:
         check_request(request)
         faults = faults_of(request.tags, enabled=self._faults)
         queue = await self._copies.queue(caller, request.job_queue)
-        definition = await self._copies.definition(caller, request.job_definition)
+        definition = await self._definitions.find(caller, request.job_definition)
         depends_on = [
             await self._dependency(caller, dependency.job_id, queue.key.name) if dependency.job_id else None
             for dependency in request.depends_on

@@ -4,10 +4,16 @@ import asyncio
 from typing import Final
 
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceStatus
-from batchyard.api.scheduler.v1.resources_service_pb2 import SettleResourcesRequest, SettleResourcesResponse
+from batchyard.api.scheduler.v1.resources_service_pb2 import (
+    SettleResourcesRequest,
+    SettleResourcesResponse,
+    WithdrawJobDefinitionRequest,
+    WithdrawJobDefinitionResponse,
+)
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceSettlementServiceServicer
 from batchyard.domain.jobs import Job, JobKey
 from batchyard.domain.lifecycle import TERMINAL, JobState
+from batchyard.jobstore.definitions import Definitions
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.service import Reading
 from batchyard.jobstore.writer import Writer
@@ -46,8 +52,9 @@ class QueueEndings:
 class SettlementServicer(ResourceSettlementServiceServicer):
     """Lets the registry be sure that the store obeys a change."""
 
-    def __init__(self, copies: ResourceCopies, endings: QueueEndings) -> None:
+    def __init__(self, copies: ResourceCopies, definitions: Definitions, endings: QueueEndings) -> None:
         self._copies = copies
+        self._definitions = definitions
         self._endings = endings
 
     async def SettleResources(  # noqa: N802  # the name of the RPC
@@ -59,5 +66,13 @@ class SettlementServicer(ResourceSettlementServiceServicer):
                 if change.job_queue.status == ResourceStatus.RESOURCE_STATUS_DELETING:
                     queue = QueueKey(change.namespace, change.job_queue.job_queue_name)
                     await self._endings.terminate_jobs(queue, request.end_jobs_reason)
+        self._definitions.take(request.changes)
         await self._copies.take(request.changes)
         return SettleResourcesResponse()
+
+    async def WithdrawJobDefinition(  # noqa: N802
+        self, request: WithdrawJobDefinitionRequest, context: object
+    ) -> WithdrawJobDefinitionResponse:
+        """Ask again which revision of a definition is the newest."""
+        self._definitions.withdraw(request.namespace, request.job_definition_name)
+        return WithdrawJobDefinitionResponse()

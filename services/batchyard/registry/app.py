@@ -16,8 +16,10 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import (
 )
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
+from batchyard.domain.names import ResourceKind
 from batchyard.registry.definitions import Definitions
 from batchyard.registry.environments import Environments
+from batchyard.registry.newest import NewestDefinitions
 from batchyard.registry.policies import Policies
 from batchyard.registry.queues import Queues
 from batchyard.registry.records import open_records
@@ -48,19 +50,23 @@ async def open_registry(
     While it cannot write, its services' health says so. Raises MigrationError for a database of a newer version.
     """
     async with open_records(database, clock, durable=durable) as records, anyio.create_task_group() as tasks:
-        await records.write(take_back_undecided)
+        taken_back = await records.write(take_back_undecided)
         settling: ResourceSettlementServiceAsyncStub = ResourceSettlementServiceStub(job_store)
         job_tags: JobTagsServiceAsyncStub = JobTagsServiceStub(job_store)
         settlements = Settlements(records, settling, tasks)
+        newest = NewestDefinitions(records, settling, clock)
+        for stored in taken_back:
+            if stored.key.kind is ResourceKind.JOB_DEFINITION:
+                await newest.withdraw(stored.key.namespace, stored.key.name)
         await settlements.resume_deletions()
         registry = RegistryServicer(
             Environments(records, compat),
             Queues(records, settlements, compat),
-            Definitions(records, settlements),
+            Definitions(records, settlements, newest),
             Policies(records),
-            Tags(records, job_tags),
+            Tags(records, newest, job_tags),
         )
-        watch = ResourceWatchServicer(records)
+        watch = ResourceWatchServicer(records, newest)
         yield [
             Service.of(add_RegistryServiceServicer_to_server, registry, records.health),
             Service.of(add_ResourceWatchServiceServicer_to_server, watch, records.health),

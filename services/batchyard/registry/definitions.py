@@ -18,6 +18,7 @@ from batchyard.registry.definition_rules import (
     new_definition,
 )
 from batchyard.registry.messages import definition_in, definition_key, put
+from batchyard.registry.newest import NewestDefinitions
 from batchyard.registry.records import Records
 from batchyard.registry.references import list_page, referenced
 from batchyard.registry.settlement import Proposal, Settlements, check_decided, propose
@@ -29,9 +30,10 @@ _KIND = ResourceKind.JOB_DEFINITION
 class Definitions:
     """Registers, lists and deregisters job definitions."""
 
-    def __init__(self, records: Records, settlements: Settlements) -> None:
+    def __init__(self, records: Records, settlements: Settlements, newest: NewestDefinitions) -> None:
         self._records = records
         self._settlements = settlements
+        self._newest = newest
 
     async def register(self, request: RegisterJobDefinitionRequest, caller: Caller) -> RegisterJobDefinitionResponse:
         """Store a new revision, ACTIVE at once. Raises InvalidRequestError."""
@@ -47,7 +49,9 @@ class Definitions:
                 revision=revision,
             )
 
-        return await self._records.write(work)
+        answer = await self._records.write(work)
+        await self._newest.withdraw(caller.namespace, request.job_definition_name)
+        return answer
 
     async def describe(self, request: DescribeJobDefinitionsRequest, caller: Caller) -> DescribeJobDefinitionsResponse:
         """Return a page of definitions, by name and newest revision first; all filters narrow.
@@ -97,5 +101,9 @@ class Definitions:
 
         proposal = await self._records.write(work)
         if proposal is not None:
-            await self._settlements.settle(proposal)
+            try:
+                await self._settlements.settle(proposal)
+            finally:
+                # Refused, it is ACTIVE again, which it was not for a while.
+                await self._newest.withdraw(caller.namespace, name)
         return DeregisterJobDefinitionResponse()

@@ -18,6 +18,7 @@ from batchyard.domain.leases import check_lease_tag
 from batchyard.domain.names import Caller, ResourceKind, resource_in_arn, split_revision
 from batchyard.domain.resources import TAGS_MAX, check_tags, merged_tags
 from batchyard.registry.messages import definition_key, find_live, message_in, put
+from batchyard.registry.newest import NewestDefinitions
 from batchyard.registry.records import Records
 from batchyard.registry.settlement import check_decided
 from batchyard.rpc.errors import domain_errors
@@ -32,8 +33,9 @@ JOB_STORE_TIMEOUT_S: Final = 10.0
 class Tags:
     """Adds, removes and lists tags, of whatever has an ARN here."""
 
-    def __init__(self, records: Records, job_tags: "JobTagsServiceAsyncStub") -> None:
+    def __init__(self, records: Records, newest: NewestDefinitions, job_tags: "JobTagsServiceAsyncStub") -> None:
         self._records = records
+        self._newest = newest
         self._job_tags = job_tags
 
     async def tag(self, request: TagResourceRequest, caller: Caller) -> TagResourceResponse:
@@ -84,6 +86,8 @@ class Tags:
             put(writer, key.namespace, resource)
 
         await self._records.write(work)
+        if key.kind is ResourceKind.JOB_DEFINITION:
+            await self._newest.withdraw(key.namespace, key.name)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The ResourceWatchService: resources as they are, then as they change.
+"""The ResourceWatchService: resources as they are, then as they change; and which job definition is the newest.
 
 A watch reads the database from the revision up to which it has sent, whenever there is a newer one. Nothing is queued
 for it: a slow reader finds the newest state of each resource when it comes back, and the writer never waits for it.
@@ -10,13 +10,19 @@ from typing import Any, Final
 import grpc.aio
 
 from batchyard.api.scheduler.v1.resources_service_pb2 import (
+    GetNewestJobDefinitionRequest,
+    GetNewestJobDefinitionResponse,
+    WatchResourcesRequest,
+    WatchResourcesResponse,
+)
+from batchyard.api.scheduler.v1.resources_service_pb2 import (
     ResourceKind as WatchedKind,
 )
-from batchyard.api.scheduler.v1.resources_service_pb2 import WatchResourcesRequest, WatchResourcesResponse
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceWatchServiceServicer
 from batchyard.domain.errors import HistoryGoneError, InvalidRequestError
 from batchyard.domain.names import ResourceKind
 from batchyard.registry.messages import stored_change
+from batchyard.registry.newest import NewestDefinitions
 from batchyard.registry.records import Records
 
 CHANGES_MAX: Final = 200
@@ -33,8 +39,16 @@ _KINDS: Final = {
 class ResourceWatchServicer(ResourceWatchServiceServicer):
     """Serves watches of all namespaces."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, newest: NewestDefinitions) -> None:
         self._records = records
+        self._newest = newest
+
+    async def GetNewestJobDefinition(  # noqa: N802  # the name of the RPC, as below
+        self, request: GetNewestJobDefinitionRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> GetNewestJobDefinitionResponse:
+        """Return the newest ACTIVE revision, and for how long it is promised to be that."""
+        definition, promised_s = await self._newest.find(request.namespace, request.job_definition_name)
+        return GetNewestJobDefinitionResponse(job_definition=definition, promised_ms=int(promised_s * 1000))
 
     async def WatchResources(  # noqa: N802
         self, request: WatchResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]

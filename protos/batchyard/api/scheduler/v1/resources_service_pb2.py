@@ -28,15 +28,15 @@ from batchyard.api.registry.v1 import job_queue_pb2 as batchyard_dot_api_dot_reg
 from batchyard.api.registry.v1 import scheduling_policy_pb2 as batchyard_dot_api_dot_registry_dot_v1_dot_scheduling__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2batchyard/api/scheduler/v1/resources_service.proto\x12\x1a\x62\x61tchyard.api.scheduler.v1\x1a\x33\x62\x61tchyard/api/registry/v1/compute_environment.proto\x1a.batchyard/api/registry/v1/job_definition.proto\x1a)batchyard/api/registry/v1/job_queue.proto\x1a\x31\x62\x61tchyard/api/registry/v1/scheduling_policy.proto\"\x8b\x03\n\x0eResourceChange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12R\n\x13\x63ompute_environment\x18\x03 \x01(\x0b\x32\x33.batchyard.api.registry.v1.ComputeEnvironmentDetailH\x00\x12>\n\tjob_queue\x18\x04 \x01(\x0b\x32).batchyard.api.registry.v1.JobQueueDetailH\x00\x12\x42\n\x0ejob_definition\x18\x05 \x01(\x0b\x32(.batchyard.api.registry.v1.JobDefinitionH\x00\x12N\n\x11scheduling_policy\x18\x06 \x01(\x0b\x32\x31.batchyard.api.registry.v1.SchedulingPolicyDetailH\x00\x12\x0f\n\x07\x64\x65leted\x18\x07 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x08 \x01(\x03\x42\n\n\x08resource\"h\n\x15WatchResourcesRequest\x12\x37\n\x05kinds\x18\x01 \x03(\x0e\x32(.batchyard.api.scheduler.v1.ResourceKind\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"z\n\x16WatchResourcesResponse\x12;\n\x07\x63hanges\x18\x01 \x03(\x0b\x32*.batchyard.api.scheduler.v1.ResourceChange\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x11\n\tcaught_up\x18\x03 \x01(\x08\"n\n\x16SettleResourcesRequest\x12;\n\x07\x63hanges\x18\x01 \x03(\x0b\x32*.batchyard.api.scheduler.v1.ResourceChange\x12\x17\n\x0f\x65nd_jobs_reason\x18\x02 \x01(\t\"\x19\n\x17SettleResourcesResponse*\xb8\x01\n\x0cResourceKind\x12\x1d\n\x19RESOURCE_KIND_UNSPECIFIED\x10\x00\x12%\n!RESOURCE_KIND_COMPUTE_ENVIRONMENT\x10\x01\x12\x1b\n\x17RESOURCE_KIND_JOB_QUEUE\x10\x02\x12 \n\x1cRESOURCE_KIND_JOB_DEFINITION\x10\x03\x12#\n\x1fRESOURCE_KIND_SCHEDULING_POLICY\x10\x04\x32\x91\x01\n\x14ResourceWatchService\x12y\n\x0eWatchResources\x12\x31.batchyard.api.scheduler.v1.WatchResourcesRequest\x1a\x32.batchyard.api.scheduler.v1.WatchResourcesResponse0\x01\x32\x97\x01\n\x19ResourceSettlementService\x12z\n\x0fSettleResources\x12\x32.batchyard.api.scheduler.v1.SettleResourcesRequest\x1a\x33.batchyard.api.scheduler.v1.SettleResourcesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2batchyard/api/scheduler/v1/resources_service.proto\x12\x1a\x62\x61tchyard.api.scheduler.v1\x1a\x33\x62\x61tchyard/api/registry/v1/compute_environment.proto\x1a.batchyard/api/registry/v1/job_definition.proto\x1a)batchyard/api/registry/v1/job_queue.proto\x1a\x31\x62\x61tchyard/api/registry/v1/scheduling_policy.proto\"\x8b\x03\n\x0eResourceChange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12R\n\x13\x63ompute_environment\x18\x03 \x01(\x0b\x32\x33.batchyard.api.registry.v1.ComputeEnvironmentDetailH\x00\x12>\n\tjob_queue\x18\x04 \x01(\x0b\x32).batchyard.api.registry.v1.JobQueueDetailH\x00\x12\x42\n\x0ejob_definition\x18\x05 \x01(\x0b\x32(.batchyard.api.registry.v1.JobDefinitionH\x00\x12N\n\x11scheduling_policy\x18\x06 \x01(\x0b\x32\x31.batchyard.api.registry.v1.SchedulingPolicyDetailH\x00\x12\x0f\n\x07\x64\x65leted\x18\x07 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x08 \x01(\x03\x42\n\n\x08resource\"h\n\x15WatchResourcesRequest\x12\x37\n\x05kinds\x18\x01 \x03(\x0e\x32(.batchyard.api.scheduler.v1.ResourceKind\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"z\n\x16WatchResourcesResponse\x12;\n\x07\x63hanges\x18\x01 \x03(\x0b\x32*.batchyard.api.scheduler.v1.ResourceChange\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x11\n\tcaught_up\x18\x03 \x01(\x08\"n\n\x16SettleResourcesRequest\x12;\n\x07\x63hanges\x18\x01 \x03(\x0b\x32*.batchyard.api.scheduler.v1.ResourceChange\x12\x17\n\x0f\x65nd_jobs_reason\x18\x02 \x01(\t\"\x19\n\x17SettleResourcesResponse\"O\n\x1dGetNewestJobDefinitionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1b\n\x13job_definition_name\x18\x02 \x01(\t\"w\n\x1eGetNewestJobDefinitionResponse\x12@\n\x0ejob_definition\x18\x01 \x01(\x0b\x32(.batchyard.api.registry.v1.JobDefinition\x12\x13\n\x0bpromised_ms\x18\x02 \x01(\x03\"N\n\x1cWithdrawJobDefinitionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x1b\n\x13job_definition_name\x18\x02 \x01(\t\"\x1f\n\x1dWithdrawJobDefinitionResponse*\xb8\x01\n\x0cResourceKind\x12\x1d\n\x19RESOURCE_KIND_UNSPECIFIED\x10\x00\x12%\n!RESOURCE_KIND_COMPUTE_ENVIRONMENT\x10\x01\x12\x1b\n\x17RESOURCE_KIND_JOB_QUEUE\x10\x02\x12 \n\x1cRESOURCE_KIND_JOB_DEFINITION\x10\x03\x12#\n\x1fRESOURCE_KIND_SCHEDULING_POLICY\x10\x04\x32\xa3\x02\n\x14ResourceWatchService\x12y\n\x0eWatchResources\x12\x31.batchyard.api.scheduler.v1.WatchResourcesRequest\x1a\x32.batchyard.api.scheduler.v1.WatchResourcesResponse0\x01\x12\x8f\x01\n\x16GetNewestJobDefinition\x12\x39.batchyard.api.scheduler.v1.GetNewestJobDefinitionRequest\x1a:.batchyard.api.scheduler.v1.GetNewestJobDefinitionResponse2\xa6\x02\n\x19ResourceSettlementService\x12z\n\x0fSettleResources\x12\x32.batchyard.api.scheduler.v1.SettleResourcesRequest\x1a\x33.batchyard.api.scheduler.v1.SettleResourcesResponse\x12\x8c\x01\n\x15WithdrawJobDefinition\x12\x38.batchyard.api.scheduler.v1.WithdrawJobDefinitionRequest\x1a\x39.batchyard.api.scheduler.v1.WithdrawJobDefinitionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'batchyard.api.scheduler.v1.resources_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESOURCEKIND']._serialized_start=1045
-  _globals['_RESOURCEKIND']._serialized_end=1229
+  _globals['_RESOURCEKIND']._serialized_start=1360
+  _globals['_RESOURCEKIND']._serialized_end=1544
   _globals['_RESOURCECHANGE']._serialized_start=278
   _globals['_RESOURCECHANGE']._serialized_end=673
   _globals['_WATCHRESOURCESREQUEST']._serialized_start=675
@@ -47,8 +47,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTLERESOURCESREQUEST']._serialized_end=1015
   _globals['_SETTLERESOURCESRESPONSE']._serialized_start=1017
   _globals['_SETTLERESOURCESRESPONSE']._serialized_end=1042
-  _globals['_RESOURCEWATCHSERVICE']._serialized_start=1232
-  _globals['_RESOURCEWATCHSERVICE']._serialized_end=1377
-  _globals['_RESOURCESETTLEMENTSERVICE']._serialized_start=1380
-  _globals['_RESOURCESETTLEMENTSERVICE']._serialized_end=1531
+  _globals['_GETNEWESTJOBDEFINITIONREQUEST']._serialized_start=1044
+  _globals['_GETNEWESTJOBDEFINITIONREQUEST']._serialized_end=1123
+  _globals['_GETNEWESTJOBDEFINITIONRESPONSE']._serialized_start=1125
+  _globals['_GETNEWESTJOBDEFINITIONRESPONSE']._serialized_end=1244
+  _globals['_WITHDRAWJOBDEFINITIONREQUEST']._serialized_start=1246
+  _globals['_WITHDRAWJOBDEFINITIONREQUEST']._serialized_end=1324
+  _globals['_WITHDRAWJOBDEFINITIONRESPONSE']._serialized_start=1326
+  _globals['_WITHDRAWJOBDEFINITIONRESPONSE']._serialized_end=1357
+  _globals['_RESOURCEWATCHSERVICE']._serialized_start=1547
+  _globals['_RESOURCEWATCHSERVICE']._serialized_end=1838
+  _globals['_RESOURCESETTLEMENTSERVICE']._serialized_start=1841
+  _globals['_RESOURCESETTLEMENTSERVICE']._serialized_end=2135
 # @@protoc_insertion_point(module_scope)

@@ -189,3 +189,90 @@ class SettleResourcesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SettleResourcesResponse: _TypeAlias = SettleResourcesResponse  # noqa: Y015
+
+@_typing.final
+class GetNewestJobDefinitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_DEFINITION_NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    job_definition_name: _builtins.str
+    """Without revision."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        job_definition_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_definition_name", b"job_definition_name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNewestJobDefinitionRequest: _TypeAlias = GetNewestJobDefinitionRequest  # noqa: Y015
+
+@_typing.final
+class GetNewestJobDefinitionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_DEFINITION_FIELD_NUMBER: _builtins.int
+    PROMISED_MS_FIELD_NUMBER: _builtins.int
+    promised_ms: _builtins.int
+    """How long this is promised, in milliseconds from when it was asked."""
+    @_builtins.property
+    def job_definition(self) -> _job_definition_pb2.JobDefinition:
+        """Absent: no revision of it is ACTIVE."""
+
+    def __init__(
+        self,
+        *,
+        job_definition: _job_definition_pb2.JobDefinition | None = ...,
+        promised_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_definition", b"job_definition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_definition", b"job_definition", "promised_ms", b"promised_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNewestJobDefinitionResponse: _TypeAlias = GetNewestJobDefinitionResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawJobDefinitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_DEFINITION_NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    job_definition_name: _builtins.str
+    """Without revision."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        job_definition_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_definition_name", b"job_definition_name", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawJobDefinitionRequest: _TypeAlias = WithdrawJobDefinitionRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawJobDefinitionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawJobDefinitionResponse: _TypeAlias = WithdrawJobDefinitionResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class ResourceWatchServiceStub:
                 request_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WatchResourcesRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WatchResourcesResponse.FromString,
                 _registered_method=True)
+        self.GetNewestJobDefinition = channel.unary_unary(
+                '/batchyard.api.scheduler.v1.ResourceWatchService/GetNewestJobDefinition',
+                request_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.GetNewestJobDefinitionRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.GetNewestJobDefinitionResponse.FromString,
+                _registered_method=True)
 
 
 class ResourceWatchServiceServicer:
@@ -54,6 +59,14 @@ class ResourceWatchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetNewestJobDefinition(self, request, context):
+        """Returns the newest ACTIVE revision of a job definition, with the promise that it stays that for a while: until then
+        the registry answers no change of a definition before the job store has been told, by WithdrawJobDefinition.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ResourceWatchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +74,11 @@ def add_ResourceWatchServiceServicer_to_server(servicer, server):
                     servicer.WatchResources,
                     request_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WatchResourcesRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WatchResourcesResponse.SerializeToString,
+            ),
+            'GetNewestJobDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNewestJobDefinition,
+                    request_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.GetNewestJobDefinitionRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.GetNewestJobDefinitionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -101,6 +119,33 @@ class ResourceWatchService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def GetNewestJobDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.scheduler.v1.ResourceWatchService/GetNewestJobDefinition',
+            batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.GetNewestJobDefinitionRequest.SerializeToString,
+            batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.GetNewestJobDefinitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ResourceSettlementServiceStub:
     """Served by the job store: how the registry makes sure of it.
@@ -117,6 +162,11 @@ class ResourceSettlementServiceStub:
                 request_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.SettleResourcesRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.SettleResourcesResponse.FromString,
                 _registered_method=True)
+        self.WithdrawJobDefinition = channel.unary_unary(
+                '/batchyard.api.scheduler.v1.ResourceSettlementService/WithdrawJobDefinition',
+                request_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WithdrawJobDefinitionRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WithdrawJobDefinitionResponse.FromString,
+                _registered_method=True)
 
 
 class ResourceSettlementServiceServicer:
@@ -131,6 +181,13 @@ class ResourceSettlementServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WithdrawJobDefinition(self, request, context):
+        """Takes back what was promised of the revisions of a job definition: once this is answered, the store asks again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ResourceSettlementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +195,11 @@ def add_ResourceSettlementServiceServicer_to_server(servicer, server):
                     servicer.SettleResources,
                     request_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.SettleResourcesRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.SettleResourcesResponse.SerializeToString,
+            ),
+            'WithdrawJobDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawJobDefinition,
+                    request_deserializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WithdrawJobDefinitionRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WithdrawJobDefinitionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -168,6 +230,33 @@ class ResourceSettlementService:
             '/batchyard.api.scheduler.v1.ResourceSettlementService/SettleResources',
             batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.SettleResourcesRequest.SerializeToString,
             batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.SettleResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawJobDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.api.scheduler.v1.ResourceSettlementService/WithdrawJobDefinition',
+            batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WithdrawJobDefinitionRequest.SerializeToString,
+            batchyard_dot_api_dot_scheduler_dot_v1_dot_resources__service__pb2.WithdrawJobDefinitionResponse.FromString,
             options,
             channel_credentials,
             insecure,

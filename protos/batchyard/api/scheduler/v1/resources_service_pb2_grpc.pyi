@@ -37,6 +37,10 @@ class ResourceWatchServiceStub:
     """Sends the resources as they are, then every change of them, over all namespaces, in the order of the commits.
     With `after_revision`, only what has changed since.
     """
+    GetNewestJobDefinition: _grpc.UnaryUnaryMultiCallable[_resources_service_pb2.GetNewestJobDefinitionRequest, _resources_service_pb2.GetNewestJobDefinitionResponse]
+    """Returns the newest ACTIVE revision of a job definition, with the promise that it stays that for a while: until then
+    the registry answers no change of a definition before the job store has been told, by WithdrawJobDefinition.
+    """
 
 @_typing.type_check_only
 class ResourceWatchServiceAsyncStub(ResourceWatchServiceStub):
@@ -46,6 +50,10 @@ class ResourceWatchServiceAsyncStub(ResourceWatchServiceStub):
     WatchResources: _aio.UnaryStreamMultiCallable[_resources_service_pb2.WatchResourcesRequest, _resources_service_pb2.WatchResourcesResponse]  # type: ignore[assignment]
     """Sends the resources as they are, then every change of them, over all namespaces, in the order of the commits.
     With `after_revision`, only what has changed since.
+    """
+    GetNewestJobDefinition: _aio.UnaryUnaryMultiCallable[_resources_service_pb2.GetNewestJobDefinitionRequest, _resources_service_pb2.GetNewestJobDefinitionResponse]  # type: ignore[assignment]
+    """Returns the newest ACTIVE revision of a job definition, with the promise that it stays that for a while: until then
+    the registry answers no change of a definition before the job store has been told, by WithdrawJobDefinition.
     """
 
 class ResourceWatchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,6 +69,16 @@ class ResourceWatchServiceServicer(metaclass=_abc_1.ABCMeta):
         With `after_revision`, only what has changed since.
         """
 
+    @_abc_1.abstractmethod
+    def GetNewestJobDefinition(
+        self,
+        request: _resources_service_pb2.GetNewestJobDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_service_pb2.GetNewestJobDefinitionResponse, _abc.Awaitable[_resources_service_pb2.GetNewestJobDefinitionResponse]]:
+        """Returns the newest ACTIVE revision of a job definition, with the promise that it stays that for a while: until then
+        the registry answers no change of a definition before the job store has been told, by WithdrawJobDefinition.
+        """
+
 def add_ResourceWatchServiceServicer_to_server(servicer: ResourceWatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ResourceSettlementServiceStub:
@@ -74,6 +92,8 @@ class ResourceSettlementServiceStub:
     """Takes the changes into the store's own copy, in one transaction, before the answer. A queue that is DELETING and
     has unfinished jobs is refused with FAILED_PRECONDITION, and nothing is changed.
     """
+    WithdrawJobDefinition: _grpc.UnaryUnaryMultiCallable[_resources_service_pb2.WithdrawJobDefinitionRequest, _resources_service_pb2.WithdrawJobDefinitionResponse]
+    """Takes back what was promised of the revisions of a job definition: once this is answered, the store asks again."""
 
 @_typing.type_check_only
 class ResourceSettlementServiceAsyncStub(ResourceSettlementServiceStub):
@@ -84,6 +104,8 @@ class ResourceSettlementServiceAsyncStub(ResourceSettlementServiceStub):
     """Takes the changes into the store's own copy, in one transaction, before the answer. A queue that is DELETING and
     has unfinished jobs is refused with FAILED_PRECONDITION, and nothing is changed.
     """
+    WithdrawJobDefinition: _aio.UnaryUnaryMultiCallable[_resources_service_pb2.WithdrawJobDefinitionRequest, _resources_service_pb2.WithdrawJobDefinitionResponse]  # type: ignore[assignment]
+    """Takes back what was promised of the revisions of a job definition: once this is answered, the store asks again."""
 
 class ResourceSettlementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the job store: how the registry makes sure of it."""
@@ -97,5 +119,13 @@ class ResourceSettlementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes the changes into the store's own copy, in one transaction, before the answer. A queue that is DELETING and
         has unfinished jobs is refused with FAILED_PRECONDITION, and nothing is changed.
         """
+
+    @_abc_1.abstractmethod
+    def WithdrawJobDefinition(
+        self,
+        request: _resources_service_pb2.WithdrawJobDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_service_pb2.WithdrawJobDefinitionResponse, _abc.Awaitable[_resources_service_pb2.WithdrawJobDefinitionResponse]]:
+        """Takes back what was promised of the revisions of a job definition: once this is answered, the store asks again."""
 
 def add_ResourceSettlementServiceServicer_to_server(servicer: ResourceSettlementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
