@@ -1,10 +1,10 @@
 """The `batchyard` command and its subcommands, each imported only when it is called."""
 
-import importlib
-import os
 from typing import Final
 
 import click
+
+from batchyard.cli.loading import load
 
 _COMMANDS: Final = {
     "up": ("batchyard.cli.up", "Start everything here: the control plane and one local agent."),
@@ -47,12 +47,8 @@ class LazyGroup(click.Group):
         """Return a subcommand by name."""
         if cmd_name not in _COMMANDS:
             return None
-        # Read when gRPC is imported. Its C core would write lines of its own form among our log's, most of them about
-        # forks; ours are followed by an exec at once.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         module, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), cmd_name)
+        command = getattr(load(module), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import click
-import platformdirs
 
 from batchyard.agent.capacity import parse_size
 from batchyard.domain.compat import Compat
@@ -53,12 +52,18 @@ def all_of(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+def _user_state() -> Path:
+    import platformdirs
+
+    return platformdirs.user_state_path("batchyard")
+
+
 def data_dir() -> Decorator:
     """Declare --data-dir."""
     return option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        default=lambda: platformdirs.user_state_path("batchyard"),
+        default=_user_state,
         show_default="the user's state folder",
         help="Folder of everything that must survive a restart.",
     )

@@ -71,9 +71,9 @@ async def _serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> Non
         async with anyio.create_task_group() as group:
             await group.start(_await_signals, ready, stop, scope)
             async with service() as ready_line:
-                gc.collect()
-                gc.freeze()
                 print(ready_line, flush=True)
+                # What was loaded stays: nobody needs to look through it again.
+                gc.freeze()
                 ready.set()
                 await stop.wait()
             group.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """What the pages ask the services for: the public operations, in AWS's names."""
 
 from collections.abc import AsyncIterable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc.aio
@@ -72,8 +73,16 @@ class _Operation:
     def __init__(self, method: MethodDescriptor, channel: grpc.aio.Channel) -> None:
         self._channel = channel
         self._call = unary_call(channel, method)
-        self._decode: Callable[[object], Any] = compile_decoder(method.input_type)
-        self._encode = compile_encoder(method.output_type)
+        self._method = method
+
+    @cached_property
+    def _decode(self) -> Callable[[object], Any]:
+        """When first it is wanted: most operations have no page."""
+        return compile_decoder(self._method.input_type)
+
+    @cached_property
+    def _encode(self) -> Callable[[Any], bytes]:
+        return compile_encoder(self._method.output_type)
 
     async def call(self, caller: Caller, members: Json) -> Json:
         await reached(self._channel)
