@@ -76,6 +76,8 @@ class AgentConfig:
     """Names of the compute environments that it serves; empty: all."""
     stop_jobs: bool = False
     """Whether running jobs end with the agent. Otherwise they go on, and are found again."""
+    separate_launcher: bool = False
+    """Whether it is left to `batchyard launcher` to start what outlives the agent."""
     parent_death: bool = False
     """Whether the agent stops when the process that started it dies."""
     docker_host: str | None = None
@@ -267,7 +269,7 @@ class _Agent:
                     secrets=config.secrets,
                     pulls=config.pulls,
                     log_bytes_max=config.log_bytes_max,
-                    **self._graces(),
+                    **self._more_settings(),
                 ),
             ) as docker_runtime:
                 yield docker_runtime
@@ -277,13 +279,15 @@ class _Agent:
                 agent_id=agent_id,
                 capacity=self._capacity,
                 logs=self._logs,
-                settings=replace(config.process, secrets=config.secrets, **self._graces()),
+                settings=replace(config.process, secrets=config.secrets, **self._more_settings()),
             ) as process_runtime:
                 yield process_runtime
 
-    def _graces(self) -> dict[str, Any]:
-        stop_timeout_s = self._config.stop_timeout_s
-        return {} if stop_timeout_s is None else {"timeout_grace_s": stop_timeout_s}
+    def _more_settings(self) -> dict[str, Any]:
+        """Return what both runtimes are told in the same way."""
+        config = self._config
+        graces = {} if config.stop_timeout_s is None else {"timeout_grace_s": config.stop_timeout_s}
+        return {**graces, "starter_folder": config.folder if config.separate_launcher else None}
 
 
 def _leaves(group: ExceptionGroup[AgentStartError]) -> Iterator[AgentStartError]:

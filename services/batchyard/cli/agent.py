@@ -59,6 +59,11 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
 )
 @tls_files(Role.AGENT)
 @agent_host()
+@options.option(
+    "--separate-launcher",
+    is_flag=True,
+    help="Leave it to `batchyard launcher` on the same data folder to start what is to outlive this agent.",
+)
 @options.option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
 @options.option("--monitoring-host", default="127.0.0.1", help="Address for --monitoring-port.")
 @options.monitoring_port()
@@ -72,6 +77,7 @@ def agent(
     compute_environment: tuple[str, ...],
     host_options: HostOptions,
     tls: Tls | None,
+    separate_launcher: bool,
     with_parent: bool,
     monitoring_host: str,
     monitoring_port: int | None,
@@ -99,6 +105,7 @@ def agent(
         policy=host_options.policy(data_dir),
         compute_environments=compute_environment,
         stop_jobs=host_options.stop_jobs,
+        separate_launcher=separate_launcher,
         parent_death=with_parent,
         log_bytes_max=host_options.log_bytes_max,
         docker_network=host_options.docker_network,

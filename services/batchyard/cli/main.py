@@ -1,9 +1,10 @@
 """The `batchyard` command and its subcommands, each imported only when it is called."""
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from batchyard.cli.init import be_init_if_first
 from batchyard.cli.loading import load
 
 _COMMANDS: Final = {
@@ -27,6 +28,7 @@ _COMMANDS: Final = {
     "scheduler": ("batchyard.cli.services", "Decide which job runs next, and on which agent."),
     "gateway": ("batchyard.cli.gateway", "Serve the AWS API and the public gRPC port."),
     "agent": ("batchyard.cli.agent", "Run jobs on this host."),
+    "launcher": ("batchyard.cli.launcher", "Start what is to outlive the agent of this host."),
     "drain": ("batchyard.cli.drain", "Have an agent take no more jobs, before its host is taken away."),
     "certificates": ("batchyard.cli.certificates", "Make the certificates with which the parts know each other."),
     "backup": ("batchyard.cli.backup", "Copy all resources and jobs to a file, also while they are in use."),
@@ -38,6 +40,11 @@ _COMMANDS: Final = {
 
 class LazyGroup(click.Group):
     """A group that imports a subcommand's module when the subcommand is wanted: gRPC takes a while to load."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a subcommand; as the first process of a container in a child, before there is anything to be copied."""
+        be_init_if_first()
+        return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, most used first."""

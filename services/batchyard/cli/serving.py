@@ -13,6 +13,7 @@ import anyio
 import anyio.abc
 
 from batchyard.cli.errors import CannotStartError
+from batchyard.cli.notify import notify
 from batchyard.storage.sqlite.migrations import MigrationError
 
 _log = logging.getLogger(__name__)
@@ -72,10 +73,12 @@ async def _serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> Non
             await group.start(_await_signals, ready, stop, scope)
             async with service() as ready_line:
                 print(ready_line, flush=True)
+                notify("READY=1")
                 # What was loaded stays: nobody needs to look through it again.
                 gc.freeze()
                 ready.set()
                 await stop.wait()
+                notify("STOPPING=1")
             group.cancel_scope.cancel()
     if scope.cancelled_caught and ready.is_set():
         _log.warning("stopping took too long and was cut short", extra={"deadline_s": STOP_DEADLINE_S})

@@ -23,6 +23,7 @@ from batchyard.cli.serving import or_cannot_start, serve
 from batchyard.cli.tls import TLS_VARIABLES, tls_files
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import Caller
+from batchyard.rpc import hosts
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls
@@ -55,6 +56,8 @@ class UpConfig:
     """Create no default resources."""
     agent_arguments: Sequence[str] | None
     """Flags of the local agent; None for no agent."""
+    agent_port: int | None = None
+    """Port for agents that are started apart; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,20 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
 
         inside = InProcessEndpoint()
         await running.enter_async_context(inside.serve(drain_s=DRAIN_S))
-        scheduling = await _open_services(config, inside, running)
+        services = await _open_services(config, inside, running)
+        for_agents = [service for service in services if Role.AGENT in service.callers]
+        apart = ""
+        if config.agent_port is not None:
+            where = hosts.authority(config.gateway.host, config.agent_port)
+            bound = await running.enter_async_context(
+                or_cannot_start(serve_grpc(for_agents, address=where, tls=config.gateway.tls))
+            )
+            apart = f" grpc://{hosts.authority(config.gateway.host, bound)}"
         if not config.bare:
             caller = Caller(config.gateway.account, config.gateway.region)
             await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
         if agent is not None:
-            await running.enter_async_context(serve_grpc(scheduling, address=agent.target))
+            await running.enter_async_context(serve_grpc(for_agents, address=agent.target))
             await running.enter_async_context(supervised(agent.command, _agent_environment(), agent.process))
         upstreams = Upstreams(inside.channel, inside.channel, inside.channel, inside.channel)
         addresses = await running.enter_async_context(
@@ -92,11 +103,11 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
         )
         Endpoint(addresses.http, addresses.grpc).write(config.folder.endpoint)
         running.callback(config.folder.endpoint.unlink, missing_ok=True)
-        yield f"batchyard ready {addresses.http} {addresses.grpc}"
+        yield f"batchyard ready {addresses.http} {addresses.grpc}{apart}"
 
 
 async def _open_services(config: UpConfig, inside: "InProcessEndpoint", running: AsyncExitStack) -> "Sequence[Service]":
-    """Open the four services in the order in which they need each other; return what the scheduler serves."""
+    """Open the four services in the order in which they need each other; return all that they serve."""
     from batchyard.jobstore.app import open_job_store
     from batchyard.logs.app import open_logs
     from batchyard.registry.app import open_registry
@@ -125,11 +136,12 @@ async def _open_services(config: UpConfig, inside: "InProcessEndpoint", running:
         open_logs(folder=config.folder.logs, clock=clock, job_store=channel),
         open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
     )
-    services: Sequence[Service] = ()
+    found: list[Service] = []
     for opening in openings:
         services = await running.enter_async_context(or_cannot_start(opening))
         inside.add(services)
-    return services
+        found += services
+    return found
 
 
 @asynccontextmanager
@@ -174,6 +186,13 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.job_retention()
 @options.faults()
 @options.option("--no-agent", is_flag=True, help="Start no local agent.")
+@options.option(
+    "--agent-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="Port of --host for agents that are started apart, here or on other hosts; 0 is any free one. None unless"
+    " given.",
+)
 @options.option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
 @options.logging()
 def up(
@@ -195,6 +214,7 @@ def up(
     job_retention: float,
     faults: bool,
     no_agent: bool,
+    agent_port: int | None,
     bare: bool,
     log_format: str,
     log_level: str,
@@ -223,6 +243,7 @@ def up(
         faults=faults,
         bare=bare,
         agent_arguments=None if no_agent else agent_arguments,
+        agent_port=agent_port,
     )
     with config.folder.locked("registry", "jobstore", "logs"):
         serve(lambda: open_installation(config))

@@ -468,7 +468,7 @@ async def open_docker_runtime(
     owner = Owner(settings.installation, agent_id)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(locked_folder(folder, LOCK_PATIENCE_S))
-        guarded = GuardedFolder(folder, agent_id)
+        guarded = GuardedFolder(folder, agent_id, settings.starter_folder)
         stack.callback(guarded.close)
         try:
             journal = Journal(str(folder / "journal"), wire.boot_id())

@@ -32,10 +32,11 @@ def engine_before(folder: Path) -> str | None:
 class GuardedFolder:
     """The docker runtime's folder. The guard of its containers is looked after here, and started when there is none."""
 
-    def __init__(self, folder: Path, agent_id: str) -> None:
+    def __init__(self, folder: Path, agent_id: str, starter_folder: Path | None = None) -> None:
         """Open it. `hold` comes before everything else."""
         self._folder = folder
         self._agent_id = agent_id
+        self._starter_folder = starter_folder
         self._running = folder / guard.RUNNING
         self._running.mkdir(exist_ok=True)
         self.lease = LeaseFile(str(folder / guard.LEASE), wire.boot_id())
@@ -58,7 +59,7 @@ class GuardedFolder:
         if self._has_guard():
             return
         options = Options(folder=str(self._folder.resolve()), agent_id=self._agent_id, guard=True)
-        await to_thread.run_sync(partial(start_detached, self._folder, options))
+        await to_thread.run_sync(partial(start_detached, self._folder, options, self._starter_folder))
         with anyio.move_on_after(GUARD_PATIENCE_S):
             while not self._has_guard():  # noqa: ASYNC110 - nothing tells when a lock is taken
                 await anyio.sleep(_POLL_S)

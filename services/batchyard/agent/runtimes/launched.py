@@ -55,6 +55,8 @@ class ProcessSettings:
     timeout_grace_s: float = TIMEOUT_GRACE_S
     secrets: Secrets = NO_SECRETS
     """What jobs may have as secrets."""
+    starter_folder: Path | None = None
+    """Where the starter is that is to start the launcher; None: the agent does it by itself."""
 
 
 class Connection:
@@ -339,4 +341,5 @@ def _start_launcher(folder: Path, agent_id: str, settings: ProcessSettings) -> N
             namespace=settings.namespace,
             cgroups=settings.cgroups,
         ),
+        settings.starter_folder,
     )

@@ -1,6 +1,7 @@
 """What the owner of an agent decides of its containers."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 from batchyard.agent.logs import LOG_BYTES_MAX
@@ -42,3 +43,5 @@ class DockerSettings:
     pulls: PullSettings = field(default=PullSettings())
     log_bytes_max: int = LOG_BYTES_MAX
     """How much of a container's output the engine keeps, about."""
+    starter_folder: Path | None = None
+    """Where the starter is that is to start the guard; None: the agent does it by itself."""
