@@ -1,6 +1,9 @@
 """What a client may send at all, on real sockets: heads of bounded size and in time, and bytes that mean nothing."""
 
+import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
@@ -9,13 +12,19 @@ from anyio.abc import SocketStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchyard.api.registry.v1 import registry_service_pb2 as registry_pb2
 from batchyard.gateway.app import GatewayAddresses
-from batchyard.rpc import http_protocol
-from batchyard.rpc.http_protocol import HEADERS_MAX, OVERHEAD_BYTES_MAX
+from batchyard.gateway.config import GatewayConfig
+from batchyard.rpc import http_entrance, http_protocol
+from batchyard.rpc.http_protocol import HEADERS_MAX, OVERHEAD_BYTES_MAX, LimitedProtocol
+from batchyard.rpc.peers import Role
+from support.certificates import Certificates
 from support.gateway import FakeServices, a_gateway, authorization
 from support.waiting import PATIENCE_S
 
 FLOOD_BYTES = 32 * 1024 * 1024
+ANSWER_BYTES = 18 * 1024 * 1024
+"""More than kernels keep; of a message of a sixth of that."""
 
 
 @pytest.fixture
@@ -55,6 +64,16 @@ def a_request(*headers: str, path: str = "/v1/describejobqueues", body: str = "{
     return "\r\n".join([*lines, "Connection: close", "", body]).encode()
 
 
+def error_in(answer: bytes) -> tuple[int, str, str]:
+    """Return the status, the type and the message of an error."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert headers["content-type"] == "application/json"
+    assert int(headers["content-length"]) == len(body)
+    return int(first.split()[1]), headers["x-amzn-errortype"], json.loads(body)["message"]
+
+
 async def is_served(gateway: GatewayAddresses) -> bool:
     return (await answer_to(gateway, a_request())).startswith(b"HTTP/1.1 200 ")
 
@@ -63,7 +82,9 @@ async def test_headers_are_counted(gateway: GatewayAddresses, services: FakeServ
     own = a_request().count(b": ")
     few = [f"x-{number}: a" for number in range(HEADERS_MAX - own)]
     assert (await answer_to(gateway, a_request(*few))).startswith(b"HTTP/1.1 200 ")
-    assert (await answer_to(gateway, a_request(*few, "x-more: a"))).startswith(b"HTTP/1.1 431 ")
+    refusal = error_in(await answer_to(gateway, a_request(*few, "x-more: a")))
+    message = "The request has more than 100 headers, or a head of more than 65536 bytes."
+    assert refusal == (431, "RequestEntityTooLargeException", message)
     assert len(services.received) == 1
 
 
@@ -104,10 +125,125 @@ async def test_a_body_in_small_chunks_is_taken(gateway: GatewayAddresses, servic
     assert len(services.received) == 1
 
 
-async def test_a_head_must_arrive_in_time(gateway: GatewayAddresses, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server wait for nobody."""
     monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.05)
-    for begin in (b"", b"POST /v1/describejobs HTTP/1.1\r\nHost: loc"):
-        assert await _is_closed_after(gateway, begin)
+    monkeypatch.setattr(http_protocol, "READ_DEADLINE_S", 0.05)
+    monkeypatch.setattr(http_entrance, "SWEEP_INTERVAL_S", 0.02)
+    monkeypatch.setattr(http_entrance, "HANDSHAKE_DEADLINE_S", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_head_must_arrive_in_time(gateway: GatewayAddresses) -> None:
+    assert await answer_to(gateway, b"") == b""
+    half = await answer_to(gateway, b"POST /v1/describejobs HTTP/1.1\r\nHost: loc")
+    message = "The head of the request did not arrive in time."
+    assert error_in(half) == (408, "RequestTimeoutException", message)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_connection_that_has_been_used_is_not_kept_open_by_next_to_nothing(gateway: GatewayAddresses) -> None:
+    keeping = a_request().replace(b"Connection: close\r\n", b"")
+    received = b""
+    with anyio.fail_after(PATIENCE_S):
+        async with await connected(gateway) as stream:
+            await stream.send(keeping + b"\r\n")
+            async for chunk in stream:
+                received += chunk
+    assert received.count(b"HTTP/1.1 200 ") == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_nobody_reads_of_a_refused_body_must_end_in_time(gateway: GatewayAddresses) -> None:
+    head = a_request("Content-Length: 60000000", body="", length=False).replace(b"Connection: close\r\n", b"")
+    assert error_in(await answer_to(gateway, head + b"{")) == (
+        413,
+        "RequestEntityTooLargeException",
+        "The request body is larger than 1048576 bytes.",
+    )
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_that_nobody_reads_is_given_up(
+    gateway: GatewayAddresses, services: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose, lost = LimitedProtocol.connection_lost, anyio.Event()
+
+    def note(connection: LimitedProtocol, error: Exception | None) -> None:
+        lose(connection, error)
+        lost.set()
+
+    monkeypatch.setattr(LimitedProtocol, "connection_lost", note)
+    token = "\x01" * (ANSWER_BYTES // 6)
+    services.answer("DescribeJobQueues", registry_pb2.DescribeJobQueuesResponse(next_token=token))
+    received = b""
+    with anyio.fail_after(PATIENCE_S):
+        async with await connected(gateway) as stream:
+            await stream.send(a_request())
+            await lost.wait()
+            try:
+                async for chunk in stream:
+                    received += chunk
+            except (anyio.BrokenResourceError, OSError):
+                pass
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert len(received) < ANSWER_BYTES
+
+
+async def test_who_sends_nothing_keeps_nobody_out(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_entrance, "CONNECTIONS_MAX", 3)
+    async with a_gateway(services) as addresses, AsyncExitStack() as idle:
+        streams = []
+        for begin in (b"", b"POST /v1/describejobs HTTP/1.1\r\n", a_request(body="", length=False) + b"{"):
+            stream = await idle.enter_async_context(await connected(addresses))
+            await stream.send(begin)
+            streams.append(stream)
+        for _ in range(5):
+            assert await is_served(addresses)
+        # The one that waits for the longest made room.
+        with anyio.fail_after(PATIENCE_S), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await streams[0].receive()
+
+
+async def test_when_all_connections_are_in_use_a_new_one_is_told_to_try_again(
+    services: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_entrance, "CONNECTIONS_MAX", 2)
+    go_on, here = anyio.Event(), anyio.Semaphore(0)
+
+    async def wait(request: object, context: object) -> registry_pb2.DescribeJobQueuesResponse:
+        here.release()
+        await go_on.wait()
+        return registry_pb2.DescribeJobQueuesResponse()
+
+    services.answer("DescribeJobQueues", wait)
+    answers: list[bytes] = []
+
+    async def ask(addresses: GatewayAddresses) -> None:
+        answers.append(await answer_to(addresses, a_request()))
+
+    async with a_gateway(services) as addresses, anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(ask, addresses)
+            await here.acquire()
+        async with await connected(addresses) as third:
+            assert error_in(await third.receive())[:2] == (503, "ServiceUnavailableException")
+        go_on.set()
+    assert [answer[:13] for answer in answers] == [b"HTTP/1.1 200 "] * 2
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_does_not_shake_hands_is_shown_out(services: FakeServices, tmp_path: Path) -> None:
+    tls = Certificates(tmp_path).tls(Role.SERVICE, "gateway")
+    async with a_gateway(services, GatewayConfig(port=0, grpc_port=0, tls=tls)) as addresses:
+        for begin in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            assert b"HTTP" not in await answer_to(addresses, begin)
+
+
+async def test_what_is_no_http_is_told_so(gateway: GatewayAddresses) -> None:
+    answer = await answer_to(gateway, b"EHLO mail.example\r\n\r\n")
+    assert error_in(answer) == (400, "MalformedHttpRequestException", "This is no HTTP request.")
 
 
 async def test_one_connection_has_many_heads_in_turn(gateway: GatewayAddresses, services: FakeServices) -> None:
@@ -116,18 +252,6 @@ async def test_one_connection_has_many_heads_in_turn(gateway: GatewayAddresses, 
     data = keeping * 6 + a_request()
     assert (await answer_to(gateway, data)).count(b"HTTP/1.1 200 ") == 7
     assert len(services.received) == 7
-
-
-async def _is_closed_after(gateway: GatewayAddresses, begin: bytes) -> bool:
-    """Send the begin of a request, and wait until the server closes the connection without an answer."""
-    with anyio.fail_after(PATIENCE_S):
-        async with await connected(gateway) as stream:
-            try:
-                await stream.send(begin)
-                await stream.receive()
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                return True
-    return False
 
 
 async def _sent_before_the_end(gateway: GatewayAddresses, first: bytes, more: bytes) -> int:

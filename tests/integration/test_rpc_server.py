@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Any
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final
 
+import anyio
 import grpc
 import grpc.aio
 import pytest
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NAME = "batchyard.api.operations.v1.LogsService"
 LOOPBACK = "127.0.0.1:0"
+PATIENCE_S: Final = 60.0
 
 
 class Logs(PartialLogs):
@@ -88,6 +90,57 @@ async def test_a_port_that_is_taken_is_refused() -> None:
         with pytest.raises(OSError, match=str(port)):
             async with serve_grpc([], address=f"127.0.0.1:{port}"):
                 pass
+
+
+async def test_calls_beyond_the_limit_are_refused() -> None:
+    servicer, options = Logs(), ServerOptions(calls_max=2)
+    serving = serve_grpc([service(servicer)], address=LOOPBACK, options=options)
+    async with serving as port, open_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = logs_service_pb2_grpc.LogsServiceStub(channel)
+        follows = [stub.FollowLogEvents(FOLLOW) for _ in range(2)]
+        for follow in follows:
+            await follow.read()
+        servicer.may_answer.set()
+        assert (await failure_of(stub.GetLogEvents(GET))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for follow in follows:
+            follow.cancel()
+
+
+async def test_calls_of_one_connection_wait_for_each_other() -> None:
+    servicer, options = Logs(), ServerOptions(streams_max=1)
+    servicer.may_answer.set()
+    serving = serve_grpc([service(servicer)], address=LOOPBACK, options=options)
+    async with serving as port, open_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = logs_service_pb2_grpc.LogsServiceStub(channel)
+        follow = stub.FollowLogEvents(FOLLOW)
+        await follow.read()
+        get = stub.GetLogEvents(GET)
+        done, _ = await asyncio.wait({asyncio.ensure_future(get.code())}, timeout=0.05)
+        assert not done
+        follow.cancel()
+        assert (await get).next_forward_token == "f/1"
+
+
+async def test_connections_beyond_the_limit_are_closed_and_so_are_those_that_say_nothing() -> None:
+    options = ServerOptions(connections_max=2, handshake_deadline_s=0.2)
+    async with serve_grpc([service(Logs())], address=LOOPBACK, options=options) as port:
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        with anyio.fail_after(PATIENCE_S):
+            for reader, writer in opened:
+                # Whatever a server says of itself to begin with, it comes to an end.
+                with suppress(ConnectionError):
+                    await reader.read()
+                writer.close()
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE_S)
+
+
+async def test_metadata_without_end_is_refused() -> None:
+    async with serve_grpc([service(Logs())], address=LOOPBACK) as port, open_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        call = stub.Check(health_pb2.HealthCheckRequest(), metadata=(("x-long", "a" * 100_000),))
+        assert (await failure_of(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_stopping_ends_streams_and_lets_calls_finish() -> None:

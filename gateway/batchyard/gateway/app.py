@@ -15,6 +15,11 @@ from batchyard.rpc.server import ServerOptions, serve_grpc
 
 DRAIN_S: Final = 2
 """How long each side waits at the end for requests in flight."""
+GRPC_CONNECTIONS_MAX: Final = 2048
+GRPC_STREAMS_MAX: Final = 1000
+"""Calls at a time on one connection."""
+GRPC_CALLS_MAX: Final = 4096
+"""Calls at a time. With those that come by HTTP they must be fewer than a service takes on one connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,13 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
     """
     services = public_services(config, upstreams)
     app = HttpApp(config, upstreams)
-    options = ServerOptions(drain_s=DRAIN_S, reuse_port=config.reuse_port)
+    options = ServerOptions(
+        drain_s=DRAIN_S,
+        reuse_port=config.reuse_port,
+        connections_max=GRPC_CONNECTIONS_MAX,
+        streams_max=GRPC_STREAMS_MAX,
+        calls_max=GRPC_CALLS_MAX,
+    )
     async with (
         serve_grpc(
             services, address=hosts.authority(config.host, config.grpc_port), options=options, tls=config.tls

@@ -1,6 +1,12 @@
-"""Limits on what a client may send beside the bodies of its requests, which the applications limit themselves."""
+"""Limits on what a client may send beside the bodies of its requests, and on how slow it may be.
 
-from asyncio import TimerHandle, Transport
+Applications limit the bodies. What is refused here is answered as AWS answers it: a JSON body with a message, and the
+type of the error in a header.
+"""
+
+import json
+from asyncio import Transport
+from email.utils import formatdate
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -11,8 +17,25 @@ OVERHEAD_BYTES_MAX: Final = 64 * 1024
 in one piece with the head may be more."""
 CHUNK_OVERHEAD: Final = 8
 """So many bytes may stand around each byte of a chunked body."""
-HEAD_DEADLINE_S: Final = 60.0
-"""How long the head of a request may take to arrive, and the first one of a connection to begin."""
+HEAD_DEADLINE_S: Final = 20.0
+"""How long the head of a request may take to arrive, the first one of a connection to begin, and what nobody reads of
+the body of one that was answered to end."""
+READ_DEADLINE_S: Final = 60.0
+"""How long a client may leave an answer unread."""
+
+
+def answer_bytes(status: int, error_type: str, message: str) -> bytes:
+    """Return an error's answer after which the connection is closed."""
+    body = json.dumps({"message": message}).encode()
+    headers = {
+        "date": formatdate(usegmt=True),
+        "content-type": "application/json",
+        "x-amzn-errortype": error_type,
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return STATUS_LINE[status] + head.encode() + b"\r\n" + body
 
 
 class _HeadTooLargeError(Exception):
@@ -20,23 +43,21 @@ class _HeadTooLargeError(Exception):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself collects headers without end."""
+    """uvicorn's protocol, which by itself collects headers without end, and waits for its clients without end."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._overhead_bytes = 0
-        self._deadline: TimerHandle | None = None
         self._is_too_large = False
+        self._has_begun = False
+        self.waiting_since: float | None = None
+        """Since when the next request, or the rest of one, has been the client's to send; None while it is answered."""
+        self._unread_since: float | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        self._have_head()
-        super().connection_lost(exc)
+        self.waiting_since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         """Take data, until it is too much that is no body."""
@@ -49,7 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to count."""
         self._overhead_bytes = 0
-        self._expect_head()
+        self._has_begun = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -61,7 +82,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request over."""
-        self._have_head()
+        self._has_begun = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -69,19 +90,60 @@ class LimitedProtocol(HttpToolsProtocol):
         self._overhead_bytes = max(0, self._overhead_bytes - CHUNK_OVERHEAD * len(body))
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """Wait for nothing but the answer."""
+        super().on_message_complete()
+        if self._is_answering:
+            self.waiting_since = None
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, unless it is here."""
+        has_next = bool(self.pipeline)
+        super().on_response_complete()
+        self.waiting_since = None if has_next else self.loop.time()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        self._unread_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Wait no more."""
+        super().resume_writing()
+        self._unread_since = None
+
+    def check(self, now: float) -> None:
+        """End the connection if its client is too slow; `now` is the time of the loop."""
+        if self.transport.is_closing() and self._unread_since is None:
+            # It closes when all is written, if that is ever read.
+            self._unread_since = now
+        if self._unread_since is not None and now - self._unread_since > READ_DEADLINE_S:
+            self.transport.abort()
+        elif (
+            self.waiting_since is not None
+            and now - self.waiting_since > HEAD_DEADLINE_S
+            and not self._is_answering
+            and not self.transport.is_closing()
+        ):
+            if self._has_begun:
+                self._refuse(408, "RequestTimeoutException", "The head of the request did not arrive in time.")
+            else:
+                self.transport.close()
+
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that is none, or whose head is too large, and close the connection."""
-        if not self._is_too_large:
-            super().send_400_response(msg)
-            return
-        self.transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        if self._is_too_large:
+            message = (
+                f"The request has more than {HEADERS_MAX} headers, or a head of more than {OVERHEAD_BYTES_MAX} bytes."
+            )
+            self._refuse(431, "RequestEntityTooLargeException", message)
+        else:
+            self._refuse(400, "MalformedHttpRequestException", "This is no HTTP request.")
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, status: int, error_type: str, message: str) -> None:
+        self.transport.write(answer_bytes(status, error_type, message))
         self.transport.close()
-
-    def _expect_head(self) -> None:
-        self._have_head()
-        self._deadline = self.loop.call_later(HEAD_DEADLINE_S, self.transport.close)
-
-    def _have_head(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None

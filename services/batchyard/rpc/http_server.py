@@ -3,15 +3,18 @@
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 
+from batchyard.rpc import http_entrance
+from batchyard.rpc.connections import connections_within
 from batchyard.rpc.hosts import authority
+from batchyard.rpc.http_entrance import Entrance, sweep
 from batchyard.rpc.http_protocol import LimitedProtocol
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -38,9 +41,11 @@ async def serve_http(
     cancelled. Raises OSError when the address cannot be bound.
     """
     listener = await _listen(host, port, reuse_port=reuse_port)
-    server = _Server(app, drain_s, tls)
+    server = _Server(app, drain_s)
+    entrance = Entrance(listener, tls=tls, count_max=connections_within(http_entrance.CONNECTIONS_MAX))
+    server.servers = [entrance]  # type: ignore[list-item]  # of whom it wants what an entrance has
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_run, server, listener)
+        await tasks.start(_run, server, entrance)
         try:
             yield listener.getsockname()[1]
         finally:
@@ -48,9 +53,9 @@ async def serve_http(
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn that leaves signals to the process and says when it serves."""
+    """A uvicorn that leaves signals to the process and connections to an entrance, and says when it serves."""
 
-    def __init__(self, app: AsgiApp, drain_s: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, app: AsgiApp, drain_s: int) -> None:
         config = uvicorn.Config(
             app,
             http=LimitedProtocol,
@@ -60,9 +65,7 @@ class _Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=BACKLOG,
             timeout_graceful_shutdown=drain_s,
-            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
         super().__init__(config)
         self.when_serving: Callable[[], None] = lambda: None
@@ -73,16 +76,33 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve, and say so."""
-        await super().startup(sockets)
+        """Say that connections may come."""
+        self.started = True
         self.when_serving()
 
+    def protocol(self) -> LimitedProtocol:
+        """Return what serves a new connection."""
+        return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
 
-async def _run(server: _Server, listener: socket.socket, *, task_status: TaskStatus[None]) -> None:
-    server.when_serving = task_status.started
+    @property
+    def connections(self) -> Collection[LimitedProtocol]:
+        """What serves the connections that there are."""
+        return cast("set[LimitedProtocol]", self.server_state.connections)
+
+
+async def _run(server: _Server, entrance: Entrance, *, task_status: TaskStatus[None]) -> None:
     # It ends when it is told to, within its drain time, and not by a cancellation that would leave sockets behind.
-    with listener, anyio.CancelScope(shield=True):
-        await server.serve([listener])
+    with anyio.CancelScope(shield=True):
+        async with anyio.create_task_group() as tasks:
+
+            def when_serving() -> None:
+                tasks.start_soon(entrance.run, server.protocol, server.connections)
+                tasks.start_soon(sweep, server.connections)
+                task_status.started()
+
+            server.when_serving = when_serving
+            await server.serve()
+            tasks.cancel_scope.cancel()
 
 
 async def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:

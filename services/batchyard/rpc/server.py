@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from batchyard.rpc.admission import Admission
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
+from batchyard.rpc.connections import connections_within
 from batchyard.rpc.draining import Draining
 from batchyard.rpc.errors import ErrorMapping
 from batchyard.rpc.health import Health, HealthServicer
@@ -82,6 +83,14 @@ class ServerOptions:
     """The largest request received, in bytes; a larger one fails with RESOURCE_EXHAUSTED."""
     reuse_port: bool = False
     """Whether another server may listen on the same port, at the same time."""
+    connections_max: int = 10_000
+    """Connections at a time, unless the process may have fewer than twice as many files open; others are closed."""
+    streams_max: int = 8192
+    """Calls at a time on one connection; a client waits with others. A gateway has all its calls on one."""
+    calls_max: int = 20_000
+    """Calls at a time; others fail with RESOURCE_EXHAUSTED."""
+    handshake_deadline_s: float = 20.0
+    """How long a new connection may take until it can be used."""
     ping_interval_min_s: float = 5.0
     """Clients that send keepalive pings more often than this are disconnected."""
 
@@ -111,6 +120,7 @@ async def serve_grpc(
     server = grpc.aio.server(
         interceptors=[draining, *default_interceptors(*(() if tls is None else (Admission(callers),)))],
         options=_channel_arguments(options),
+        maximum_concurrent_rpcs=options.calls_max,
     )
     for service in services:
         service.register(server)
@@ -168,6 +178,9 @@ class InProcessEndpoint:
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.message_bytes_max),
+        ("grpc.max_allowed_incoming_connections", connections_within(options.connections_max)),
+        ("grpc.max_concurrent_streams", options.streams_max),
+        ("grpc.server_handshake_timeout_ms", int(options.handshake_deadline_s * 1000)),
         # Unless this is meant, the start of a second server on a port is to fail.
         ("grpc.so_reuseport", int(options.reuse_port)),
         ("grpc.http2.min_ping_interval_without_data_ms", int(options.ping_interval_min_s * 1000)),
