@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Iterator
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -10,6 +11,7 @@ from batchyard.domain.arrays import Children
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId
 from batchyard.domain.lifecycle import JobState, RunState
+from batchyard.domain.lines import order_of, rounded_time_limit
 from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.retries import ExitRule, RetryAction
 from batchyard.storage.jobs import (
@@ -31,6 +33,7 @@ from batchyard.storage.jobs import (
     RequestKey,
     StorageError,
 )
+from batchyard.storage.lines import LineName
 from batchyard.storage.listings import JobFilter, Pattern
 from support.jobs import AGENT, NAMESPACE, a_job, a_key, a_run
 
@@ -401,22 +404,67 @@ class JobStorageContract(abc.ABC):
         drained = AgentRecord(AgentId("drained"), 1, live=False, draining=True)
         changes.agents = [AgentRecord(AGENT, 1, live=True), AgentRecord(AgentId("dead"), 1, live=False), drained]
         revision = writer.apply(epoch, changes)
-        snapshot = reader.snapshot()
+        snapshot = reader.snapshot(10)
         writer.apply(epoch, Changes(jobs=[replace(waiting, state=JobState.FAILED)]))
-        found = [entry for page in snapshot.jobs for entry in page]
+        pages = list(snapshot.pages)
         assert snapshot.revision == revision
         assert [agent.agent_id for agent in snapshot.agents] == [AGENT, "drained"]
-        assert found == [(offered, b"spec 1"), (claimed, None), (waiting, None)]
+        assert [run for page in pages for run in page.runs] == [(offered, b"spec 1"), (claimed, None)]
+        assert [job_id for page in pages for part in page.lines for job_id in part.job_ids] == ["waiting"]
         assert reader.revision() == revision + 1
+
+    def test_lines_are_read_in_their_order_from_any_place_and_no_more_of_them_than_is_wanted(
+        self, writer: JobWriter, reader: JobReader, epoch: int
+    ) -> None:
+        random = Random(7)
+        jobs = []
+        for sequence in range(1, 121):
+            share = random.choice([None, None, "a", "b"])
+            job = replace(
+                stored(f"job-{sequence}", sequence, queue=random.choice(["queue", "queue", "other"])),
+                vcpus_milli=random.choice([250, 1000]),
+                memory_mib=random.choice([128, 128, 256]),
+                gpus=random.choice([0, 0, 1]),
+                share_identifier=share,
+                scheduling_priority=random.choice([0, 0, 3]),
+                timeout_s=random.choice([None, 60, 61, 70, 100_000_000]),
+                version=sequence,
+            )
+            if random.random() < 0.3:
+                job = random.choice(
+                    [replace(job, state=JobState.SUCCEEDED), replace(job, run=a_run(sequence)), replace(job, parent=1)]
+                )
+            jobs.append(job)
+        writer.apply(epoch, new(*jobs))
+        expected: dict[LineName, list[tuple[int, str, int]]] = {}
+        for job in jobs:
+            if job.state is JobState.RUNNABLE and job.run is None:
+                need = (job.vcpus_milli, job.memory_mib, job.gpus)
+                name = LineName(
+                    *(job.key.namespace, job.job_queue, job.share_identifier, *need), rounded_time_limit(job.timeout_s)
+                )
+                place = order_of(job.share_identifier or "", job.scheduling_priority, job.sequence)
+                expected.setdefault(name, []).append((place, job.key.job_id, job.version))
+        assert max(map(len, expected.values())) > 3
+        for limit in (1, 2, 3, 1000):
+            parts = [part for page in reader.snapshot(limit).pages for part in page.lines]
+            assert len(parts) == len(expected) == len({part.line for part in parts})
+            for part in parts:
+                line = sorted(expected[part.line])
+                for after in (-1, *(place for place, _, _ in line)):
+                    rest = [job for job in line if job[0] > after]
+                    told = part if after == -1 else writer.part_of_line(part.line, after, limit)
+                    assert list(zip(told.places, told.job_ids, told.versions, strict=True)) == rest[:limit]
+                    assert (told.after, told.more) == (after, len(rest) > limit)
 
     def test_a_page_of_a_snapshot_fits_into_a_message_however_large_its_jobs_are(
         self, writer: JobWriter, reader: JobReader, epoch: int
     ) -> None:
         offered = [replace(stored(f"job-{number}", number), run=a_run(number)) for number in range(1, 41)]
         writer.apply(epoch, Changes(new_jobs=[NewJob(job, bytes(128 * 1024), ()) for job in offered]))
-        pages = list(reader.snapshot().jobs)
-        assert [job for page in pages for job, _ in page] == offered
-        assert all(sum(len(spec or b"") for _, spec in page) < 2 * 1024 * 1024 for page in pages)
+        pages = list(reader.snapshot(10).pages)
+        assert [job for page in pages for job, _ in page.runs] == offered
+        assert all(sum(len(spec or b"") for _, spec in page.runs) < 2 * 1024 * 1024 for page in pages)
 
     def test_an_answer_comes_back_to_writer_and_reader(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
         writer.apply(epoch, Changes(answers=[Answer(RequestKey(b"a"), b"one", 5), Answer(RequestKey(b"b"), b"", 5)]))

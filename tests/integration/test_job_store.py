@@ -17,7 +17,7 @@ from batchyard.api.operations.v1 import job_operations_service_pb2 as operations
 from batchyard.api.registry.v1 import registry_service_pb2 as registry
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from support.contexts import held_open
-from support.control_plane import ControlPlane, a_submission, control_plane
+from support.control_plane import ControlPlane, a_submission, control_plane, with_lines
 from support.waiting import PATIENCE_S, eventually
 
 RUNNABLE = JobStatus.JOB_STATUS_RUNNABLE
@@ -46,7 +46,7 @@ async def snapshot(plane: ControlPlane) -> tuple[Any, wire.DispatchResponse]:
     seen = wire.DispatchResponse()
     while not seen.snapshot_complete:
         message: Any = await asyncio.wait_for(call.read(), PATIENCE_S)
-        seen.MergeFrom(message)
+        seen.MergeFrom(with_lines(message))
     return call, seen
 
 

@@ -1,11 +1,15 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from batchyard.domain.lines import rounded_time_limit
 from batchyard.storage.sqlite.database import connect
+from batchyard.storage.sqlite.job_reader import SqliteJobReader
+from batchyard.storage.sqlite.jobs import migrate_jobs
 from batchyard.storage.sqlite.migrations import MigrationError, migrate
 
 
@@ -82,3 +86,28 @@ def test_a_database_is_copied_before_it_is_changed(
     with closing(connect(tmp_path / "some.db.schema-2")) as copy:
         assert copy.execute("SELECT x, y FROM a").fetchall() == [(1, None)]
         assert version(copy) == 2
+
+
+def test_jobs_of_before_lines_stand_in_them_by_their_time_limits(
+    connection: sqlite3.Connection, tmp_path: Path
+) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    for script in (files("batchyard.storage.sqlite") / "migrations" / "jobs").iterdir():
+        if script.name < "0015":
+            (before / script.name).write_text(script.read_text())
+    migrate(connection, before)
+    limits = [None, 60, 61, 75, 76, 3600, 30_000_000, 31_321_462, 31_321_463]
+    for sequence, limit in enumerate(limits, start=1):
+        names = "namespace, job_id, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus"
+        connection.execute(
+            f"INSERT INTO jobs (sequence, timeout_s, {names}, attempts_allowed, created_at, state, version,"
+            " dependencies_left, attempts_made, cancelled, terminated)"
+            " VALUES (?, ?, 'n', ?, 'name', 'queue', 'definition', 1000, 128, 0, 1, 5, 3, 1, 0, 0, 0, 0)",
+            (sequence, limit, f"job-{sequence}"),
+        )
+    migrate_jobs(connection)
+    (page,) = SqliteJobReader(connection).snapshot(10).pages
+    found = {job_id: part.line.time_limit_s for part in page.lines for job_id in part.job_ids}
+    assert found == {f"job-{sequence}": rounded_time_limit(limit) for sequence, limit in enumerate(limits, start=1)}
+    assert len(set(found.values())) == 6

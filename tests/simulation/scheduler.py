@@ -112,7 +112,7 @@ class SchedulerActor:
             self._kernel.after(self._kernel.rng.uniform(0.02, 2), self.life, self._connect)
 
         end.received, end.closed = received, closed
-        hello = wire.SchedulerHello(scheduler_id=f"{self.name}-{self._starts}")
+        hello = wire.SchedulerHello(scheduler_id=f"{self.name}-{self._starts}", jobs_a_line=self._config.jobs_a_line)
         end.send(wire.DispatchRequest(hello=hello).SerializeToString())
         self._store_end, self._store_outbox = end, outbox
         self.core.store_opened(outbox)

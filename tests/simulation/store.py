@@ -17,7 +17,13 @@ from unittest.mock import patch
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import BatchyardError, UnavailableError
 from batchyard.domain.jobs import JobKey
-from batchyard.jobstore.convert import agents_message, effect_messages, share_uses_message, snapshot_message
+from batchyard.jobstore.convert import (
+    agents_message,
+    effect_messages,
+    jobs_a_line,
+    share_uses_message,
+    snapshot_message,
+)
 from batchyard.jobstore.core import Command, JobStoreCore, run_group
 from batchyard.jobstore.dispatch import DispatchServicer
 from batchyard.jobstore.feed import Subscription
@@ -265,6 +271,7 @@ class _DispatchStream:
             tasks=cast("Any", None),
         )
         self._scheduler_id = first.hello.scheduler_id
+        self._jobs_a_line = jobs_a_line(first.hello.jobs_a_line)
         self._leader_epoch = 0
         self._is_waiting = True
         self._subscription = Subscription()
@@ -312,11 +319,11 @@ class _DispatchStream:
         self._kernel.after(self._kernel.rng.random() * 0.1, self._store.life, self._snapshot)
 
     def _snapshot(self) -> None:
-        snapshot = SqliteJobReader(self._store.connection).snapshot()
+        snapshot = SqliteJobReader(self._store.connection).snapshot(self._jobs_a_line)
         self._subscription.begin_after(snapshot.revision)
         self._send(agents_message(snapshot.agents))
         self._send(share_uses_message(snapshot.share_uses, self._store.clock.now_ms()))
-        for page in snapshot.jobs:
+        for page in snapshot.pages:
             self._send(snapshot_message(page))
         self._send(wire.DispatchResponse(snapshot_complete=True))
         early, self._early = self._early or [], None

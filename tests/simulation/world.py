@@ -171,4 +171,6 @@ def _config(kernel: Kernel) -> SchedulerConfig:
         kill_budget_s=rng.uniform(5, 15),
         suspicion_s=min(lease_s / 2, heartbeat_s * rng.uniform(1.5, 4)),
         starvation_bound_s=rng.uniform(5, 60),
+        # Lines are never long here: with few known of them, what follows is asked for again and again.
+        jobs_a_line=rng.choice([1, 2, 5, 2000]),
     )

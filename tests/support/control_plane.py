@@ -119,6 +119,25 @@ def a_submission(name: str = "job", **members: Any) -> jobs.SubmitJobRequest:
     return ParseDict(described, jobs.SubmitJobRequest())
 
 
+def with_lines(message: wire.DispatchResponse) -> wire.DispatchResponse:
+    """Have what a message tells of lines count as if each of their jobs had been queued; they must be short."""
+    for part in message.lines:
+        line = part.line
+        assert not part.more
+        for job_id, place, version in zip(part.job_ids, part.places, part.versions, strict=True):
+            message.runnable.add(
+                job=wire.JobRef(namespace=line.namespace, job_id=job_id),
+                job_queue=line.job_queue,
+                sequence=place,
+                vcpus_milli=line.vcpus_milli,
+                memory_mib=line.memory_mib,
+                gpus=line.gpus,
+                version=version,
+            )
+    del message.lines[:]
+    return message
+
+
 @dataclass
 class Scheduler:
     """The scheduler's end of the dispatch stream, with everything that has come, merged."""
@@ -130,7 +149,7 @@ class Scheduler:
     async def until(self, condition: Callable[[wire.DispatchResponse], object]) -> wire.DispatchResponse:
         """Read until what has come satisfies the condition; return it and begin anew."""
         while not condition(self.seen):
-            self.seen.MergeFrom(await asyncio.wait_for(self.call.read(), PATIENCE_S))
+            self.seen.MergeFrom(with_lines(await asyncio.wait_for(self.call.read(), PATIENCE_S)))
         seen, self.seen = self.seen, wire.DispatchResponse()
         return seen
 

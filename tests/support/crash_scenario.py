@@ -20,7 +20,7 @@ from batchyard.api.agent.v1.run_pb2 import JobSpec, RunEnd, RunOffer, RunReport,
 from batchyard.api.jobs.v1 import jobs_service_pb2 as jobs
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.storage.jobs import StorageError
-from support.control_plane import ControlPlane, control_plane
+from support.control_plane import ControlPlane, control_plane, with_lines
 
 READ_DEADLINE_S: Final = 30.0
 CLAIMED, STARTED, DONE = RunState.RUN_STATE_CLAIMED, RunState.RUN_STATE_STARTED, RunState.RUN_STATE_DONE
@@ -60,7 +60,7 @@ class Driver:
             message = await asyncio.wait_for(self.call.read(), READ_DEADLINE_S)
             if not isinstance(message, wire.DispatchResponse):
                 raise StreamEndedError
-            self.seen.MergeFrom(message)
+            self.seen.MergeFrom(with_lines(message))
 
     async def send(self, **lists: Any) -> None:
         """Tell the store something."""

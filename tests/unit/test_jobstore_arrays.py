@@ -6,7 +6,7 @@ import pytest
 
 from batchyard.domain.arrays import each, from_bytes
 from batchyard.domain.errors import InvalidRequestError
-from batchyard.domain.jobs import AgentId, Job, JobKey, RunReport, child_key
+from batchyard.domain.jobs import AgentId, JobKey, RunReport, child_key
 from batchyard.domain.lifecycle import TERMINAL, JobState, RunEnd, RunState
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group, Submission
@@ -444,10 +444,12 @@ def test_a_snapshot_has_the_children_that_wait_in_one_entry_and_offered_ones_wit
     store.submit_array("paired", 5, paired_with=("array",))
     store.offer(child_key(array, 0))
     run(store, child_key(array, 1), exit_code=1)
-    entries: list[tuple[Job, bytes | None]] = [entry for page in store.reader.snapshot().jobs for entry in page]
-    assert [(job.key.job_id, spec) for job, spec in entries] == [("array", None), ("array:0", b"spec of array")]
-    assert entries[0][0].children is not None
-    assert list(each(entries[0][0].children.runnable)) == [2, 3, 4]
+    pages = list(store.reader.snapshot(10).pages)
+    assert [(job.key.job_id, spec) for page in pages for job, spec in page.runs] == [("array:0", b"spec of array")]
+    (waiting,) = (array for page in pages for array in page.arrays)
+    assert waiting.children is not None
+    assert (waiting.key, list(each(waiting.children.runnable))) == (array, [2, 3, 4])
+    assert [part for page in pages for part in page.lines] == []
 
 
 def listed(store: Store, array: JobKey, state: JobState, after: int = -1, limit: int = 100) -> Sequence[int]:

@@ -53,8 +53,8 @@ def test_every_drained_agent_is_in_a_snapshot_and_those_that_live_are_told_as_su
     drain(store, limit_ms=5000)
     drain(store, agent_id=AgentId("agent-2"))
     store.do(lambda group: group.lose_agent(AGENT, 1))
-    snapshot = store.reader.snapshot()
-    list(snapshot.jobs)
+    snapshot = store.reader.snapshot(10)
+    list(snapshot.pages)
     message = agents_message(snapshot.agents)
     assert [agent.agent_id for agent in message.agents] == ["agent-2", "agent-3"]
     drains = [(drain.agent_id, drain.draining, drain.limit_ms, drain.HasField("limit_ms")) for drain in message.drains]

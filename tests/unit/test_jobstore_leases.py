@@ -17,8 +17,8 @@ def store() -> Iterator[Store]:
 
 def kept(store: Store) -> int:
     """Return what the next scheduler is told."""
-    snapshot = store.reader.snapshot()
-    for _ in snapshot.jobs:  # until they are read, nothing else can be done
+    snapshot = store.reader.snapshot(10)
+    for _ in snapshot.pages:  # until they are read, nothing else can be done
         pass
     (agent,) = agents_message(snapshot.agents).agents
     return agent.lease_ms

@@ -10,7 +10,7 @@ from support.jobs import AGENT, NAMESPACE, QUEUE, Store
 NEWEST = "ORDER BY sequence DESC LIMIT 1"
 """One step from the end of the table, which SQLite calls a scan."""
 
-OF_ACTIVE_JOBS = ("jobs_active", "jobs_by_agent", "children_active")
+OF_ACTIVE_JOBS = ("jobs_waiting", "jobs_by_agent", "children_active")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def queries() -> list[tuple[str, list[str]]]:
     reader.front(QUEUE.key, 10)
     reader.waiting(LineKey(NAMESPACE, "queue", 1000, 128, 0), 9000, 10)
     reader.newest_named(NAMESPACE, "name-of-job", "queue")
-    list(reader.snapshot().jobs)
+    list(reader.snapshot(1).pages)
     reader.tallies()
     reader.counts(NAMESPACE)
     reader.held(NAMESPACE, 0, 10, 0, 9000)

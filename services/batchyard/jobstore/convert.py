@@ -19,16 +19,18 @@ from batchyard.jobstore.effects import (
     ReportOutcome,
     RunDemand,
     demand_on,
-    queued,
     queued_children,
 )
 from batchyard.jobstore.offers import Cause, Proposal
-from batchyard.storage.jobs import AgentRecord, QueueKey, ShareUse
+from batchyard.storage.jobs import AgentRecord, QueueKey, ShareUse, SnapshotPage
+from batchyard.storage.lines import LineName, LinePart
 from batchyard.storage.listings import LineKey
 
 ENTRIES_A_MESSAGE: Final = 1000
 OFFERED_BYTES_A_MESSAGE: Final = 1024 * 1024
 """Bounds that keep every message of the stream well below what a receiver takes."""
+JOBS_A_LINE_MAX: Final = 10_000
+"""The same for one entry."""
 
 _RUN_STATES: Final[Mapping[int, RunState]] = {int(state): state for state in RunState}
 _RUN_ENDS: Final[Mapping[int, RunEnd]] = {int(end): end for end in RunEnd}
@@ -78,6 +80,24 @@ def line_of(message: wire.WaitReason) -> LineKey:
     return LineKey(message.namespace, message.job_queue, *need, message.share_identifier or None)
 
 
+def line_name_of(message: wire.LineRef) -> LineName:
+    """Return the name of a line."""
+    return LineName(
+        message.namespace,
+        message.job_queue,
+        message.share_identifier or None,
+        message.vcpus_milli,
+        message.memory_mib,
+        message.gpus,
+        message.time_limit_s or None,
+    )
+
+
+def jobs_a_line(wanted: int) -> int:
+    """Return how many jobs of a line are told at once, of as many as are wanted."""
+    return wanted if 0 < wanted < JOBS_A_LINE_MAX else JOBS_A_LINE_MAX
+
+
 def share_use_of(message: wire.ShareUse, now_ms: int) -> ShareUse:
     """Return what a share has used up to now."""
     queue = QueueKey(message.namespace, message.job_queue)
@@ -114,19 +134,17 @@ def agents_message(agents: Iterable[AgentRecord]) -> wire.DispatchResponse:
     return message
 
 
-def snapshot_message(jobs: Iterable[tuple[Job, bytes | None]]) -> wire.DispatchResponse:
+def snapshot_message(page: SnapshotPage) -> wire.DispatchResponse:
     """Return a page of a snapshot: what is to be placed, what is held, what is demanded of agents."""
     message = wire.DispatchResponse()
-    for job, spec in jobs:
-        if job.children is not None:
-            message.children.append(_children_message(queued_children(job, job.children.runnable)))
-            continue
-        if job.run is None:
-            message.runnable.append(_queued_message(queued(job)))
-            continue
+    for array in page.arrays:
+        if array.children is not None:
+            message.children.append(_children_message(queued_children(array, array.children.runnable)))
+    for job, spec in page.runs:
         message.held.append(_held_message(job, spec))
         if (demand := demand_on(job)) is not None:
             message.demands.append(_demand_message(demand))
+    message.lines.extend(map(_line_message, page.lines))
     return message
 
 
@@ -137,7 +155,7 @@ def effect_messages(effects: Effects, heartbeat: int) -> Iterator[wire.DispatchR
     for name, entry in _entries(effects):
         getattr(message, name).append(entry)
         entries += 1
-        if name == "offers":
+        if name in {"offers", "lines"}:
             size += entry.ByteSize()
         if entries >= ENTRIES_A_MESSAGE or size > OFFERED_BYTES_A_MESSAGE:
             yield message
@@ -147,6 +165,8 @@ def effect_messages(effects: Effects, heartbeat: int) -> Iterator[wire.DispatchR
 
 def _entries(effects: Effects) -> Iterator[tuple[str, Message]]:
     """Return the entries of all lists, in the order in which a scheduler applies those of one message."""
+    for part in effects.lines:
+        yield "lines", _line_message(part)
     for outcome in effects.offers:
         yield "offers", _outcome_message(outcome)
     for demand in effects.demands:
@@ -249,6 +269,26 @@ def _queued_message(job: QueuedJob) -> wire.QueuedJob:
         share_identifier=job.share,
         scheduling_priority=job.priority,
         time_limit_s=job.timeout_s or 0,
+    )
+
+
+def _line_message(part: LinePart) -> wire.LinePart:
+    line = part.line
+    return wire.LinePart(
+        line=wire.LineRef(
+            namespace=line.namespace,
+            job_queue=line.job_queue,
+            share_identifier=line.share or "",
+            vcpus_milli=line.vcpus_milli,
+            memory_mib=line.memory_mib,
+            gpus=line.gpus,
+            time_limit_s=line.time_limit_s or 0,
+        ),
+        after=part.after,
+        job_ids=part.job_ids,
+        places=part.places,
+        versions=part.versions,
+        more=part.more,
     )
 
 

@@ -25,6 +25,8 @@ from batchyard.jobstore.convert import (
     agents_message,
     effect_messages,
     fence_of,
+    jobs_a_line,
+    line_name_of,
     line_of,
     proposal_of,
     report_of,
@@ -98,7 +100,7 @@ class DispatchServicer(DispatchServiceServicer):
                     set_back=set_back,
                 )
             )
-            async for message in self._snapshot(subscription):
+            async for message in self._snapshot(subscription, jobs_a_line(first.hello.jobs_a_line)):
                 yield message
             self._tasks.start_soon(self._read, request_iterator, scheduler_id, leader_epoch, subscription, scope)
             while True:
@@ -119,13 +121,13 @@ class DispatchServicer(DispatchServiceServicer):
                 await resigned.wait()
         self._leadership.take(scheduler_id, self._clock.monotonic_s())
 
-    async def _snapshot(self, subscription: Subscription) -> AsyncIterator[wire.DispatchResponse]:
+    async def _snapshot(self, subscription: Subscription, limit: int) -> AsyncIterator[wire.DispatchResponse]:
         async with open_database(self._database, read_only=True) as database:
-            snapshot = await database.run(lambda connection: SqliteJobReader(connection).snapshot())
+            snapshot = await database.run(lambda connection: SqliteJobReader(connection).snapshot(limit))
             subscription.begin_after(snapshot.revision)
             yield agents_message(snapshot.agents)
             yield share_uses_message(snapshot.share_uses, self._clock.now_ms())
-            pages = snapshot.jobs
+            pages = snapshot.pages
 
             def next_page(_: sqlite3.Connection) -> wire.DispatchResponse | None:
                 page = next(pages, None)
@@ -190,6 +192,9 @@ class DispatchServicer(DispatchServiceServicer):
             tell(partial(Group.evict, agent_id=AgentId(agent_id)))
         for proposal in map(proposal_of, request.proposals):
             tell(partial(Group.offer, proposal=proposal), proposal.key)
+        for wanted in request.line_requests:
+            line, limit = line_name_of(wanted.line), jobs_a_line(wanted.limit)
+            tell(partial(Group.tell_line, line=line, after=wanted.after, limit=limit))
         if request.share_uses:
             now_ms = self._clock.now_ms()
             tell(partial(Group.keep_share_uses, uses=[share_use_of(use, now_ms) for use in request.share_uses]))

@@ -7,6 +7,7 @@ from batchyard.domain.jobs import AgentId, Fence, Job, JobChange, JobKey
 from batchyard.domain.lifecycle import RunState
 from batchyard.jobstore.offers import Refusal
 from batchyard.storage.jobs import QueueKey
+from batchyard.storage.lines import LinePart
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ class Effects:
     """What one commit, or several merged, mean to a scheduler."""
 
     runnable: dict[JobKey, QueuedJob] = field(default_factory=dict)
+    lines: list[LinePart] = field(default_factory=list)
+    """As they are after the commit that they came with: whatever else is told of their jobs is true after them."""
     children: dict[JobKey, QueuedChildren] = field(default_factory=dict)
     """By array; in addition to those that came before."""
     withdrawn: dict[JobKey, None] = field(default_factory=dict)
@@ -137,6 +140,7 @@ class Effects:
     def __bool__(self) -> bool:
         return bool(
             self.runnable
+            or self.lines
             or self.children
             or self.withdrawn
             or self.registered
@@ -168,6 +172,7 @@ class Effects:
         for key, job in later.runnable.items():
             self.withdrawn.pop(key, None)
             self.runnable[key] = job
+        self.lines += later.lines
         for children in later.children.values():
             self._add_children(children)
         for key in later.withdrawn:

@@ -54,6 +54,7 @@ from batchyard.storage.jobs import (
     RequestKey,
     ShareUse,
 )
+from batchyard.storage.lines import LineName
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,10 @@ class Group(Moves):
         """Keep what shares have used, for the next scheduler."""
         self._changes.share_uses += uses
 
+    def tell_line(self, line: LineName, after: int, limit: int) -> None:
+        """Tell the scheduler the jobs of a line after a place, `limit` of them at most, as this group leaves them."""
+        self._wanted_lines.append((line, after, limit))
+
     def register(
         self,
         agent_id: AgentId,
@@ -437,6 +442,7 @@ class Group(Moves):
                 self._numbers.reserved_vcpus[key] = reserved
         if self._offered:
             self._answer_offers(specs)
+        self._effects.lines += [self._storage.part_of_line(*wanted) for wanted in self._wanted_lines]
         return Committed(self._numbers.revision, bool(changes), self._effects, changes.events, self._decided)
 
     def _name_logs(self, specs: Mapping[int, bytes]) -> None:

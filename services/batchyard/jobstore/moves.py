@@ -48,6 +48,7 @@ from batchyard.storage.jobs import (
     QueueKey,
     RequestKey,
 )
+from batchyard.storage.lines import LineName
 
 
 class Numbers:
@@ -100,6 +101,7 @@ class Moves:
         self._changes = Changes()
         self._effects = Effects()
         self._decided: set[JobKey] = set()
+        self._wanted_lines: list[tuple[LineName, int, int]] = []
         self._arrays = Arrays(
             *(storage, self._effects, self._changes.events, now_ms),
             find=self._job,

@@ -21,6 +21,8 @@ class SchedulerConfig:
     """How long an agent may be silent before it is offered nothing more."""
     starvation_bound_s: float = 300.0
     """How long a job that does not fit may be passed by smaller ones before room is held for it."""
+    jobs_a_line: int = 2000
+    """Of so many jobs that need the same it knows the order at least, if there are more: the others the store has."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -31,6 +33,7 @@ class SchedulerConfig:
                 ("kill_budget_s", self.kill_budget_s),
                 ("suspicion_s", self.suspicion_s),
                 ("starvation_bound_s", self.starvation_bound_s),
+                ("jobs_a_line", self.jobs_a_line),
             )
             if not value > 0
         ]

@@ -19,6 +19,8 @@ from batchyard.scheduler.model import (
     ComputeEnvironment,
     HeldRun,
     JobQueue,
+    LineKey,
+    LineRequest,
     Offer,
     QueuedChildren,
     QueuedJob,
@@ -26,6 +28,7 @@ from batchyard.scheduler.model import (
     Resources,
     SchedulingPolicy,
     ShareUse,
+    WaitingLine,
     WaitReason,
 )
 
@@ -66,6 +69,40 @@ def queued_children_of(message: wire.QueuedChildren) -> QueuedChildren:
         message.share_identifier,
         message.scheduling_priority,
         message.time_limit_s or None,
+    )
+
+
+def waiting_line_of(message: wire.LinePart) -> WaitingLine:
+    """Return jobs of a line that are to be placed."""
+    line = message.line
+    return WaitingLine(
+        LineKey(
+            ResourceKey(line.namespace, line.job_queue),
+            line.share_identifier,
+            Resources(line.vcpus_milli, line.memory_mib, line.gpus),
+            line.time_limit_s or None,
+        ),
+        message.after,
+        tuple(zip(message.places, map(JobId, message.job_ids), message.versions, strict=True)),
+        message.places[-1] if message.more else None,
+    )
+
+
+def line_request_message(request: LineRequest) -> wire.LineRequest:
+    """Return the wish to know more of a line."""
+    line = request.line
+    return wire.LineRequest(
+        line=wire.LineRef(
+            namespace=line.queue.namespace,
+            job_queue=line.queue.name,
+            share_identifier=line.share,
+            vcpus_milli=line.need.vcpus_milli,
+            memory_mib=line.need.memory_mib,
+            gpus=line.need.gpus,
+            time_limit_s=line.time_limit_s or 0,
+        ),
+        after=request.after,
+        limit=request.limit,
     )
 
 

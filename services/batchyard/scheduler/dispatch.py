@@ -31,7 +31,9 @@ class StoreConnection:
         self._stub: DispatchServiceAsyncStub = DispatchServiceStub(job_store)
         self._scheduler = scheduler
         self._clock = clock
-        self._hello: Final = wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id=scheduler_id))
+        self._hello: Final = wire.DispatchRequest(
+            hello=wire.SchedulerHello(scheduler_id=scheduler_id, jobs_a_line=scheduler.jobs_a_line)
+        )
         self._sent_at: dict[int, float] = {}
         self._heartbeat = 0
         self._resigns = False

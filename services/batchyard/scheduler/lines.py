@@ -3,8 +3,12 @@
 A line whose head found no room is parked, and is looked at again only after something has changed that could let it
 through. A waiting job is one small tuple, in its line's heap and in the index of its namespace. Of the children of an
 array only the first is one, the others stand behind it as bits.
+
+Of a long line only the beginning is known, up to a place. What comes behind that place counts as not known, also where
+it is, until those before it are.
 """
 
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -25,6 +29,9 @@ Index: TypeAlias = dict[JobId, Entry]
 Arrays: TypeAlias = dict[JobId, tuple[WaitingArray, "Line"]]
 """The arrays of a namespace with children that wait, by the arrays' ids, and the line in which they stand."""
 
+NOT_KNOWN: Final = JobId("")
+"""In place of the id of a job that is in the job store alone."""
+
 _COMPACT_ABOVE: Final = 64
 
 
@@ -38,8 +45,10 @@ class Line:
         "_fronts",
         "_index",
         "_live",
+        "asked",
         "blocked_since",
         "explained",
+        "known_to",
         "need",
         "parked",
         "queue",
@@ -78,6 +87,10 @@ class Line:
         """The arrays of which a child is one of the entries, by the id of that child."""
         self._behind = 0
         """Children that wait behind those."""
+        self.known_to: int | None = None
+        """The place up to which all jobs are known; None: all are, however many there are."""
+        self.asked = False
+        """Whether the store has been asked for those that follow."""
         self.ready_as: int | None = None
         """The place of its head under which its share has it as ready."""
         self.parked = False
@@ -106,12 +119,55 @@ class Line:
         """Its name."""
         return LineKey(self.queue.key, self.share.identifier, self.need, self.time_limit_s)
 
-    def add(self, job_id: JobId, order: int, version: int) -> None:
-        """Put a job in its place."""
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing waits in it, known or not."""
+        return self.known_to is None and not len(self)
+
+    def is_short(self, jobs: int) -> bool:
+        """Tell whether more of it should be known: of what is known are fewer than so many jobs left."""
+        return self.known_to is not None and not self.asked and self._live - len(self._fronts) < jobs
+
+    def knows(self, order: int) -> bool:
+        """Tell whether a place is among those of which all is known."""
+        return self.known_to is None or order <= self.known_to
+
+    def add(self, job_id: JobId, order: int, version: int) -> bool:
+        """Put a job in its place, if that is among those of which all is known; return whether it was."""
+        if not self.knows(order):
+            return False
+        self._put(job_id, order, version)
+        return True
+
+    def _put(self, job_id: JobId, order: int, version: int) -> None:
         entry = (order, job_id, version, self)
         self._index[job_id] = entry
         heappush(self._entries, entry)
         self._live += 1
+
+    def extend(self, jobs: Sequence[tuple[int, JobId, int]], known_to: int | None) -> None:
+        """Put in jobs that follow those that are known, after which all is known up to a place."""
+        index = self._index
+        for order, job_id, version in jobs:
+            self._live += job_id not in index
+            entry = index[job_id] = (order, job_id, version, self)
+            self._entries.append(entry)
+        heapify(self._entries)
+        self.known_to = known_to
+
+    def cut(self, jobs: int) -> None:
+        """Forget all but the first so many jobs, if there are twice as many; the store has the others."""
+        if self._live - len(self._fronts) <= 2 * jobs:
+            return
+        index, fronts = self._index, self._fronts
+        entries = sorted(entry for entry in self._entries if index.get(entry[1]) is entry and entry[1] not in fronts)
+        kept = entries[:jobs]
+        for entry in entries[jobs:]:
+            del index[entry[1]]
+        self.known_to = kept[-1][0]
+        self._entries = kept + [index[job_id] for job_id in fronts]
+        heapify(self._entries)
+        self._live = len(self._entries)
 
     def add_children(self, children: QueuedChildren) -> None:
         """Put children of an array in their places."""
@@ -136,13 +192,21 @@ class Line:
         self._compact()
 
     def head(self) -> Entry | None:
-        """Return the first job without taking it."""
+        """Return the first job without taking it; None also if it is not known which one is the first."""
         entries, index = self._entries, self._index
         while entries:
-            if index.get(entries[0][1]) is entries[0]:
-                return entries[0]
+            first = entries[0]
+            if index.get(first[1]) is first:
+                return first if self.known_to is None or first[0] <= self.known_to else None
             heappop(entries)  # withdrawn
         return None
+
+    def upcoming(self) -> Entry | None:
+        """Return the first job, or where the jobs begin that are not known; None if there is neither."""
+        head = self.head()
+        if head is not None or self.known_to is None:
+            return head
+        return (self.known_to + 1, NOT_KNOWN, 0, self)
 
     def take(self) -> Entry:
         """Take the first job out; there must be one."""
@@ -182,7 +246,7 @@ class Line:
             return
         self._behind -= 1
         self._fronts[array.child_id(index)] = array
-        self.add(array.child_id(index), array.child_order(index), array.version)
+        self._put(array.child_id(index), array.child_order(index), array.version)
 
     def _recall(self, array: WaitingArray) -> None:
         """Have the child in front go behind the others again."""

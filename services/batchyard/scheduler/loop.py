@@ -27,6 +27,7 @@ from batchyard.scheduler.convert import (
     queued_children_of,
     queued_job_of,
     share_use_of,
+    waiting_line_of,
 )
 from batchyard.scheduler.drains import Drains
 from batchyard.scheduler.leases import Incarnation, Leases
@@ -60,7 +61,9 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self.planner: Final = Planner(compat=config.compat, starvation_bound_s=config.starvation_bound_s)
+        self.planner: Final = Planner(
+            compat=config.compat, starvation_bound_s=config.starvation_bound_s, jobs_a_line=config.jobs_a_line
+        )
         self.roster: Final = Roster()
         self.drains: Final = Drains()
         self._leases = Leases(
@@ -115,12 +118,19 @@ class Scheduler:
             plan = self.planner.plan(now, offers_max=OFFERS_A_TURN)
             if plan.offers:
                 self._store.propose(plan.offers)
+            if plan.line_requests:
+                self._store.ask(plan.line_requests)
             if plan.wait_reasons:
                 self._store.explain(plan.wait_reasons)
             if plan.share_uses:
                 self._store.keep(plan.share_uses)
             deadlines.append(plan.next_deadline)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    @property
+    def jobs_a_line(self) -> int:
+        """How many jobs of each line a snapshot is to tell of."""
+        return self._config.jobs_a_line
 
     @property
     def leads(self) -> bool:
@@ -167,6 +177,8 @@ class Scheduler:
             self._epochs = (response.welcome.store_epoch, response.welcome.leader_epoch)
             if self._set_back.told(response.welcome.set_back, self._clock.monotonic_s()):
                 self._begin_after_set_back()
+        for part in response.lines:
+            self.planner.queue_part(waiting_line_of(part))
         self._live.update((agent.agent_id, agent) for agent in response.agents)
         for run in response.held:
             self._run_held(run)

@@ -1,14 +1,13 @@
 """The words in which the scheduler's core is told things and answers: plain values."""
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from math import ceil
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from batchyard.domain.arrays import Indices
-from batchyard.domain.jobs import Fence, JobKey, child_key
+from batchyard.domain.jobs import Fence, JobId, JobKey, child_key
+from batchyard.domain.lines import NO_SHARE, order_of, rounded_time_limit
 
 
 class Resources(NamedTuple):
@@ -48,24 +47,6 @@ class ResourceKey(NamedTuple):
 
     namespace: str
     name: str
-
-
-PRIORITY_MAX: Final = 9999
-"""The highest scheduling priority, which goes first."""
-_SEQUENCE_BITS: Final = 48
-
-NO_SHARE: Final = ""
-"""The share of all jobs of a queue without fair share."""
-
-
-_TIME_LIMITS_S: Final = tuple(ceil(60 * 1.25**step) for step in range(60))
-"""A minute to many months, in steps of a quarter."""
-
-
-def rounded_time_limit(time_limit_s: int | None) -> int | None:
-    """Return a time limit rounded up, so that jobs of many limits stand in few lines."""
-    at = len(_TIME_LIMITS_S) if time_limit_s is None else bisect_left(_TIME_LIMITS_S, time_limit_s)
-    return _TIME_LIMITS_S[at] if at < len(_TIME_LIMITS_S) else None
 
 
 class LineKey(NamedTuple):
@@ -149,12 +130,26 @@ class QueuedChildren:
         )
 
 
-def order_of(share: str, priority: int, sequence: int) -> int:
-    """Return a number that puts the jobs of a share in order: by priority, the highest first, then by submission.
+@dataclass(frozen=True, slots=True)
+class WaitingLine:
+    """Jobs of a line that follow one after the other, as the job store has them."""
 
-    Without a share it is the place in the order of submission.
-    """
-    return sequence if share == NO_SHARE else (PRIORITY_MAX - priority << _SEQUENCE_BITS) + sequence
+    line: LineKey
+    after: int
+    """The place after which they come; -1: they are the first."""
+    jobs: tuple[tuple[int, JobId, int], ...]
+    """Place, id and version of each, in order."""
+    known_to: int | None
+    """The place up to which these are all; None: no others follow."""
+
+
+class LineRequest(NamedTuple):
+    """A wish to know more jobs of a line."""
+
+    line: LineKey
+    after: int
+    """The place up to which all are known."""
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,3 +278,5 @@ class Plan:
     """When to plan again even if nothing happens until then; None: no need to."""
     share_uses: tuple[ShareUse, ...] = ()
     """What is to be kept of shares that have used something; 0: nothing any more."""
+    line_requests: tuple[LineRequest, ...] = ()
+    """Lines of which more must be known soon."""

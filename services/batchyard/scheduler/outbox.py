@@ -18,12 +18,13 @@ from batchyard.domain.jobs import Fence, JobKey
 from batchyard.scheduler.convert import (
     fence_messages,
     fence_of,
+    line_request_message,
     proposal_message,
     share_use_message,
     wait_reason_message,
 )
 from batchyard.scheduler.leases import Incarnation
-from batchyard.scheduler.model import Offer, ResourceKey, Resources, ShareUse, WaitReason
+from batchyard.scheduler.model import LineKey, LineRequest, Offer, ResourceKey, Resources, ShareUse, WaitReason
 
 ENTRIES_A_MESSAGE: Final = 1000
 """Entries in one list of a message."""
@@ -149,6 +150,7 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._registrations: dict[str, wire.AgentRegistration] = {}
         self._reports: dict[tuple[Incarnation, Fence], run_pb2.RunReport] = {}
         self._proposals: dict[JobKey, Offer] = {}
+        self._line_requests: dict[LineKey, LineRequest] = {}
         self._reasons: dict[tuple[ResourceKey, str, Resources], WaitReason] = {}
         self._uses: dict[tuple[ResourceKey, str], ShareUse] = {}
         self._fronts: dict[int, wire.Front] = {}
@@ -196,6 +198,11 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         self._proposals.update((offer.job, offer) for offer in offers)
         self._filled.set()
 
+    def ask(self, requests: Iterable[LineRequest]) -> None:
+        """Ask for more of lines."""
+        self._line_requests.update((request.line, request) for request in requests)
+        self._filled.set()
+
     def explain(self, reasons: Iterable[WaitReason]) -> None:
         """Say why jobs wait."""
         self._reasons.update(((reason.queue, reason.share, reason.need), reason) for reason in reasons)
@@ -229,6 +236,7 @@ class StoreOutbox(Outbox[wire.DispatchRequest]):
         message.drains.extend(drain for _, drain in _taken(self._drains))
         message.evictions.extend(agent_id for agent_id, _ in _taken(self._evictions))
         message.proposals.extend(proposal_message(offer) for _, offer in _taken(self._proposals))
+        message.line_requests.extend(line_request_message(request) for _, request in _taken(self._line_requests))
         message.wait_reasons.extend(wait_reason_message(reason) for _, reason in _taken(self._reasons))
         message.share_uses.extend(share_use_message(use) for _, use in _taken(self._uses))
         message.fronts.extend(front for _, front in _taken(self._fronts))

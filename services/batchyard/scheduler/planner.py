@@ -9,6 +9,7 @@ room is held for it (see `holds`). Jobs that are over in milliseconds are offere
 `feeding`).
 """
 
+from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import Final
@@ -22,7 +23,7 @@ from batchyard.scheduler.environments import Environment, Environments
 from batchyard.scheduler.feeding import Ahead, Durations
 from batchyard.scheduler.holds import Holds, is_behind
 from batchyard.scheduler.hosts import Host, Hosts, HostUse
-from batchyard.scheduler.lines import Entry, Line
+from batchyard.scheduler.lines import NOT_KNOWN, Entry, Line
 from batchyard.scheduler.model import (
     Agent,
     ComputeEnvironment,
@@ -37,6 +38,7 @@ from batchyard.scheduler.model import (
     Resources,
     SchedulingPolicy,
     ShareUse,
+    WaitingLine,
 )
 from batchyard.scheduler.placements import Placement
 from batchyard.scheduler.queues import Queue
@@ -51,12 +53,18 @@ class Planner:
     """The picture of queues, jobs, agents and runs, and the decisions that follow from it."""
 
     def __init__(
-        self, *, compat: Compat = Compat.SEED, starvation_bound_s: float = 300.0, reason_delay_s: float = 1.0
+        self,
+        *,
+        compat: Compat = Compat.SEED,
+        starvation_bound_s: float = 300.0,
+        reason_delay_s: float = 1.0,
+        jobs_a_line: int | None = None,
     ) -> None:
+        """With `jobs_a_line`, know some more than so many jobs of each line at most, and ask for others in time."""
         self._hosts = Hosts()
         self._environments = Environments()
         self._holds = Holds(self._hosts, self._environments)
-        self._waiting = Waiting(self._environments, self._holds, compat)
+        self._waiting = Waiting(self._environments, self._holds, compat, jobs_a_line)
         self._alarms = Alarms(
             self._hosts,
             self._environments,
@@ -73,6 +81,8 @@ class Planner:
         self._runs: dict[Fence, Placement] = {}
         self._ended_early: set[Fence] = set()
         """Runs of which the end was told before their beginning."""
+        self._is_stalled = False
+        """Whether the latest plan came to where jobs wait that are not known yet."""
         self._now = 0.0
         """Of the latest plan."""
         self._found: list[Placement] = []
@@ -139,6 +149,16 @@ class Planner:
             proposed.requeued = job
         else:
             self._waiting.add(job)
+
+    def queue_part(self, part: WaitingLine) -> None:
+        """Take in jobs of a line that follow one after the other: its first, or what a plan has asked for."""
+        if self._proposed:
+            # Of these the outcome is told: a refused one is queued again.
+            namespace = part.line.queue.namespace
+            waiting = tuple(job for job in part.jobs if JobKey(namespace, job[1]) not in self._proposed)
+            if len(waiting) < len(part.jobs):
+                part = replace(part, jobs=waiting)
+        self._waiting.add_part(part)
 
     def queue_children(self, children: QueuedChildren) -> None:
         """Take in children of an array that want to be placed, in addition to those of it that wait already.
@@ -359,8 +379,10 @@ class Planner:
         self._put_holders_on_agenda()
         limit = inf if offers_max is None else offers_max
         agenda = self._waiting.agenda()
+        self._is_stalled = False
         while len(offers) < limit:
-            item = next(agenda, None)
+            # What is not known goes before all that is left. It is asked for, and has another plan made when it comes.
+            item = next(agenda, None) if not self._is_stalled else None
             if item is None:
                 break
             if isinstance(item, Line):
@@ -368,14 +390,15 @@ class Planner:
             else:
                 self._serve_queue(item, now, offers)
         else:
-            return Plan(tuple(offers), (), now)
+            return Plan(tuple(offers), (), now, line_requests=tuple(self._waiting.take_requests()))
         uses, forgotten = self._usage.due(now)
         for share in forgotten:
             self._waiting.tidy(share)
         reasons = [*self._waiting.take_withdrawn_reasons(), *self._alarms.report(now, self._waiting.parked())]
         deadlines = (self._alarms.next_deadline(), self._environments.next_deadline(), self._usage.next_deadline())
         next_deadline = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        return Plan(tuple(offers), tuple(reasons), next_deadline, tuple(uses))
+        requests = tuple(self._waiting.take_requests())
+        return Plan(tuple(offers), tuple(reasons), next_deadline, tuple(uses), requests)
 
     def _serve_holder(self, holder: Line, now: float, offers: list[Offer], limit: float) -> None:
         """Try what stands ahead of a holder in its share, then its own head."""
@@ -383,11 +406,17 @@ class Planner:
             head, ready = holder.head(), self._waiting.next_ahead(holder, now)
             if head is None or ready is None or ready[1][0] > head[0]:
                 break
+            if ready[1][1] == NOT_KNOWN:
+                self._is_stalled = True
+                break
             self._try(*ready, now, offers)
 
     def _serve_queue(self, queue: Queue, now: float, offers: list[Offer]) -> None:
         """Place one job of a queue, the first that fits."""
         while (ready := self._waiting.next_ready(queue, now)) is not None:
+            if ready[1][1] == NOT_KNOWN:
+                self._is_stalled = True
+                break
             if self._try(*ready, now, offers):
                 break
         self._waiting.put_back(queue)

@@ -51,11 +51,14 @@ class Share:
             heappush(self._ready, (order, line.serial, line))
 
     def next_ready(self) -> tuple[Line, Entry] | None:
-        """Return the ready line whose head goes first, and that head; None if no line is ready."""
+        """Return the ready line whose head goes first, and that head; None if no line is ready.
+
+        In place of the head it may be where the jobs of a line begin that are not known: one of them may go first.
+        """
         while self._ready:
             order, _, line = self._ready[0]
             expected = line.ready_as == order
-            head = line.head() if expected else None
+            head = line.upcoming() if expected else None
             if head is not None and head[0] == order:
                 return line, head
             heappop(self._ready)
@@ -70,11 +73,18 @@ class Share:
         heappop(self._ready)
         line.ready_as = None
 
-    def first(self, limit: int) -> list[tuple[JobId, int]]:
-        """Return the first waiting jobs of all lines, each with the vCPUs that it needs, in order."""
+    def first(self, limit: int) -> tuple[list[tuple[JobId, int]], bool]:
+        """Return the first waiting jobs of all lines, each with the vCPUs that it needs, in order.
+
+        Also whether there are no others that are not known.
+        """
         found = [(*job, line) for line in self.lines.values() for job in line.first(limit)]
         found.sort(key=lambda job: (job[0], job[2].serial))
-        return [(job_id, line.need.vcpus_milli) for _, job_id, line in found[:limit]]
+        known_to = min((line.known_to for line in self.lines.values() if line.known_to is not None), default=None)
+        jobs = [
+            (job_id, line.need.vcpus_milli) for order, job_id, line in found if known_to is None or order <= known_to
+        ]
+        return jobs[:limit], known_to is None
 
 
 class Queue:
@@ -227,7 +237,8 @@ class Queue:
 
     def front(self, now: float, limit: int) -> list[JobId]:
         """Return the first waiting jobs, in the order in which they would be placed if there were room for all."""
-        waiting = {share: iter(share.first(limit)) for share in self.shares.values() if share.lines}
+        firsts = {share: share.first(limit) for share in self.shares.values() if share.lines}
+        waiting = {share: iter(jobs) for share, (jobs, _) in firsts.items()}
         standings = [(share.standing(now), share.identifier, share) for share in waiting]
         heapify(standings)
         found: list[JobId] = []
@@ -237,4 +248,6 @@ class Queue:
             if job is not None:
                 found.append(job[0])
                 heappush(standings, (standing + share.weight * job[1] * share.use.window_s, identifier, share))
+            elif not firsts[share][1]:
+                break  # who would be next is not known
         return found

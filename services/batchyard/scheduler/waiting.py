@@ -22,11 +22,13 @@ from batchyard.scheduler.model import (
     NOTHING,
     JobQueue,
     LineKey,
+    LineRequest,
     QueuedChildren,
     QueuedJob,
     ResourceKey,
     Resources,
     SchedulingPolicy,
+    WaitingLine,
     WaitReason,
 )
 from batchyard.scheduler.parked import ParkedLines
@@ -34,6 +36,8 @@ from batchyard.scheduler.prospects import Prospects
 from batchyard.scheduler.queues import Queue, Share
 from batchyard.scheduler.reasons import is_ordinary
 
+FROM_THE_FIRST: Final = -1
+"""Before the place of any job."""
 _FOR_HOLDER: Final = 0
 _FOR_QUEUE: Final = 1
 
@@ -44,7 +48,13 @@ _AgendaItem: TypeAlias = tuple[int, int, int, int, Queue | Line]
 class Waiting:
     """The jobs that wait, and the agenda of what to look at."""
 
-    def __init__(self, environments: Environments, holds: Holds, compat: Compat) -> None:
+    def __init__(
+        self, environments: Environments, holds: Holds, compat: Compat, jobs_a_line: int | None = None
+    ) -> None:
+        """Know all jobs, or with `jobs_a_line` some more than so many of each line, and ask for others in time."""
+        self._jobs_a_line = jobs_a_line
+        self._short: dict[Line, None] = {}
+        """Lines of which more must be known soon."""
         self._environments = environments
         self._holds = holds
         self._compat = compat
@@ -161,8 +171,38 @@ class Waiting:
                 return
             self._remove(known)
         line = self._line(key)
-        line.add(job.key.job_id, order, job.version)
+        if not line.add(job.key.job_id, order, job.version):
+            return  # told again when those before it are known
+        if self._jobs_a_line is not None:
+            line.cut(self._jobs_a_line)
         self._has_grown(line, order)
+
+    def add_part(self, part: WaitingLine) -> None:
+        """Take in jobs that follow those that are known of a line."""
+        line = self._line(part.line)
+        line.asked = False
+        if part.after == (FROM_THE_FIRST if line.known_to is None else line.known_to):
+            line.extend(part.jobs, part.known_to)
+            if line.is_over:
+                self._drop_line(line)
+                return
+            self._has_grown(line, part.after + 1)
+        self._ask_if_short(line)
+
+    def take_requests(self) -> list[LineRequest]:
+        """Return, once, of which lines more must be known."""
+        short, self._short = self._short, {}
+        requests = []
+        for line in short:
+            if self._jobs_a_line is not None and line.known_to is not None and line.is_short(self._jobs_a_line):
+                line.asked = True
+                requests.append(LineRequest(line.key, line.known_to, self._jobs_a_line))
+        return requests
+
+    def _ask_if_short(self, line: Line) -> None:
+        """Have more asked for when half of what is wanted is left: so they are known before they are missed."""
+        if self._jobs_a_line is not None and line.is_short((self._jobs_a_line + 1) // 2):
+            self._short[line] = None
 
     def add_children(self, children: QueuedChildren) -> None:
         """Take in children of an array, in addition to those that wait already."""
@@ -203,10 +243,11 @@ class Waiting:
         self._head_changed(line)
         if not is_ordinary(line.told):
             self._take_back_reason(line)
-        if len(line):
-            self._make_ready(line)
-        else:
+        if line.is_over:
             self._drop_line(line)
+        else:
+            self._make_ready(line)
+            self._ask_if_short(line)
         self._turn += 1
         queue.turn = self._turn
         queue.on_agenda = False
@@ -219,6 +260,7 @@ class Waiting:
             self._tidy(queue)
         for environment in self._environments:
             environment.waiters.clear()
+        self._short.clear()
         self._parked = ParkedLines()
         self._roomier.clear()
         self._prospects.clear()
@@ -243,7 +285,7 @@ class Waiting:
         assert sum(map(len, lines)) == sum(map(len, self._jobs.values())) + behind, "miscounted jobs"
         assert all(array.front is not None for array in arrays), "an array without a child in front"
         for line in lines:
-            assert line.head() is not None, "an empty line"
+            assert line.upcoming() is not None, "an empty line"
             assert line.parked or line.queue.on_agenda, "a line that nobody will look at"
             assert not line.parked or line.blocked_since is not None, "a parked line that was never looked at"
             assert line.parked or not self._parked.contains(line), "a line that is indexed as parked, and is not"
@@ -275,8 +317,10 @@ class Waiting:
         if was_head:
             self._head_changed(line)
             self._wake(line)
-        if not len(line):
+        if line.is_over:
             self._drop_line(line)
+        else:
+            self._ask_if_short(line)
 
     def _drop_line(self, line: Line) -> None:
         self._take_back_reason(line)
@@ -376,7 +420,10 @@ class Waiting:
         return prospects
 
     def next_ready(self, queue: Queue, now: float) -> tuple[Line, Entry] | None:
-        """Return the line of a queue to be looked at first, and its head; None if there is none."""
+        """Return the line of a queue to be looked at first, and its head; None if there is none.
+
+        See `Share.next_ready` for what may be in place of the head.
+        """
         while True:
             ready = queue.next_ready(now)
             prospects = self._prospects.get(queue)
@@ -427,10 +474,10 @@ class Waiting:
         self._make_ready(line)
 
     def _make_ready(self, line: Line) -> None:
-        head = line.head()
-        if head is None:
+        upcoming = line.upcoming()
+        if upcoming is None:
             return
-        line.queue.make_ready(line, head[0])
+        line.queue.make_ready(line, upcoming[0])
         self.put_back(line.queue)
         self._holds.claim(line)
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, NewType, Protocol
 
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
+from batchyard.storage.lines import LineName, LinePart
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
 
 
@@ -280,6 +281,10 @@ class JobWriter(Protocol):
         """Return the serialized JobSpecs of jobs, by sequence number."""
         ...
 
+    def part_of_line(self, line: LineName, after: int, limit: int) -> LinePart:
+        """Return the jobs of a line that come after a place, `limit` of them at most."""
+        ...
+
     def dependents(self, sequences: Collection[int]) -> list[tuple[int, Job]]:
         """Return the jobs that wait for these ones, each with the number of the one that it waits for."""
         ...
@@ -377,15 +382,26 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """A part of a snapshot, of bounded size."""
+
+    arrays: Sequence[Job] = ()
+    """With RUNNABLE children that have no rows."""
+    runs: Sequence[tuple[Job, bytes | None]] = ()
+    """Jobs that have a run; the spec only where the job is offered and not claimed."""
+    lines: Sequence[LinePart] = ()
+    """The beginnings of lines; of one that is long a line alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The jobs that are RUNNABLE or have a run, arrays of RUNNABLE children, and the agents, at one revision."""
+    """The first jobs of all lines, jobs that have a run, arrays of RUNNABLE children, and agents, at one revision."""
 
     revision: int
     agents: Sequence[AgentRecord]
     """Those that are live, and those that are drained."""
     share_uses: Sequence[ShareUse]
-    jobs: Iterator[Sequence[tuple[Job, bytes | None]]]
-    """In pages of bounded size, arrays first; the spec only where the job is offered and not claimed."""
+    pages: Iterator[SnapshotPage]
 
 
 class JobReader(Protocol):
@@ -485,6 +501,9 @@ class JobReader(Protocol):
         """Return the revision of the newest commit."""
         ...
 
-    def snapshot(self) -> Snapshot:
-        """Begin to read what a scheduler needs. The connection does nothing else until the pages are read."""
+    def snapshot(self, jobs_a_line: int) -> Snapshot:
+        """Begin to read what a scheduler needs: all lines in which jobs wait, of each so many at most.
+
+        The connection does nothing else until the pages are read.
+        """
         ...

@@ -20,10 +20,13 @@ from batchyard.storage.jobs import (
     RequestKey,
     ShareUse,
     Snapshot,
+    SnapshotPage,
 )
+from batchyard.storage.lines import LinePart
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
 from batchyard.storage.sqlite import answers, fronts, removals, tallies, usage
 from batchyard.storage.sqlite.jobs import EVENTS_KEPT
+from batchyard.storage.sqlite.lines import beginnings
 from batchyard.storage.sqlite.listings import listed, newest_named
 from batchyard.storage.sqlite.rows import (
     SELECT,
@@ -268,7 +271,7 @@ class SqliteJobReader:
         """Return the revision of the newest commit."""
         return int(self._db.execute("SELECT revision FROM store").fetchone()[0])
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, jobs_a_line: int) -> Snapshot:
         """Begin to read what a scheduler needs."""
         db = self._db
         db.execute("BEGIN")
@@ -282,29 +285,44 @@ class SqliteJobReader:
                 " ORDER BY namespace, job_queue, share_identifier"
             )
         ]
-        return Snapshot(revision, agents, uses, self._snapshot_pages())
+        return Snapshot(revision, agents, uses, self._snapshot_pages(jobs_a_line))
 
-    def _snapshot_pages(self) -> Iterator[Sequence[tuple[Job, bytes | None]]]:
+    def _snapshot_pages(self, jobs_a_line: int) -> Iterator[SnapshotPage]:
         try:
             arrays = self._db.execute(
                 f"{SELECT} FROM arrays JOIN jobs USING (sequence) WHERE runnable <> x'' ORDER BY sequence"
             )
             while rows := arrays.fetchmany(_SNAPSHOT_PAGE):
-                yield [(array, None) for array in jobs_of(self._db, rows)]
-            cursor = self._db.execute(
-                f"{SELECT}, CASE WHEN run_state = {int(RunState.OFFERED)} THEN spec END"
-                " FROM jobs LEFT JOIN specs ON specs.sequence = COALESCE(jobs.parent, jobs.sequence)"
-                " WHERE state IN (3, 4, 5) ORDER BY jobs.sequence"
-            )
-            page: list[tuple[Job, bytes | None]] = []
+                yield SnapshotPage(arrays=jobs_of(self._db, rows))
+            for runs in self._runs():
+                yield SnapshotPage(runs=runs)
+            parts: list[LinePart] = []
             size = 0
-            for row in cursor:
-                page.append((job_of(row), row[-1]))
-                size += len(row[-1] or b"")
-                if len(page) == _SNAPSHOT_PAGE or size >= _SNAPSHOT_PAGE_BYTES:
-                    yield page
-                    page, size = [], 0
-            if page:
-                yield page
+            for part in beginnings(self._db, jobs_a_line):
+                parts.append(part)
+                size += 1 + len(part.job_ids)
+                if size >= _SNAPSHOT_PAGE:
+                    yield SnapshotPage(lines=parts)
+                    parts, size = [], 0
+            yield SnapshotPage(lines=parts)
         finally:
             self._db.execute("COMMIT")
+
+    def _runs(self) -> Iterator[list[tuple[Job, bytes | None]]]:
+        """Yield the jobs whose runs are not over."""
+        cursor = self._db.execute(
+            f"{SELECT}, CASE WHEN run_state = {int(RunState.OFFERED)} THEN spec END"
+            " FROM jobs INDEXED BY jobs_by_agent"
+            " LEFT JOIN specs ON specs.sequence = COALESCE(jobs.parent, jobs.sequence)"
+            " WHERE run_agent_id IS NOT NULL ORDER BY jobs.sequence"
+        )
+        page: list[tuple[Job, bytes | None]] = []
+        size = 0
+        for row in cursor:
+            page.append((job_of(row), row[-1]))
+            size += len(row[-1] or b"")
+            if len(page) == _SNAPSHOT_PAGE or size >= _SNAPSHOT_PAGE_BYTES:
+                yield page
+                page, size = [], 0
+        if page:
+            yield page

@@ -25,7 +25,8 @@ from batchyard.storage.jobs import (
     StorageError,
     WriterSupersededError,
 )
-from batchyard.storage.sqlite import answers, removals
+from batchyard.storage.lines import LineName, LinePart
+from batchyard.storage.sqlite import answers, lines, removals
 from batchyard.storage.sqlite.arrays import put_children, put_pairings
 from batchyard.storage.sqlite.migrations import migrate
 from batchyard.storage.sqlite.rows import (
@@ -108,6 +109,11 @@ class SqliteJobWriter:
     def specs(self, sequences: Collection[int]) -> dict[int, bytes]:
         """Return serialized JobSpecs."""
         return dict(each_in(self._db, "SELECT sequence, spec FROM specs WHERE sequence IN (%s)", sequences))
+
+    @_translated
+    def part_of_line(self, line: LineName, after: int, limit: int) -> LinePart:
+        """Return the next jobs of a line."""
+        return lines.part_of_line(self._db, line, after, limit)
 
     @_translated
     def dependents(self, sequences: Collection[int]) -> list[tuple[int, Job]]:

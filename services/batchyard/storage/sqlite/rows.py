@@ -8,6 +8,7 @@ import msgspec
 
 from batchyard.domain.jobs import Attempt, Fence, Job, JobChange, JobKey, Run, array_and_index, child_without_row
 from batchyard.domain.lifecycle import JobState, RunState
+from batchyard.domain.lines import rounded_time_limit
 from batchyard.domain.retries import ExitRule
 from batchyard.storage.jobs import AgentRecord, EnvironmentCopy, EnvironmentKey, QueueCopy, QueueKey
 from batchyard.storage.sqlite.arrays import load_children
@@ -32,7 +33,8 @@ _CHANGING = _names(
 _COLUMNS = _FIXED + _CHANGING
 _ARRAY_SIZE = _COLUMNS.index("array_size")
 SELECT = "SELECT " + ", ".join(f"jobs.{name}" for name in _COLUMNS)
-INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_INSERTED = (*_FIXED, "line_time_limit_s", *_CHANGING)
+INSERT = f"INSERT INTO jobs ({', '.join(_INSERTED)}) VALUES ({', '.join('?' * len(_INSERTED))})"  # noqa: S608
 UPDATE = f"UPDATE jobs SET {', '.join(f'{name}=?' for name in _CHANGING)} WHERE sequence=?"  # noqa: S608
 # The texts above are made of the constants of this module only.
 SELECT_QUEUES = (
@@ -111,6 +113,7 @@ def fixed_values(job: Job) -> tuple[Any, ...]:
         job.children.size if job.children is not None else None,
         job.scheduling_priority,
         job.timeout_s,
+        rounded_time_limit(job.timeout_s),
     )
 
 

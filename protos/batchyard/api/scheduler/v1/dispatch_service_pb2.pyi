@@ -130,6 +130,128 @@ class QueuedJob(_message.Message):
 Global___QueuedJob: _TypeAlias = QueuedJob  # noqa: Y015
 
 @_typing.final
+class LineRef(_message.Message):
+    """Names a line: jobs that are alike in all that placing depends on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    JOB_QUEUE_FIELD_NUMBER: _builtins.int
+    SHARE_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    VCPUS_MILLI_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    job_queue: _builtins.str
+    share_identifier: _builtins.str
+    """In a queue with fair share: empty in others."""
+    vcpus_milli: _builtins.int
+    """Thousandths of a vCPU, MiB, devices."""
+    memory_mib: _builtins.int
+    gpus: _builtins.int
+    time_limit_s: _builtins.int
+    """Seconds, rounded up to one of few; 0: an attempt may take as long as it likes."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        job_queue: _builtins.str = ...,
+        share_identifier: _builtins.str = ...,
+        vcpus_milli: _builtins.int = ...,
+        memory_mib: _builtins.int = ...,
+        gpus: _builtins.int = ...,
+        time_limit_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "job_queue", b"job_queue", "memory_mib", b"memory_mib", "namespace", b"namespace", "share_identifier", b"share_identifier", "time_limit_s", b"time_limit_s", "vcpus_milli", b"vcpus_milli"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineRef: _TypeAlias = LineRef  # noqa: Y015
+
+@_typing.final
+class LinePart(_message.Message):
+    """RUNNABLE jobs of a line without an offer, one after the other, as they are after a commit. They go before everything else
+    of a message, which may tell of the same jobs again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """The place after which they come; -1: they are the first."""
+    more: _builtins.bool
+    """Whether others follow, all of them after these. Those are told when they are asked for."""
+    @_builtins.property
+    def line(self) -> Global___LineRef: ...
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each job: the place in the order of its share. Without fair share it is that of the order of submission; with it,
+        9999 less the scheduling priority stands in the bits above the 48 lowest.
+        """
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each job, see QueuedJob."""
+
+    def __init__(
+        self,
+        *,
+        line: Global___LineRef | None = ...,
+        after: _builtins.int = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "job_ids", b"job_ids", "line", b"line", "more", b"more", "places", b"places", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinePart: _TypeAlias = LinePart  # noqa: Y015
+
+@_typing.final
+class LineRequest(_message.Message):
+    """The scheduler wants to know more of a line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """The place up to which it knows all; repeated in the answer."""
+    limit: _builtins.int
+    """How many jobs are wanted at most."""
+    @_builtins.property
+    def line(self) -> Global___LineRef: ...
+    def __init__(
+        self,
+        *,
+        line: Global___LineRef | None = ...,
+        after: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "line", b"line"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineRequest: _TypeAlias = LineRequest  # noqa: Y015
+
+@_typing.final
 class QueuedChildren(_message.Message):
     """Children of an array job that are RUNNABLE and have never been offered, all in one. A child's job id is that of the
     array, a colon and its index; its place in the order of submission is that of the array, plus one, plus its index.
@@ -383,16 +505,20 @@ class SchedulerHello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEDULER_ID_FIELD_NUMBER: _builtins.int
+    JOBS_A_LINE_FIELD_NUMBER: _builtins.int
     scheduler_id: _builtins.str
     """Names this scheduler process in logs."""
+    jobs_a_line: _builtins.int
+    """How many jobs of each line it wants to be told of in the snapshot, at most; 0: as many as go into a message."""
     def __init__(
         self,
         *,
         scheduler_id: _builtins.str = ...,
+        jobs_a_line: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduler_id", b"scheduler_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_a_line", b"jobs_a_line", "scheduler_id", b"scheduler_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,6 +762,7 @@ class DispatchRequest(_message.Message):
     SHARE_USES_FIELD_NUMBER: _builtins.int
     FRONTS_FIELD_NUMBER: _builtins.int
     SET_BACK_OVER_FIELD_NUMBER: _builtins.int
+    LINE_REQUESTS_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.int
     """A number that grows; the answer repeats it."""
     resign: _builtins.bool
@@ -670,6 +797,8 @@ class DispatchRequest(_message.Message):
 
     @_builtins.property
     def fronts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Front]: ...
+    @_builtins.property
+    def line_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineRequest]: ...
     def __init__(
         self,
         *,
@@ -686,10 +815,11 @@ class DispatchRequest(_message.Message):
         share_uses: _abc.Iterable[Global___ShareUse] | None = ...,
         fronts: _abc.Iterable[Global___Front] | None = ...,
         set_back_over: _builtins.int = ...,
+        line_requests: _abc.Iterable[Global___LineRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "fronts", b"fronts", "heartbeat", b"heartbeat", "hello", b"hello", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "set_back_over", b"set_back_over", "share_uses", b"share_uses", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "evictions", b"evictions", "fronts", b"fronts", "heartbeat", b"heartbeat", "hello", b"hello", "line_requests", b"line_requests", "lost_agents", b"lost_agents", "proposals", b"proposals", "registrations", b"registrations", "reports", b"reports", "resign", b"resign", "set_back_over", b"set_back_over", "share_uses", b"share_uses", "wait_reasons", b"wait_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -886,6 +1016,7 @@ class DispatchResponse(_message.Message):
     CHILDREN_FIELD_NUMBER: _builtins.int
     SHARE_USES_FIELD_NUMBER: _builtins.int
     FRONT_REQUESTS_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     snapshot_complete: _builtins.bool
     heartbeat: _builtins.int
     """The highest heartbeat received; renews the leadership from when the scheduler sent it."""
@@ -925,6 +1056,10 @@ class DispatchResponse(_message.Message):
 
     @_builtins.property
     def front_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrontRequest]: ...
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinePart]:
+        """In a snapshot the beginnings of all lines; later, answers to requests."""
+
     def __init__(
         self,
         *,
@@ -944,10 +1079,11 @@ class DispatchResponse(_message.Message):
         children: _abc.Iterable[Global___QueuedChildren] | None = ...,
         share_uses: _abc.Iterable[Global___ShareUse] | None = ...,
         front_requests: _abc.Iterable[Global___FrontRequest] | None = ...,
+        lines: _abc.Iterable[Global___LinePart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "children", b"children", "demands", b"demands", "drains", b"drains", "ended", b"ended", "front_requests", b"front_requests", "heartbeat", b"heartbeat", "held", b"held", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "share_uses", b"share_uses", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "children", b"children", "demands", b"demands", "drains", b"drains", "ended", b"ended", "front_requests", b"front_requests", "heartbeat", b"heartbeat", "held", b"held", "lines", b"lines", "offers", b"offers", "registered", b"registered", "reports", b"reports", "runnable", b"runnable", "share_uses", b"share_uses", "snapshot_complete", b"snapshot_complete", "welcome", b"welcome", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

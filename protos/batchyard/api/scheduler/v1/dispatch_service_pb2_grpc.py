@@ -29,9 +29,13 @@ class DispatchServiceStub:
     """Served by the job store: the one stream between it and the scheduler. The scheduler proposes and passes on what
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
-    The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
-    the store's commits, without gap. A newer stream ends an older one with ABORTED.
+    The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, the first RUNNABLE jobs
+    without an offer of every line, arrays with children that wait, and every run that is not over. `snapshot_complete` ends
+    it; then come changes, in the order of the store's commits, without gap. A newer stream ends an older one with ABORTED.
+
+    Jobs that are alike in all that placing depends on stand in one line, in their order. The scheduler knows the jobs of a
+    line up to a place, and asks for those that follow before it has placed them all. Of what comes behind that place it
+    may forget what it is told: it is told again.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
     over no other one is welcomed, but waits for its welcome. So an old scheduler that is cut off from the store has
@@ -55,9 +59,13 @@ class DispatchServiceServicer:
     """Served by the job store: the one stream between it and the scheduler. The scheduler proposes and passes on what
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
-    The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
-    the store's commits, without gap. A newer stream ends an older one with ABORTED.
+    The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, the first RUNNABLE jobs
+    without an offer of every line, arrays with children that wait, and every run that is not over. `snapshot_complete` ends
+    it; then come changes, in the order of the store's commits, without gap. A newer stream ends an older one with ABORTED.
+
+    Jobs that are alike in all that placing depends on stand in one line, in their order. The scheduler knows the jobs of a
+    line up to a place, and asks for those that follow before it has placed them all. Of what comes behind that place it
+    may forget what it is told: it is told again.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
     over no other one is welcomed, but waits for its welcome. So an old scheduler that is cut off from the store has
@@ -90,9 +98,13 @@ class DispatchService:
     """Served by the job store: the one stream between it and the scheduler. The scheduler proposes and passes on what
     agents report; the store decides in one transaction and answers after its commit. Everything is in lists.
 
-    The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, every RUNNABLE job
-    or child without an offer, and every run that is not over. `snapshot_complete` ends it; then come changes, in the order of
-    the store's commits, without gap. A newer stream ends an older one with ABORTED.
+    The stream opens with a hello, answered by a welcome and a snapshot: the agents that are live, the first RUNNABLE jobs
+    without an offer of every line, arrays with children that wait, and every run that is not over. `snapshot_complete` ends
+    it; then come changes, in the order of the store's commits, without gap. A newer stream ends an older one with ABORTED.
+
+    Jobs that are alike in all that placing depends on stand in one line, in their order. The scheduler knows the jobs of a
+    line up to a place, and asks for those that follow before it has placed them all. Of what comes behind that place it
+    may forget what it is told: it is told again.
 
     One scheduler leads at a time. It leads for `lease_ms` from when it sent a heartbeat that was answered; until that is
     over no other one is welcomed, but waits for its welcome. So an old scheduler that is cut off from the store has
