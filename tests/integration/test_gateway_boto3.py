@@ -17,24 +17,13 @@ from batchyard.api.operations.v1 import logs_service_pb2
 from batchyard.api.registry.v1 import job_queue_pb2, registry_service_pb2, resource_state_pb2
 from batchyard.gateway.app import GatewayAddresses
 from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY
-from support.gateway import ACCOUNT, FakeServices, a_gateway, refusing
+from support.gateway import ACCOUNT, FakeServices, refusing
 
 if TYPE_CHECKING:
     from types_boto3_batch import BatchClient
     from types_boto3_logs import CloudWatchLogsClient
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
-async def gateway(services: FakeServices) -> AsyncIterator[GatewayAddresses]:
-    async with a_gateway(services) as addresses:
-        yield addresses
 
 
 @pytest.fixture

@@ -34,11 +34,6 @@ CONFIG = GatewayConfig(port=0, grpc_port=0, account="111122223333", region="eu-c
 
 
 @pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
 async def channel(services: FakeServices) -> AsyncIterator[grpc.aio.Channel]:
     async with (
         a_gateway(services, CONFIG) as gateway,

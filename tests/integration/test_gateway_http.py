@@ -3,7 +3,6 @@
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -18,20 +17,9 @@ from batchyard.api.jobs.v1 import jobs_service_pb2
 from batchyard.gateway.app import GatewayAddresses, open_gateway
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import Upstreams
-from support.gateway import ANY_PORT, FakeServices, Response, a_gateway, authorization, over_sockets
+from support.gateway import ANY_PORT, FakeServices, Response, authorization, over_sockets
 
 SUBMISSION = b'{"jobName":"a","jobQueue":"q","jobDefinition":"d"}'
-
-
-@pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
-async def gateway(services: FakeServices) -> AsyncIterator[GatewayAddresses]:
-    async with a_gateway(services) as addresses:
-        yield addresses
 
 
 async def send(gateway: GatewayAddresses, verb: str, path: str, body: Any = None, **options: Any) -> Response:

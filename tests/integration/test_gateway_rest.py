@@ -14,11 +14,6 @@ ENCODED = quote(ARN, safe="")
 
 
 @pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
 async def app(services: FakeServices) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
         yield HttpApp(ANY_PORT, upstreams)

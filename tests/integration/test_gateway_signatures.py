@@ -38,11 +38,6 @@ CONFIG: Final = GatewayConfig(port=0, grpc_port=0, account="111122223333", acces
 
 
 @pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
 async def gateway(services: FakeServices) -> AsyncIterator[GatewayAddresses]:
     async with a_gateway(services, CONFIG) as addresses:
         yield addresses

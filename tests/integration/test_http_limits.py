@@ -1,7 +1,6 @@
 """What a client may send at all, on real sockets: heads of bounded size and in time, and bytes that mean nothing."""
 
 import json
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,17 +24,6 @@ from support.waiting import PATIENCE_S
 FLOOD_BYTES = 32 * 1024 * 1024
 ANSWER_BYTES = 18 * 1024 * 1024
 """More than kernels keep; of a message of a sixth of that."""
-
-
-@pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
-async def gateway(services: FakeServices) -> AsyncIterator[GatewayAddresses]:
-    async with a_gateway(services) as addresses:
-        yield addresses
 
 
 async def connected(gateway: GatewayAddresses) -> SocketStream:

@@ -30,11 +30,6 @@ OWN: Final = {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:8080"}
 FORM: Final = b"job=an-id&reason=enough"
 
 
-@pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
 async def asked(services: FakeServices, config: GatewayConfig, verb: str, path: str, **headers: str) -> Response:
     """Send one request as a browser does: without a signature."""
     named = {"authorization": "", **{name.replace("_", "-"): value for name, value in headers.items()}}

@@ -81,11 +81,6 @@ class Tab:
                 await self._news.wait()
 
 
-@pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
 @asynccontextmanager
 async def an_app(services: FakeServices, config: GatewayConfig | None = None) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:

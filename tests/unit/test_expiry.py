@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -12,14 +11,6 @@ from batchyard.jobstore.expiry import Sweep, removable
 from batchyard.jobstore.group import Group
 from batchyard.storage.jobs import Dependency, FinishedJob, RequestKey
 from support.jobs import AGENT, Store
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
 
 
 def sweep(store: Store, *, before: int = 0, agents_before: int = 0, answers_before: int = 0) -> int:

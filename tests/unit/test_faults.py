@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 
 from batchyard.domain.errors import InvalidRequestError
@@ -8,14 +6,6 @@ from batchyard.domain.lifecycle import JobState, RunEnd
 from batchyard.jobstore.group import Submission
 from batchyard.jobstore.offers import Proposal
 from support.jobs import AGENT, Store, a_job, a_key
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
 
 
 def submit(store: Store, faults: str, *, attempts: int = 1) -> None:

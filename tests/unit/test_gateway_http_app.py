@@ -22,11 +22,6 @@ LOGS = {"x-amz-target": "Logs_20140328.GetLogEvents", "content-type": "applicati
 
 
 @pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
 async def app(services: FakeServices) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
         yield HttpApp(CONFIG, upstreams)

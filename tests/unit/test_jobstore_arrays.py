@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -15,14 +15,6 @@ from batchyard.storage.listings import LineKey
 from support.jobs import AGENT, NAMESPACE, QUEUE, Store, a_job, a_key
 
 PENDING, RUNNABLE, SUCCEEDED, FAILED = JobState.PENDING, JobState.RUNNABLE, JobState.SUCCEEDED, JobState.FAILED
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
 
 
 def rows(store: Store, table: str = "jobs") -> int:

@@ -1,5 +1,5 @@
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -14,15 +14,6 @@ from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.offers import Cause, Proposal
 from batchyard.storage.jobs import QueueCopy, StorageError
 from support.jobs import AGENT, QUEUE, Store, a_job, a_key
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
-
 
 # Submission
 

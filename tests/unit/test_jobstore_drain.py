@@ -1,6 +1,5 @@
 """Draining an agent, as the store sees it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,14 +14,6 @@ from batchyard.storage.jobs import AgentRecord
 from support.jobs import AGENT, Store, a_job
 
 DRAINED = "Host EC2 (instance agent-1) terminated. It was drained."
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
 
 
 def drain(store: Store, *, limit_ms: int | None = None, agent_id: AgentId = AGENT) -> Committed:

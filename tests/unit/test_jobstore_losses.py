@@ -1,6 +1,6 @@
 """Jobs that were lost with their host before their command started: no attempts, and not for ever."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -9,14 +9,6 @@ from batchyard.domain.lifecycle import UNSTARTED_LOSSES_MAX, JobState, RunEnd, R
 from support.jobs import Store
 
 REASON = "Host EC2 (instance agent-1) terminated. Lost 5 times before its command started."
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
 
 
 def by_a_new_incarnation(store: Store, key: JobKey) -> None:

@@ -12,13 +12,6 @@ from batchyard.storage.jobs import Removal
 from support.jobs import AGENT, Store
 
 
-@pytest.fixture
-def store() -> Store:
-    store = Store()
-    store.register()
-    return store
-
-
 def remembered(store: Store, key: JobKey) -> bool:
     return key in store.core.memory._jobs
 

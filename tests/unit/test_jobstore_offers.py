@@ -1,6 +1,5 @@
 """What an offer rests on, re-checked in the transaction that makes it."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib.resources import files
@@ -19,14 +18,6 @@ from batchyard.storage.sqlite.database import connect
 from batchyard.storage.sqlite.jobs import SqliteJobWriter
 from batchyard.storage.sqlite.migrations import migrate
 from support.jobs import AGENT, ENVIRONMENT, NAMESPACE, QUEUE, Store, a_job, a_key
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
-    store.register()
-    yield store
-    store.connection.close()
 
 
 def a_proposal(store: Store, key: JobKey, environment: str = "environment") -> Proposal:

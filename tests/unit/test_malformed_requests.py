@@ -24,11 +24,6 @@ BY_BODY = sorted(
 
 
 @pytest.fixture
-def services() -> FakeServices:
-    return FakeServices()
-
-
-@pytest.fixture
 async def app(services: FakeServices) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
         yield HttpApp(GatewayConfig(), upstreams)

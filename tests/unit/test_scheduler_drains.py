@@ -6,27 +6,11 @@ import pytest
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.errors import NotFoundError, UnavailableError
-from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.outbox import StoreOutbox
-from support.scheduler import a_queue, an_environment
 from support.scheduler_world import VirtualClock, a_fence, a_held_run, a_queued_job, join, lead
 
 LIVE = [wire.LiveAgent(agent_id="agent", incarnation=1)]
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
-def scheduler(clock: VirtualClock) -> Scheduler:
-    scheduler = Scheduler(SchedulerConfig(), clock)
-    scheduler.planner.put_environment(an_environment())
-    scheduler.planner.put_queue(a_queue())
-    scheduler.resources_changed(complete=True)
-    return scheduler
 
 
 def a_drain(*, limit_ms: int | None = None, draining: bool = True, request: int = 0) -> wire.AgentDrain:

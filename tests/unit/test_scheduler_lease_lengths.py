@@ -18,11 +18,6 @@ KILL_BUDGET_S = 15
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def scheduler(clock: VirtualClock) -> Scheduler:
     scheduler = Scheduler(SchedulerConfig(lease_s=DEFAULT_S, kill_budget_s=KILL_BUDGET_S), clock)
     for name, lease_s in (("short", 30.0), ("shorter", 45.0), ("long", 3600.0), ("usual", None)):

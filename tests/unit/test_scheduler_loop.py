@@ -8,26 +8,10 @@ import pytest
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
-from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.loop import OFFERS_A_TURN, Scheduler
 from batchyard.scheduler.outbox import StoreOutbox
 from batchyard.scheduler.session import Session
-from support.scheduler import a_queue, an_environment
 from support.scheduler_world import VirtualClock, a_fence, a_held_run, a_queued_job, a_registration, join, lead
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
-def scheduler(clock: VirtualClock) -> Scheduler:
-    scheduler = Scheduler(SchedulerConfig(), clock)
-    scheduler.planner.put_environment(an_environment())
-    scheduler.planner.put_queue(a_queue())
-    scheduler.resources_changed(complete=True)
-    return scheduler
 
 
 async def answers(session: Session) -> bool:

@@ -20,11 +20,6 @@ ACCEPTED = wire.AgentRegistered(agent_id="agent", incarnation=1, accepted=True)
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def scheduler(clock: VirtualClock) -> Scheduler:
     scheduler = Scheduler(SchedulerConfig(lease_s=60), clock)
     scheduler.planner.put_environment(an_environment())
