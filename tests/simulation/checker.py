@@ -39,7 +39,7 @@ class Checker:
         self.dependencies: dict[JobId, Collection[JobId]] = {}
         self.arrays = Arrays()
         self.acknowledged: set[JobId] = set()
-        self.was_rolled_back = False
+        self.times_set_back = 0
         self._forgotten: dict[JobId, Job] = {}
         """Jobs as they were just before the store was set back."""
         self._set_back_to = 0
@@ -235,7 +235,7 @@ class Checker:
         Fences are never used again, and no two runs of a job overlap all the same, those that the store has forgotten
         among them.
         """
-        self.was_rolled_back = True
+        self.times_set_back += 1
         (self._set_back_to,) = self.connection.execute("SELECT epoch FROM store").fetchone()
         jobs = {job.key: job for job in self._all_jobs()}
         self.acknowledged &= {key.job_id for key in jobs}

@@ -132,11 +132,13 @@ class Client:
         def received(data: bytes) -> None:
             nonlocal is_settled
             is_settled = True
-            answer = pickle.loads(data)
+            times_set_back, answer = pickle.loads(data)
             error = answer if isinstance(answer, Exception) else None
             self._kernel.note(f"client: {request[0]} answered, {error or 'done'}")
             if error is None:
-                answered(answer)
+                # An answer that was on its way while the store was set back is about what is forgotten.
+                if times_set_back == self._checker.times_set_back:
+                    answered(answer)
             elif isinstance(error, UnavailableError):
                 failed()
 

@@ -218,7 +218,7 @@ class Store:
         kind, argument = pickle.loads(data)
 
         def answer(value: object) -> None:
-            end.send(pickle.dumps(value))
+            end.send(pickle.dumps((self._checker.times_set_back, value)))
             end.close()
 
         if kind == "submit":

@@ -108,7 +108,7 @@ class Watcher:
 
         def closed(error: Exception | None) -> None:
             if isinstance(error, HistoryGoneError):
-                self._checker.require(self._checker.was_rolled_back, "I12", f"the watcher is told: {error}")
+                self._checker.require(self._checker.times_set_back > 0, "I12", f"the watcher is told: {error}")
                 self.forget()
             self._kernel.after(self._kernel.rng.uniform(0.02, 2), self._life, self._connect)
 
