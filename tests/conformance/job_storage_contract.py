@@ -14,6 +14,7 @@ from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.domain.lines import order_of, rounded_time_limit
 from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.retries import ExitRule, RetryAction
+from batchyard.storage.job_reader import JobReader
 from batchyard.storage.jobs import (
     AgentRecord,
     Answer,
@@ -22,7 +23,6 @@ from batchyard.storage.jobs import (
     EnvironmentCopy,
     EnvironmentKey,
     FinishedJob,
-    JobReader,
     JobWriter,
     Leader,
     LogKey,

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.storage.jobs import JobReader, JobWriter
+from batchyard.storage.job_reader import JobReader
+from batchyard.storage.jobs import JobWriter
 from batchyard.storage.sqlite.database import connect
 from batchyard.storage.sqlite.job_reader import SqliteJobReader
 from batchyard.storage.sqlite.jobs import EVENTS_KEPT, SqliteJobWriter, migrate_jobs

@@ -13,7 +13,7 @@ from batchyard.domain.jobs import JobChange
 from batchyard.domain.lifecycle import TERMINAL, JobState
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.operations import JobOperationsServicer
-from batchyard.storage.jobs import JobReader
+from batchyard.storage.job_reader import JobReader
 from batchyard.storage.sqlite.job_reader import SqliteJobReader
 from simulation.checker import Checker
 from simulation.kernel import Kernel, Life

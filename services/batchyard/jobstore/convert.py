@@ -22,7 +22,8 @@ from batchyard.jobstore.effects import (
     queued_children,
 )
 from batchyard.jobstore.offers import Cause, Proposal
-from batchyard.storage.jobs import AgentRecord, QueueKey, ShareUse, SnapshotPage
+from batchyard.storage.job_reader import SnapshotPage
+from batchyard.storage.jobs import AgentRecord, QueueKey, ShareUse
 from batchyard.storage.lines import LineName, LinePart
 from batchyard.storage.listings import LineKey
 

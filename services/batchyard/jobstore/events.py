@@ -23,7 +23,7 @@ from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.jobstore.history import History
 from batchyard.jobstore.service import Reading
 from batchyard.jobstore.views import job_detail, state_of
-from batchyard.storage.jobs import JobRecord
+from batchyard.storage.job_reader import JobRecord
 
 COMMITS_A_READ: Final = 20
 EVENTS_A_READ: Final = 50

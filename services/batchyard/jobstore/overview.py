@@ -20,7 +20,8 @@ from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.service import Reading
 from batchyard.jobstore.views import job_summary
 from batchyard.rpc.identity import caller_of
-from batchyard.storage.jobs import Held, JobReader
+from batchyard.storage.job_reader import JobReader
+from batchyard.storage.jobs import Held
 
 MINUTES: Final = 60
 MINUTE_MS: Final = 60_000

@@ -52,7 +52,8 @@ from batchyard.jobstore.trace import trace_submission
 from batchyard.jobstore.views import described, job_summary, state_of
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.identity import caller_of, invocation_of
-from batchyard.storage.jobs import JobReader, QueueCopy, QueueKey, RequestKey
+from batchyard.storage.job_reader import JobReader
+from batchyard.storage.jobs import QueueCopy, QueueKey, RequestKey
 from batchyard.storage.listings import Position
 from batchyard.storage.sqlite.database import Database
 from batchyard.storage.sqlite.job_reader import SqliteJobReader

@@ -15,7 +15,8 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import GetJobQueueSnapshotResponse
 from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.jobstore.views import CAPACITY_UNIT, job_arn
-from batchyard.storage.jobs import JobReader, QueueCopy
+from batchyard.storage.job_reader import JobReader
+from batchyard.storage.jobs import QueueCopy
 
 FRONT_JOBS_MAX: Final = 100
 TOP_SHARES_MAX: Final = 20

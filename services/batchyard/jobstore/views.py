@@ -21,7 +21,7 @@ from batchyard.domain.arrays import Children, from_bytes, ranges
 from batchyard.domain.jobs import Attempt, Job, JobChange
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import ResourceKind
-from batchyard.storage.jobs import JobRecord
+from batchyard.storage.job_reader import JobRecord
 
 CAPACITY_UNIT: Final = "VCPU"
 

@@ -10,18 +10,8 @@ from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobKey, child_without_row
 from batchyard.domain.lifecycle import JobState, RunState
 from batchyard.domain.names import job_of_log
-from batchyard.storage.jobs import (
-    EnvironmentCopy,
-    Held,
-    JobRecord,
-    LogKey,
-    QueueCopy,
-    QueueKey,
-    RequestKey,
-    ShareUse,
-    Snapshot,
-    SnapshotPage,
-)
+from batchyard.storage.job_reader import JobRecord, Snapshot, SnapshotPage
+from batchyard.storage.jobs import EnvironmentCopy, Held, LogKey, QueueCopy, QueueKey, RequestKey, ShareUse
 from batchyard.storage.lines import LinePart
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
 from batchyard.storage.sqlite import answers, fronts, removals, tallies, usage
