@@ -1,6 +1,7 @@
 """ListJobs with a filter: what it asks for, and how it is found."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from batchyard.domain.jobs import Job
 from batchyard.domain.lifecycle import JobState
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
+from batchyard.storage.jobs import Changes, NewJob
 from batchyard.storage.listings import JobFilter, Pattern
 from batchyard.storage.sqlite import listings
 from support.jobs import NAMESPACE, QUEUE, Store, a_job
@@ -110,6 +112,60 @@ def test_many_matches_are_looked_for_a_bounded_number_of_jobs_at_a_time(monkeypa
     monkeypatch.setattr(listings, "MATCHES_MAX", 0)
     assert store.reader.filtered(QUEUE.key, rare, None, 100).jobs == []
     assert store.reader.filtered(QUEUE.key, rare, None, 100).end is not None
+
+
+def test_finding_few_costs_the_same_however_many_others_there_are() -> None:
+    store = Store()
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    few = {
+        "names": JobFilter(names=(Pattern("rare"),)),
+        "definitions": JobFilter(definitions=(Pattern("rare:1"),)),
+        "shares": JobFilter(shares=("rare",)),
+        "states": JobFilter(names=(Pattern("n", is_prefix=True),), state=JobState.FAILED),
+        "times": JobFilter(created_after=10**9),
+    }
+
+    def costs() -> dict[str, int]:
+        nonlocal steps
+        found = {}
+        asked: dict[str, Callable[[], object]] = {
+            name: partial(listings.listed, store.connection, QUEUE.key, wanted, None, 10)
+            for name, wanted in few.items()
+        }
+        asked["newest"] = partial(store.reader.newest_named, NAMESPACE, "rare", "queue")
+        for name, ask in asked.items():
+            steps = 0
+            store.connection.set_progress_handler(step, 10)
+            ask()
+            store.connection.set_progress_handler(None, 0)
+            found[name] = steps
+        return found
+
+    sequence = 0
+
+    def add(count: int) -> None:
+        nonlocal sequence
+        jobs = []
+        for _ in range(count):
+            sequence += 1
+            jobs.append(replace(a_job(f"job-{sequence}"), sequence=sequence, state=JobState.RUNNABLE))
+        new_jobs = [NewJob(job, b"", ()) for job in jobs]
+        store.writer.apply(store.core.numbers.epoch, Changes(new_jobs=new_jobs))
+
+    add(200)
+    before = costs()
+    add(6000)
+    assert sequence > listings.MATCHES_MAX
+    after = costs()
+    # Only to find out that many match a name costs more, up to a bound.
+    assert after.pop("states") <= before.pop("states") + 20 * listings.MATCHES_MAX / 10
+    assert all(after[name] <= cost + 5 for name, cost in before.items()), (before, after)
 
 
 def test_the_newest_job_of_a_name_is_that_of_the_same_queue_first() -> None:
