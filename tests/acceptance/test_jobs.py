@@ -29,8 +29,9 @@ def test_a_job_runs_and_every_member_of_its_description_is_right(account: Accoun
     assert times == sorted(times)
     container = job.pop("container")
     assert container.pop("logStreamName").startswith("definition/default/")
-    assert container.pop("taskArn").startswith(f"arn:aws:ecs:us-east-1:{account.access_key}:task/")
-    assert container.pop("containerInstanceArn").startswith(f"arn:aws:ecs:us-east-1:{account.access_key}:")
+    cluster = account.cluster_of("queue")
+    assert container.pop("taskArn").startswith(cluster.replace(":cluster/", ":task/") + "/")
+    assert container.pop("containerInstanceArn").startswith(cluster.replace(":cluster/", ":container-instance/") + "/")
     assert container == {
         "image": "busybox",
         "vcpus": 1,

@@ -198,6 +198,23 @@ class JobStorageContract(abc.ABC):
         assert (writer.environment(key), reader.environments()) == (environment, [environment])
         assert writer.environment(EnvironmentKey("210987654321", "environment")) is None
 
+    def test_the_cluster_of_an_environment_outlives_it(self, writer: JobWriter, reader: JobReader, epoch: int) -> None:
+        key = EnvironmentKey(NAMESPACE, "environment")
+        first = EnvironmentCopy(key, usable=True, max_vcpus_milli=None, revision=3, created=2, cluster_arn="first")
+        second = replace(first, revision=5, created=5, cluster_arn="second")
+        for environment in (first, second):
+            writer.apply(epoch, Changes(environments=[environment]))
+            assert (writer.environment(key), reader.environments()) == (environment, [environment])
+        run = replace(a_run(1), cluster=5)
+        job = replace(stored("a", 1), run=run, cluster=5)
+        attempt = Attempt(1, AGENT, "task-1", None, "reason", None, 2, None, None, cluster=2)
+        writer.apply(epoch, new(job, stored("b", 2)))
+        writer.apply(epoch, Changes(attempts=[(1, attempt), (2, replace(attempt, cluster=None))]))
+        found, other = reader.describe([a_key("a"), a_key("b")])
+        assert (found.job.run, found.job.cluster, list(found.attempts)) == (run, 5, [attempt])
+        assert {number: found.clusters[number] for number in (2, 5)} == {2: "first", 5: "second"}
+        assert (other.job.cluster, other.attempts[0].cluster) == (None, None)
+
     def test_what_runs_reserve_is_added_up_by_environment(self, writer: JobWriter, epoch: int) -> None:
         other = replace(a_run(3), compute_environment="other")
         apart = replace(a_job("apart", namespace="210987654321"), sequence=5, state=JobState.RUNNABLE, run=a_run(4))

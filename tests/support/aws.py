@@ -50,6 +50,11 @@ class Account:
         )
         return name
 
+    def cluster_of(self, environment: str) -> str:
+        """Return the ARN of the ECS cluster that a compute environment is said to have."""
+        (found,) = self.batch.describe_compute_environments(computeEnvironments=[environment])["computeEnvironments"]
+        return found["ecsClusterArn"]
+
     def define(self, name: str = "definition", command: Sequence[str] = ("true",), **members: Any) -> str:
         """Register a job definition and return it as name:revision."""
         properties: Any = {"image": "busybox", "vcpus": 1, "memory": 16, "command": list(command)}

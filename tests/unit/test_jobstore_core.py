@@ -12,8 +12,9 @@ from batchyard.domain.lifecycle import JobState, RunEnd, RunState
 from batchyard.jobstore.core import CommandError
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.offers import Cause, Proposal
+from batchyard.jobstore.views import job_detail
 from batchyard.storage.jobs import QueueCopy, StorageError
-from support.jobs import AGENT, QUEUE, Store, a_job, a_key
+from support.jobs import AGENT, ENVIRONMENT, NAMESPACE, QUEUE, Store, a_job, a_key
 
 # Submission
 
@@ -175,6 +176,44 @@ def test_a_report_of_another_incarnation_is_stale(store: Store) -> None:
     committed = store.report(key, run, RunState.DONE, incarnation=2, exit_code=0)
     assert committed.effects.reports[0].stale
     assert store.job(key).state is JobState.RUNNABLE
+
+
+def test_each_attempt_names_the_cluster_of_the_environment_that_it_was_offered_in(store: Store) -> None:
+    known = replace(
+        ENVIRONMENT, created=2, cluster_arn=f"arn:aws:ecs:eu-west-1:{NAMESPACE}:cluster/environment_Batch_a"
+    )
+    store.do(lambda group: group.settle([], [known]))
+    key = store.submit(attempts=3)
+    run = store.offer(key)
+    # Another environment of that name comes while the attempt is made, and one that nothing is known of.
+    other = replace(known, revision=2, created=9, cluster_arn=known.cluster_arn.replace("_a", "_b"))
+    store.do(lambda group: group.settle([], [other]))
+    store.report(key, run, RunState.DONE, exit_code=1)
+    run = store.offer(key)
+    store.do(lambda group: group.settle([], [replace(ENVIRONMENT, revision=3)]))
+    store.report(key, run, RunState.DONE, exit_code=1)
+    store.report(key, store.offer(key), RunState.DONE, exit_code=1)
+    (record,) = store.reader.describe([key])
+    spec = JobSpec(job_arn=f"arn:aws:batch:us-east-1:{NAMESPACE}:job/{key.job_id}", job_definition_arn="arn")
+    detail = job_detail(replace(record, spec=spec.SerializeToString()))
+    prefix = f"arn:aws:ecs:eu-west-1:{NAMESPACE}:container-instance/environment_Batch_"
+    assert [attempt.container.container_instance_arn for attempt in detail.attempts] == [
+        f"{prefix}a/{AGENT}",
+        f"{prefix}b/{AGENT}",
+        f"arn:aws:ecs:us-east-1:{NAMESPACE}:container-instance/batchyard/{AGENT}",
+    ]
+    tasks = [attempt.container.task_arn.split("/")[:-1] for attempt in detail.attempts]
+    assert tasks[0] == [f"arn:aws:ecs:eu-west-1:{NAMESPACE}:task", "environment_Batch_a"]
+    assert detail.container.container_instance_arn == detail.attempts[-1].container.container_instance_arn
+
+
+def test_what_an_earlier_program_did_not_note_of_an_environment_is_taken_from_the_same_revision(store: Store) -> None:
+    fuller = replace(ENVIRONMENT, created=1, cluster_arn="arn:aws:ecs:us-east-1:1:cluster/c")
+    store.do(lambda group: group.settle([], [fuller]))
+    assert store.reader.environments() == [fuller]
+    revision = store.reader.revision()
+    store.do(lambda group: group.settle([], [fuller]))
+    assert store.reader.revision() == revision
 
 
 def test_times_never_go_back_even_if_the_clock_does(store: Store) -> None:

@@ -50,12 +50,14 @@ class Run:
     log_stream_name: str
     evicted: bool = False
     """It is to be ended because its host is drained."""
+    cluster: int | None = None
+    """The ECS cluster of its environment, by the number under which storage knows it; None: not known."""
 
     def in_state(self, state: RunState) -> "Run":
         """Return the same run in another state."""
         return Run(
             *(self.fence, self.agent_id, self.incarnation, self.compute_environment, state),
-            *(self.task_id, self.log_stream_name, self.evicted),
+            *(self.task_id, self.log_stream_name, self.evicted, self.cluster),
         )
 
 
@@ -119,6 +121,8 @@ class Job:
     """Within its share higher ones go first; fixed at submission, as is the next one."""
     timeout_s: int | None = None
     """After which an attempt is ended."""
+    cluster: int | None = None
+    """Of the latest attempt, as the one of a run."""
 
     def copy(self) -> "Job":
         """Return a job that changes apart from this one."""
@@ -157,6 +161,8 @@ class Attempt:
     stopped_at: int
     exit_code: int | None
     reason: str | None
+    cluster: int | None = None
+    """As the one of its run."""
 
 
 @dataclass(frozen=True, slots=True)

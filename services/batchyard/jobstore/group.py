@@ -45,6 +45,7 @@ from batchyard.storage.jobs import (
     AgentRecord,
     Answer,
     EnvironmentCopy,
+    EnvironmentKey,
     JobWriter,
     Leader,
     NewJob,
@@ -343,6 +344,7 @@ class Group(Moves):
             state=RunState.OFFERED,
             task_id=task,
             log_stream_name=log_stream_name(_definition_name(job.job_definition), task),
+            cluster=self._cluster_of(proposal.environment),
         )
         self._effects.runnable.pop(job.key, None)
         self._reserve(job, run, job.vcpus_milli)
@@ -412,7 +414,8 @@ class Group(Moves):
             self._changes.queues.append(queue)
         for environment in environments:
             before = self._environment(environment.key)
-            if before is None or before.revision < environment.revision:
+            is_fuller = before is not None and before.revision == environment.revision and before != environment
+            if before is None or before.revision < environment.revision or is_fuller:
                 self._environments[environment.key] = environment
                 self._changes.environments.append(environment)
 
@@ -465,6 +468,10 @@ class Group(Moves):
                 outcome = OfferOutcome(job.key, run.agent_id, run.incarnation, refusal=refusal)
             self._effects.offers.append(outcome)
         self._effects.ended = [ended for ended in self._effects.ended if ended.fence not in given_up]
+
+    def _cluster_of(self, key: EnvironmentKey) -> int | None:
+        environment = self._environment(key)
+        return environment.created if environment is not None and environment.cluster_arn else None
 
     def _why_not(self, job: Job | None, proposal: Proposal) -> Refusal | None:
         """Return why a proposal is not true any more, or None."""

@@ -125,7 +125,7 @@ class Moves:
             job.cancelled, job.stop_reason = False, None
         self._decided.add(job.key)
         job.run = run.in_state(RunState.CLAIMED)
-        job.agent_id, job.task_id, job.log_stream_name = run.agent_id, run.task_id, None
+        job.agent_id, job.task_id, job.cluster, job.log_stream_name = run.agent_id, run.task_id, run.cluster, None
         job.exit_code = job.reason = None
         self._move(job, JobEvent.CLAIMED)
 
@@ -176,7 +176,7 @@ class Moves:
             evicted=run.evicted,
         )
         job.attempts_made += 1
-        job.agent_id, job.task_id = run.agent_id, run.task_id
+        job.agent_id, job.task_id, job.cluster = run.agent_id, run.task_id, run.cluster
         attempt = Attempt(
             number=job.attempts_made,
             agent_id=run.agent_id,
@@ -187,6 +187,7 @@ class Moves:
             stopped_at=stopped_at,
             exit_code=job.exit_code,
             reason=job.reason,
+            cluster=run.cluster,
         )
         self._release(job, stopped_at - started_at if started_at is not None else None)
         self._move(job, verdict.event, status_reason=verdict.status_reason, attempt=attempt)

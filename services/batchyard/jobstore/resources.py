@@ -57,7 +57,10 @@ class ResourceCopies:
     def load(self, queues: Sequence[QueueCopy], environments: Sequence[EnvironmentCopy]) -> None:
         """Begin with the copies that are on disk."""
         self._queues = {queue.key: queue for queue in queues}
-        self._environments = {environment.key: environment.revision for environment in environments}
+        # One whose cluster is not known was written by an earlier program, and is taken anew.
+        self._environments = {
+            environment.key: environment.revision for environment in environments if environment.cluster_arn
+        }
 
     def time_limits(self, queue: QueueKey) -> Sequence[TimeLimit]:
         """Return for how long jobs of a queue may wait for which reasons."""
@@ -178,4 +181,7 @@ def _environment_copy(change: ResourceChange) -> EnvironmentCopy:
         ),
         max_vcpus_milli=environment.compute_resources.maxv_cpus * 1000 if is_managed else None,
         revision=change.revision,
+        created=change.created,
+        # Where it is not known when an environment came to be, it cannot be told from others of its name.
+        cluster_arn=environment.ecs_cluster_arn if change.created else "",
     )

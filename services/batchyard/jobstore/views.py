@@ -1,6 +1,7 @@
 """How jobs look to clients."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
@@ -52,7 +53,10 @@ def job_detail(record: JobRecord) -> JobDetail:
         job_definition=spec.job_definition_arn,
         parameters=spec.parameters,
         container=spec.container,
-        attempts=[_attempt_detail(attempt, spec.job_arn) for attempt in record.attempts],
+        attempts=[
+            _attempt_detail(attempt, _Cluster(spec.job_arn, record.clusters.get(attempt.cluster or 0)))
+            for attempt in record.attempts
+        ],
         retry_strategy=spec.retry_strategy,
         timeout=spec.timeout if spec.HasField("timeout") else None,
         # Those of an array are its own.
@@ -68,7 +72,7 @@ def job_detail(record: JobRecord) -> JobDetail:
         detail.array_properties.index = job.index
     if job.children is not None:
         detail.array_properties.CopyFrom(ArrayPropertiesDetail(**_array_properties(job.children)))
-    _show_latest_attempt(detail, job, spec.job_arn)
+    _show_latest_attempt(detail, job, _Cluster(spec.job_arn, record.clusters.get(job.cluster or 0)))
     return detail
 
 
@@ -155,11 +159,28 @@ def _array_properties(children: Children) -> dict[str, Any]:
     }
 
 
-def _show_latest_attempt(detail: JobDetail, job: Job, job_arn: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """The ECS cluster that an attempt is said to have been made in."""
+
+    job_arn: str
+    arn: str | None
+    """None: one of a name for all, as of attempts from before clusters were noted."""
+
+    def member(self, kind: str, name: str) -> str:
+        """Return the ARN of something in it."""
+        if self.arn is not None:
+            prefix, _, cluster = self.arn.partition(":cluster/")
+            return f"{prefix}:{kind}/{cluster}/{name}"
+        _, _, _, region, account, _ = self.job_arn.split(":", 5)
+        return f"arn:aws:ecs:{region}:{account}:{kind}/batchyard/{name}"
+
+
+def _show_latest_attempt(detail: JobDetail, job: Job, cluster: _Cluster) -> None:
     container = detail.container
     if job.agent_id is not None and job.task_id is not None:
-        container.container_instance_arn = _ecs_arn(job_arn, "container-instance", job.agent_id)
-        container.task_arn = _ecs_arn(job_arn, "task", job.task_id)
+        container.container_instance_arn = cluster.member("container-instance", job.agent_id)
+        container.task_arn = cluster.member("task", job.task_id)
     if job.log_stream_name is not None:
         container.log_stream_name = job.log_stream_name
     if job.exit_code is not None:
@@ -168,11 +189,11 @@ def _show_latest_attempt(detail: JobDetail, job: Job, job_arn: str) -> None:
         container.reason = job.reason
 
 
-def _attempt_detail(attempt: Attempt, job_arn: str) -> AttemptDetail:
+def _attempt_detail(attempt: Attempt, cluster: _Cluster) -> AttemptDetail:
     return AttemptDetail(
         container=AttemptContainerDetail(
-            container_instance_arn=_ecs_arn(job_arn, "container-instance", attempt.agent_id),
-            task_arn=_ecs_arn(job_arn, "task", attempt.task_id),
+            container_instance_arn=cluster.member("container-instance", attempt.agent_id),
+            task_arn=cluster.member("task", attempt.task_id),
             exit_code=attempt.exit_code,
             reason=attempt.reason,
             log_stream_name=attempt.log_stream_name,
@@ -181,11 +202,6 @@ def _attempt_detail(attempt: Attempt, job_arn: str) -> AttemptDetail:
         stopped_at=attempt.stopped_at,
         status_reason=attempt.status_reason,
     )
-
-
-def _ecs_arn(job_arn: str, kind: str, name: str) -> str:
-    _, _, _, region, account, _ = job_arn.split(":", 5)
-    return f"arn:aws:ecs:{region}:{account}:{kind}/batchyard/{name}"
 
 
 def _sibling_arn(arn: str, kind: ResourceKind, name: str) -> str:

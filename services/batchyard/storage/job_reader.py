@@ -1,7 +1,7 @@
 """What readers ask of an engine, beside its one writer: each sees what is committed, and none waits for another."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobKey
@@ -20,6 +20,8 @@ class JobRecord:
     attempts: Sequence[Attempt]
     tags: dict[str, str] | None = None
     """None: as they were submitted."""
+    clusters: Mapping[int, str] = field(default_factory=dict)
+    """The ARNs of the ECS clusters that the job and its attempts name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,10 @@ class EnvironmentCopy:
     """Ceiling of what all runs in it reserve together; None for UNMANAGED ones, which have none."""
     revision: int
     """The registry's: a change with a lower one is old news."""
+    created: int = 0
+    """The registry's revision at which it came to be: it tells environments apart that had one name in turn."""
+    cluster_arn: str = ""
+    """The ARN of the ECS cluster that it is said to have; kept under `created` as long as the store; "": not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from batchyard.storage.job_reader import JobRecord, Snapshot, SnapshotPage
 from batchyard.storage.jobs import EnvironmentCopy, Held, LogKey, QueueCopy, QueueKey, RequestKey, ShareUse
 from batchyard.storage.lines import LinePart
 from batchyard.storage.listings import JobFilter, JobPage, LineKey, Position
-from batchyard.storage.sqlite import answers, fronts, removals, tallies, usage
+from batchyard.storage.sqlite import answers, clusters, fronts, removals, tallies, usage
 from batchyard.storage.sqlite.jobs import EVENTS_KEPT
 from batchyard.storage.sqlite.lines import beginnings
 from batchyard.storage.sqlite.listings import listed, newest_named
@@ -70,14 +70,17 @@ class SqliteJobReader:
             for row in each_in(
                 self._db,
                 "SELECT sequence, number, agent_id, task_id, log_stream_name, status_reason, started_at, stopped_at,"
-                " exit_code, reason FROM attempts WHERE sequence IN (%s) ORDER BY sequence, number",
+                " exit_code, reason, cluster FROM attempts WHERE sequence IN (%s) ORDER BY sequence, number",
                 sequences,
             ):
                 attempts.setdefault(row[0], []).append(Attempt(*row[1:]))
+            named = {job.cluster for job in found.values()}
+            named.update(attempt.cluster for made in attempts.values() for attempt in made)
+            arns = clusters.arns(self._db, filter(None, named))
         finally:
             self._db.execute("COMMIT")
         return [
-            JobRecord(job, specs[job.spec_sequence], attempts.get(job.sequence, ()), tags.get(job.sequence))
+            JobRecord(job, specs[job.spec_sequence], attempts.get(job.sequence, ()), tags.get(job.sequence), arns)
             for key in dict.fromkeys(keys)
             if (job := found.get(key)) is not None
         ]

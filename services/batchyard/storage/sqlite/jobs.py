@@ -26,7 +26,7 @@ from batchyard.storage.jobs import (
     WriterSupersededError,
 )
 from batchyard.storage.lines import LineName, LinePart
-from batchyard.storage.sqlite import answers, lines, removals
+from batchyard.storage.sqlite import answers, clusters, lines, removals
 from batchyard.storage.sqlite.arrays import put_children, put_pairings
 from batchyard.storage.sqlite.migrations import migrate
 from batchyard.storage.sqlite.rows import (
@@ -282,7 +282,7 @@ class SqliteJobWriter:
             db.executemany(UPDATE, [(*changing_values(job), job.sequence) for job in changes.jobs])
         if changes.attempts:
             db.executemany(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(sequence, *attempt_values(attempt)) for sequence, attempt in changes.attempts],
             )
         for queue in changes.queues:
@@ -299,10 +299,7 @@ class SqliteJobWriter:
             if queue.gone:
                 db.execute("DELETE FROM share_uses WHERE namespace = ? AND job_queue = ?", queue.key)
         for environment in changes.environments:
-            db.execute(
-                "INSERT OR REPLACE INTO environments VALUES (?, ?, ?, ?, ?)",
-                (*environment.key, environment.usable, environment.max_vcpus_milli, environment.revision),
-            )
+            clusters.keep(db, environment)
         for agent in changes.agents:
             db.execute(INSERT_AGENT, astuple(agent))
         answers.keep(db, changes.answers)

@@ -28,7 +28,7 @@ _CHANGING = _names(
     "state version status_reason dependencies_left attempts_made stop_reason cancelled terminated started_at",
     "stopped_at ended_at exit_code reason agent_id task_id log_stream_name runnable_at unstarted_losses run_epoch",
     "run_number run_agent_id run_incarnation run_compute_environment run_state run_task_id run_log_stream_name",
-    "run_evicted",
+    "run_evicted run_cluster cluster",
 )
 _COLUMNS = _FIXED + _CHANGING
 _ARRAY_SIZE = _COLUMNS.index("array_size")
@@ -41,7 +41,9 @@ SELECT_QUEUES = (
     "SELECT namespace, name, arn, open, gone, revision, fair_share, environments, fargate, created, first_job"
     " FROM queues"
 )
-SELECT_ENVIRONMENTS = "SELECT namespace, name, usable, max_vcpus_milli, revision FROM environments"
+SELECT_ENVIRONMENTS = (
+    "SELECT namespace, name, usable, max_vcpus_milli, revision, created, cluster_arn FROM environments"
+)
 _AGENT = "agent_id, incarnation, live, gone_at, draining, drain_limit_ms, lease_ms"
 SELECT_AGENTS = f"SELECT {_AGENT} FROM agents"  # noqa: S608
 INSERT_AGENT = f"INSERT OR REPLACE INTO agents ({_AGENT}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
@@ -139,12 +141,13 @@ def changing_values(job: Job) -> tuple[Any, ...]:
         job.runnable_at,
         job.unstarted_losses,
         *_run_row(job.run),
+        job.cluster,
     )
 
 
 def _run_row(run: Run | None) -> tuple[Any, ...]:
     if run is None:
-        return (None,) * 9
+        return (None,) * 10
     return (
         run.fence.epoch,
         run.fence.number,
@@ -155,6 +158,7 @@ def _run_row(run: Run | None) -> tuple[Any, ...]:
         run.task_id,
         run.log_stream_name,
         run.evicted,
+        run.cluster,
     )
 
 
@@ -178,13 +182,13 @@ def job_of(row: Any) -> Job:
         state, version, status_reason, dependencies_left, attempts_made, stop_reason, cancelled, terminated,
         started_at, stopped_at, ended_at, exit_code, reason, agent_id, task_id, log_stream_name, runnable_at,
         unstarted_losses, run_epoch, run_number, run_agent, run_incarnation, run_environment, run_state, run_task,
-        run_stream, run_evicted,
+        run_stream, run_evicted, run_cluster, cluster,
     ) = row[: len(_COLUMNS)]  # fmt: skip
     run = None
     if run_state is not None:
         run = Run(
             Fence(run_epoch, run_number), run_agent, run_incarnation, run_environment, _RUN_STATES[run_state], run_task,
-            run_stream, bool(run_evicted),
+            run_stream, bool(run_evicted), run_cluster,
         )  # fmt: skip
     return Job(
         JobKey(namespace, job_id), sequence, job_name, job_queue, job_definition, vcpus_milli, memory_mib, gpus,
@@ -192,7 +196,7 @@ def job_of(row: Any) -> Job:
         unstarted_losses, run, stop_reason, bool(cancelled), bool(terminated), started_at, stopped_at, ended_at,
         exit_code, reason, agent_id, task_id, log_stream_name,
         _decode_exit_rules(exit_rules) if exit_rules else (), faults, runnable_at, share_identifier, parent,
-        scheduling_priority=scheduling_priority, timeout_s=timeout_s,
+        scheduling_priority=scheduling_priority, timeout_s=timeout_s, cluster=cluster,
     )  # fmt: skip
 
 
@@ -221,8 +225,8 @@ def first_job_of(db: sqlite3.Connection, namespace: str, job_queue: str) -> int:
 
 def environment_of(row: Any) -> EnvironmentCopy:
     """Return the copy of a compute environment."""
-    namespace, name, usable, max_vcpus_milli, revision = row
-    return EnvironmentCopy(EnvironmentKey(namespace, name), bool(usable), max_vcpus_milli, revision)
+    namespace, name, usable, *rest = row
+    return EnvironmentCopy(EnvironmentKey(namespace, name), bool(usable), *rest)
 
 
 def agent_of(row: Any) -> AgentRecord:
@@ -243,4 +247,5 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
         attempt.stopped_at,
         attempt.exit_code,
         attempt.reason,
+        attempt.cluster,
     )
