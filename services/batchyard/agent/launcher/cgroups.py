@@ -172,10 +172,11 @@ class Cgroup:
             os.write(each.home_procs, b"0")
 
     def move_to(self) -> None:
-        """Move the calling process in for good, also to its share of CPU."""
+        """Move the calling process in for good, also to its share of CPU if it may have one."""
         self.enter()
         if self._cpu_procs is not None:
-            os.write(self._cpu_procs, b"0")
+            with suppress(OSError):
+                os.write(self._cpu_procs, b"0")
 
     def place(self, pid: int) -> None:
         """Have the process that was just started, and what it may have forked since, get their share of CPU."""
