@@ -28,17 +28,20 @@ def system() -> dict[str, object]:
 def processes_of(installation: Installation) -> dict[str, int]:
     """Return the pids of an installation's processes by role, the agent and its launcher among them."""
     pids = {"control plane" if name == "up" else name: process.pid for name, process in installation.processes.items()}
+    launchers = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            parent = _stat(int(entry.name))[1]
         except OSError:
             continue
         if "python" in words[0] and any(str(installation.folder) in word for word in words):
             if "batchyard.cli" in words and "agent" in words:
                 pids["agent"] = int(entry.name)
             elif any("launcher/__main__" in word for word in words):
-                # Beside it there may be a copy of it that is to become a job.
-                pids["launcher"] = min(pids.get("launcher", int(entry.name)), int(entry.name))
+                launchers[int(entry.name)] = int(parent)
+    # Its child of the same name is a copy of it that is to become a job.
+    pids.update({"launcher": pid for pid, parent in launchers.items() if parent not in launchers})
     return pids
 
 
@@ -54,9 +57,14 @@ def cpu_us(pids: Mapping[str, int]) -> dict[str, float]:
 
 
 def _cpu_us(pid: int) -> tuple[float, float]:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = _stat(pid)
     user, system_, children_user, children_system = (int(field) for field in fields[11:15])
     return (user + system_) * _TICK_US, (children_user + children_system) * _TICK_US
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what stands in /proc/PID/stat after the name."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def resident_mib(pid: int) -> float:

@@ -12,7 +12,7 @@ from batchyard.scheduler.model import LineKey, Resources
 
 AHEAD_MS: Final = 250.0
 """How long a host may take for what was fed ahead: so long may a better job have to wait for it."""
-AHEAD_MAX: Final = 64
+AHEAD_MAX: Final = 128
 """Offers that one host may have ahead: enough to outlast a round trip, few enough to lose with the host."""
 SWIFT_MS: Final = 100.0
 """Jobs that take longer than this are not fed ahead."""

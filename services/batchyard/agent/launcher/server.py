@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _DISK_RETRY_S = 1.0
 _READ_BYTES = 1 << 20
 _BUSY_RUNS = 4
-_BUSY_PAUSE_S = 0.010
+_BUSY_PAUSE_S = 0.020
 """After so many changes were told at once, the next are told after a pause: a short run's start and end together."""
 _YOUNG_S = 0.003
 """So long starts alone are not told: most of what does next to nothing is over by then."""
