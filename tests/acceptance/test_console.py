@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -41,9 +42,10 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    installation = start_up(tmp_path_factory.mktemp("console") / "data")
-    account = Account(installation.http_url, "123456789012")
-    try:
+    with (
+        closing(start_up(tmp_path_factory.mktemp("console") / "data")) as installation,
+        closing(Account(installation.http_url, "123456789012")) as account,
+    ):
         account.define("define", ["sh", "-c", "echo first line; echo second line"])
         account.define("define", ["sh", "-c", "echo first line; echo another line"])
         account.define("wide", ["true"], containerProperties={"vcpus": 1000})
@@ -61,9 +63,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         submit_quiet_jobs(installation.grpc_target)
         account.wait_all([finished, failed, array])
         yield World(installation.http_url, account, finished, failed, array, waiting, last)
-    finally:
-        account.close()
-        installation.close()
 
 
 def submit_quiet_jobs(target: str) -> None:

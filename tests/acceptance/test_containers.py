@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,9 +188,10 @@ def test_agent_and_engine_are_killed_while_containers_run_and_every_end_and_log_
     monkeypatch.setenv("DOCKER_HOST", engine.url)
     shared = tmp_path / "shared"
     shared.mkdir()
-    running = start_six(tmp_path / "data", agent=agent_options(shared), jobs_outlive_agent=True)
-    account = Account(running.http_url, "100000000001")
-    try:
+    with (
+        closing(start_six(tmp_path / "data", agent=agent_options(shared), jobs_outlive_agent=True)) as running,
+        closing(Account(running.http_url, "100000000001")) as account,
+    ):
         account.make_queue()
         define(account, COUNTED, containerProperties=mounted(shared))
         array = account.submit(arrayProperties={"size": 10})
@@ -218,9 +220,6 @@ def test_agent_and_engine_are_killed_while_containers_run_and_every_end_and_log_
             lines = account.log_lines(job, lambda lines: bool(lines) and lines[-1] == "end")
             assert lines == [*map(str, range(1, len(lines))), "end"]
         soon(lambda: not engine.containers(), "no container is left")
-    finally:
-        account.close()
-        running.close()
 
 
 def is_longer(length: int, lines: list[str]) -> bool:
@@ -235,9 +234,10 @@ def test_a_container_is_told_where_the_server_is_and_submits_a_job(engine: OwnEn
     port, grpc_port = free_ports(2)
     options = ("--port", str(port), "--grpc-port", str(grpc_port), "--job-endpoint", f"http://127.0.0.1:{port}")
     runtime = ("--runtime", "docker", "--docker-network", "host")
-    running = start_up(tmp_path / "data", *options, *runtime, environment={"DOCKER_HOST": engine.url})
-    account = Account(running.http_url, "210987654321")
-    try:
+    with (
+        closing(start_up(tmp_path / "data", *options, *runtime, environment={"DOCKER_HOST": engine.url})) as running,
+        closing(Account(running.http_url, "210987654321")) as account,
+    ):
         account.make_queue()
         define(account, "echo from the child", "child")
         define(
@@ -252,6 +252,3 @@ def test_a_container_is_told_where_the_server_is_and_submits_a_job(engine: OwnEn
         (answer,) = account.log_lines(head)
         child = account.wait(json.loads(answer)["jobId"])
         assert (child["status"], account.log_lines(child)) == ("SUCCEEDED", ["from the child"])
-    finally:
-        account.close()
-        running.close()

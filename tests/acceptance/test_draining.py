@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -98,15 +99,10 @@ def test_a_drain_with_a_limit_ends_jobs_as_if_their_host_were_gone_and_outlives_
     assert job["status"] == "RUNNABLE"
     account.close()
     up.close()
-    second = start_up(up.folder)
-    account = Account(second.http_url, DEFAULT_NAMESPACE)
-    try:
+    with closing(start_up(up.folder)) as second, closing(Account(second.http_url, DEFAULT_NAMESPACE)) as account:
         soon(lambda: reason_for_waiting(account, running) == WAITS_FOR_DRAINED, "the reason for waiting")
         drain(second, "--resume", agent)
         account.wait(running, "RUNNING")
-    finally:
-        account.close()
-        second.close()
 
 
 def test_an_agent_that_is_not_known_is_refused(up: Installation) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -112,18 +113,13 @@ def test_killing_everything_in_the_middle_of_an_array_loses_no_child_and_runs_no
         first.close()
     assert sum(word == "end" for _, word in lines()) < KILLED, "all had ended before the kill: nothing was tested"
 
-    second = start_up(folder)
-    account = Account(second.http_url, DEFAULT_NAMESPACE)
-    try:
+    with closing(start_up(folder)) as second, closing(Account(second.http_url, DEFAULT_NAMESPACE)) as account:
         summary = watch_to_the_end(account, array, KILLED)[-1]
         watch_to_the_end(account, paired, KILLED)
         starts = Counter(int(number) for number, word in lines() if word == "start")
         children = list(all_children(account, array, KILLED))
         assert Counter(child["status"] for child in children) == {k: v for k, v in summary.items() if v}
         followers = [child["status"] for child in all_children(account, paired, KILLED)]
-    finally:
-        account.close()
-        second.close()
     assert [child["status"] for child in children] == followers
     for number, child in enumerate(children):
         # A run whose end nobody could learn of has failed, and says so; every other one ran once and succeeded.

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ def test_a_lease_that_cannot_be_is_refused(account: Account, seconds: str) -> No
 
 
 def test_jobs_of_a_stopped_agent_are_lost_after_the_lease_of_its_environment(tmp_path: Path) -> None:
-    six = start_six(tmp_path / "data", agent=["--compute-environment", "spotty"], scheduler=["--kill-budget", "1"])
-    account = Account(six.http_url, DEFAULT_NAMESPACE)
-    try:
+    with (
+        closing(
+            start_six(tmp_path / "data", agent=["--compute-environment", "spotty"], scheduler=["--kill-budget", "1"])
+        ) as six,
+        closing(Account(six.http_url, DEFAULT_NAMESPACE)) as account,
+    ):
         tags = {"batchyard:lease-seconds": str(LEASE_S)}
         account.batch.create_compute_environment(computeEnvironmentName="spotty", type="UNMANAGED", tags=tags)
         order = [{"order": 1, "computeEnvironment": "spotty"}]
@@ -48,6 +52,3 @@ def test_jobs_of_a_stopped_agent_are_lost_after_the_lease_of_its_environment(tmp
         assert job["statusReason"].startswith("Host EC2 (instance ")
         # It was last heard up to a heartbeat before it was stopped, which its clock may think longer.
         assert LEASE_S - 10 < silent_s < USUAL_S / 2
-    finally:
-        account.close()
-        six.close()

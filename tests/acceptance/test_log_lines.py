@@ -1,6 +1,7 @@
 """What the services log of a request and of a job can be found by their ids."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -26,9 +27,10 @@ def test_the_id_of_an_answer_finds_what_its_request_did_in_every_process(
 
 
 def test_every_step_of_a_job_is_a_line_with_its_id(tmp_path: Path) -> None:
-    up = start_up(tmp_path / "data", "--log-format", "json", "--log-level", "debug")
-    account = Account(up.http_url, DEFAULT_NAMESPACE)
-    try:
+    with (
+        closing(start_up(tmp_path / "data", "--log-format", "json", "--log-level", "debug")) as up,
+        closing(Account(up.http_url, DEFAULT_NAMESPACE)) as account,
+    ):
         account.define(command=["sh", "-c", "exit 3"])
         submitted = account.batch.submit_job(
             jobName="one", jobQueue="default", jobDefinition="definition", retryStrategy={"attempts": 2}
@@ -37,9 +39,6 @@ def test_every_step_of_a_job_is_a_line_with_its_id(tmp_path: Path) -> None:
         with grpc.insecure_channel(up.grpc_target) as channel:
             _, call = JobsServiceStub(channel).DescribeJobs.with_call(DescribeJobsRequest(jobs=[submitted["jobId"]]))
             native_id = dict(call.trailing_metadata())[REQUEST_ID_KEY]
-    finally:
-        account.close()
-        up.close()
     assert len(native_id) == len(submitted["ResponseMetadata"]["RequestId"])
     entries = [json.loads(line) for line in up.processes["up"].log.read_text().splitlines()]
     mine = [entry for entry in entries if submitted["jobId"] in json.dumps(entry)]

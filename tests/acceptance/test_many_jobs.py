@@ -1,6 +1,7 @@
 """Five hundred jobs at once, and again while everything is killed in the middle."""
 
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,13 +89,8 @@ def test_killing_everything_in_the_middle_loses_no_job_and_runs_none_twice_at_a_
         first.close()
     assert journal.ended() < JOBS, "all jobs had ended before the kill: nothing was tested"
 
-    second = start_up(folder)
-    account = Account(second.http_url, DEFAULT_NAMESPACE)
-    try:
+    with closing(start_up(folder)) as second, closing(Account(second.http_url, DEFAULT_NAMESPACE)) as account:
         ended = account.wait_all(job_ids)
-    finally:
-        account.close()
-        second.close()
     assert sorted(ended) == sorted(job_ids)
     assert journal.overlapping() == []
     for job_id, job in ended.items():

@@ -50,46 +50,34 @@ def test_a_job_is_accepted_and_runs_right_after_the_ready_line(up: Installation)
 
 
 def test_keys_that_are_no_account_act_for_the_configured_one(folder: Path) -> None:
-    up = start_up(folder, "--account", "210987654321", "--region", "eu-west-1")
-    account = Account(up.http_url, "AKIAIOSFODNN7EXAMPLE", "eu-central-1")
-    try:
+    with (
+        closing(start_up(folder, "--account", "210987654321", "--region", "eu-west-1")) as up,
+        closing(Account(up.http_url, "AKIAIOSFODNN7EXAMPLE", "eu-central-1")) as account,
+    ):
         (queue,) = account.batch.describe_job_queues()["jobQueues"]
         assert queue["jobQueueArn"] == "arn:aws:batch:eu-west-1:210987654321:job-queue/default"
         account.make_queue("mine")
         (mine,) = account.batch.describe_job_queues(jobQueues=["mine"])["jobQueues"]
         assert mine["jobQueueArn"] == "arn:aws:batch:eu-central-1:210987654321:job-queue/mine"
-    finally:
-        account.close()
-        up.close()
 
 
 def test_defaults_are_made_at_the_first_start_and_never_again(folder: Path) -> None:
-    first = start_up(folder)
-    account = Account(first.http_url, DEFAULT_NAMESPACE)
-    (environment,) = account.batch.describe_compute_environments()["computeEnvironments"]
-    assert (environment["computeEnvironmentName"], environment["type"]) == ("default", "UNMANAGED")
-    account.batch.update_job_queue(jobQueue="default", state="DISABLED")
-    account.batch.delete_job_queue(jobQueue="default")
-    account.close()
-    first.close()
-    second = start_up(folder)
-    account = Account(second.http_url, DEFAULT_NAMESPACE)
-    try:
+    with closing(start_up(folder)) as first, closing(Account(first.http_url, DEFAULT_NAMESPACE)) as account:
+        (environment,) = account.batch.describe_compute_environments()["computeEnvironments"]
+        assert (environment["computeEnvironmentName"], environment["type"]) == ("default", "UNMANAGED")
+        account.batch.update_job_queue(jobQueue="default", state="DISABLED")
+        account.batch.delete_job_queue(jobQueue="default")
+    with closing(start_up(folder)) as second, closing(Account(second.http_url, DEFAULT_NAMESPACE)) as account:
         assert account.batch.describe_job_queues()["jobQueues"] == []
-    finally:
-        account.close()
-        second.close()
 
 
 def test_bare_makes_no_defaults(folder: Path) -> None:
-    up = start_up(folder, "--bare", "--no-agent")
-    account = Account(up.http_url, DEFAULT_NAMESPACE)
-    try:
+    with (
+        closing(start_up(folder, "--bare", "--no-agent")) as up,
+        closing(Account(up.http_url, DEFAULT_NAMESPACE)) as account,
+    ):
         assert account.batch.describe_job_queues()["jobQueues"] == []
         assert account.batch.describe_compute_environments()["computeEnvironments"] == []
-    finally:
-        account.close()
-        up.close()
 
 
 @pytest.mark.parametrize("command", ["up", "registry", "jobstore", "logs"])

@@ -1,5 +1,6 @@
 """Who goes first, as boto3 users see it: which way round priorities and weights run."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,10 @@ def test_what_shares_have_used_outlives_a_restart(tmp_path: Path) -> None:
     """Between equals the name decides, so `a` would go first if it were forgotten that it has used the slot."""
     account_number = "500000000001"
     for is_second_start in (False, True):
-        installation = start_up(tmp_path / "data")
-        account = Account(installation.http_url, account_number)
-        try:
+        with (
+            closing(start_up(tmp_path / "data")) as installation,
+            closing(Account(installation.http_url, account_number)) as account,
+        ):
             if not is_second_start:
                 slot = OneSlot(account, tmp_path / "gate")
                 slot.make_queue("fair", policy={"shareDecaySeconds": 604_800})
@@ -100,6 +102,3 @@ def test_what_shares_have_used_outlives_a_restart(tmp_path: Path) -> None:
             ]
             front = account.batch.get_job_queue_snapshot(jobQueue="fair")["frontOfQueue"]["jobs"]
             assert [job["jobArn"].rpartition("/")[2] for job in front] == waiting[::-1]
-        finally:
-            account.close()
-            installation.close()

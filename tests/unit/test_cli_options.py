@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from batchyard.agent.runtimes.settings import PullSettings
 from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.main import main
+from batchyard.cli.options import listening
 from batchyard.cli.run import job_name_for
 from batchyard.jobstore.app import LEADER_LEASE_S
 from batchyard.scheduler.config import SchedulerConfig
@@ -154,3 +155,9 @@ def test_a_file_of_access_keys_that_others_may_read_is_told_at_once(name: str, t
     result = CliRunner().invoke(main, [name, "--access-keys", str(keys)])
     assert result.exit_code == 2
     assert "others may read" in result.output
+
+
+@pytest.mark.parametrize(("given", "host"), [("[::1]", "::1"), ("::1", "::1"), ("127.0.0.1", "127.0.0.1")])
+def test_an_address_of_ipv6_may_stand_in_brackets(given: str, host: str) -> None:
+    command = click.command()(listening(8080)(lambda **values: click.echo(values["host"])))
+    assert CliRunner().invoke(command, ["--host", given]).output == f"{host}\n"
