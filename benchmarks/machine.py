@@ -41,8 +41,8 @@ def processes_of(installation: Installation) -> dict[str, int]:
             elif any("launcher/__main__" in word for word in words):
                 launchers[int(entry.name)] = int(parent)
     # Its child of the same name is a copy of it that is to become a job.
-    pids.update({"launcher": pid for pid, parent in launchers.items() if parent not in launchers})
-    return pids
+    own = [pid for pid, parent in launchers.items() if parent not in launchers]
+    return pids | ({"launcher": own[-1]} if own else {})
 
 
 def cpu_us(pids: Mapping[str, int]) -> dict[str, float]:
