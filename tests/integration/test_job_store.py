@@ -217,6 +217,28 @@ async def test_a_batch_of_submissions_answers_each_in_its_place(plane: ControlPl
     ]
 
 
+async def test_a_large_batch_is_taken_in_in_its_order_whatever_is_refused(plane: ControlPlane) -> None:
+    first = await plane.submit("first")
+    batch = [a_submission(f"job-{number}") for number in range(600)]
+    batch[3] = a_submission("waits", dependsOn=[{"jobId": first}])
+    batch[400] = a_submission("pairs", arrayProperties={"size": 3}, dependsOn=[{"jobId": first, "type": "N_TO_N"}])
+    batch[599] = a_submission("no-job", dependsOn=[{"jobId": "nobody"}])
+    answer = await plane.operations.SubmitJobs(operations.SubmitJobsRequest(jobs=batch))
+    errors = {place: result.error for place, result in enumerate(answer.results) if result.error}
+    assert sorted(errors) == [400, 599]
+    assert "N_TO_N" in errors[400]
+    assert errors[599] == "Job nobody does not exist"
+    taken_in = [result.submitted for result in answer.results if not result.error]
+    ids = [submitted.job_id for submitted in taken_in]
+    assert ids == sorted(set(ids))
+    assert [submitted.job_name for submitted in taken_in] == [job.job_name for job in batch[:400] + batch[401:599]]
+    assert (await plane.job(ids[3])).status == JobStatus.JOB_STATUS_PENDING
+    listed = await plane.jobs.ListJobs(
+        jobs.ListJobsRequest(job_queue="queue", job_status=JobStatus.JOB_STATUS_RUNNABLE, max_results=3)
+    )
+    assert [summary.job_name for summary in listed.job_summary_list] == ["job-598", "job-597", "job-596"]
+
+
 async def test_submissions_that_arrive_together_keep_their_order(plane: ControlPlane) -> None:
     batch = [a_submission(f"job-{number}") for number in range(50)]
     answer = await plane.operations.SubmitJobs(operations.SubmitJobsRequest(jobs=batch))

@@ -111,3 +111,5 @@ async def test_a_batch_again_gives_the_same_jobs_though_its_requests_are_alike(p
     ids = [result.submitted.job_id for result in first.results[:2]]
     assert sorted(await runnable_jobs(plane)) == sorted(ids)
     assert first.results[2].error
+    await plane.registry.DeregisterJobDefinition(registry.DeregisterJobDefinitionRequest(job_definition="definition:1"))
+    assert await plane.operations.SubmitJobs(request, metadata=metadata()) == first

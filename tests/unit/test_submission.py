@@ -14,7 +14,7 @@ from batchyard.domain.compat import Compat
 from batchyard.domain.errors import InvalidRequestError
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.names import Caller
-from batchyard.jobstore.submission import build_submission, check_request, substitute
+from batchyard.jobstore.submission import check_request, frame_of, substitute
 from batchyard.storage.jobs import QueueCopy
 from support.jobs import QUEUE
 
@@ -39,15 +39,9 @@ def a_definition(container: Mapping[str, object] | None = None, **members: objec
 def spec_of(
     request: SubmitJobRequest, definition: JobDefinition, compat: Compat = Compat.SEED, queue: QueueCopy = QUEUE
 ) -> JobSpec:
-    submission = build_submission(
-        request,
-        caller=CALLER,
-        job_id=JobId("id"),
-        queue=queue,
-        definition=definition,
-        depends_on=[JobKey(CALLER.namespace, JobId(entry.job_id)) for entry in request.depends_on],
-        compat=compat,
-    )
+    frame = frame_of(request, caller=CALLER, queue=queue, definition=definition, compat=compat)
+    depends_on = [JobKey(CALLER.namespace, JobId(entry.job_id)) for entry in request.depends_on]
+    submission = frame.submission(request, job_id=JobId("id"), depends_on=depends_on)
     return JobSpec.FromString(submission.spec)
 
 

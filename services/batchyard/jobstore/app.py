@@ -31,11 +31,13 @@ from batchyard.jobstore.leadership import Leadership, holder_of
 from batchyard.jobstore.metrics import count_changes
 from batchyard.jobstore.operations import JobOperationsServicer
 from batchyard.jobstore.overview import EndedJobs, OverviewServicer
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.reasons import WaitReasons
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
-from batchyard.jobstore.service import JobsServicer, Reading, Submitter
+from batchyard.jobstore.service import JobsServicer
 from batchyard.jobstore.settlement import QueueEndings, SettlementServicer
+from batchyard.jobstore.submitter import Submitter
 from batchyard.jobstore.tags import JobTagsServicer
 from batchyard.jobstore.timelimits import TimeLimits
 from batchyard.jobstore.trace import trace_changes

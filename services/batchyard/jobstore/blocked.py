@@ -11,8 +11,8 @@ import anyio
 
 from batchyard.domain.errors import UnavailableError
 from batchyard.domain.jobs import JobKey
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.reasons import WaitReasons, code_of, is_blocking
-from batchyard.jobstore.service import Reading
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.jobs import QueueKey
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from batchyard.domain.errors import BatchyardError
 from batchyard.domain.jobs import JobKey
@@ -12,6 +13,8 @@ from batchyard.jobstore.memory import Memory
 from batchyard.jobstore.moves import Numbers
 from batchyard.rpc.log_context import Request, job_fields, request_fields
 from batchyard.storage.jobs import JobWriter, StorageError
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ class Command:
     """It must see the tables as they are, so it gets a group of its own."""
     request: Request | None = None
     """In whose course it is wanted."""
+    size: int = 1
+    """How many commands it stands for."""
 
     def log_fields(self) -> dict[str, object]:
         """Return the fields of a line that is logged about it."""
@@ -45,6 +50,22 @@ class GroupResult:
 
     committed: Committed
     answers: list[object | BatchyardError | CommandError]
+
+
+def each(acts: Sequence[Callable[[Group], T]]) -> Callable[[Group], list[T | BatchyardError]]:
+    """Return what does many things in a group, each as a command for itself: what one raises is its own answer."""
+
+    def act(group: Group) -> list[T | BatchyardError]:
+        return [_outcome(one, group) for one in acts]
+
+    return act
+
+
+def _outcome(act: Callable[[Group], T], group: Group) -> T | BatchyardError:
+    try:
+        return act(group)
+    except BatchyardError as error:
+        return error
 
 
 def run_group(core: "JobStoreCore", commands: Sequence[Command], now_ms: int) -> GroupResult:

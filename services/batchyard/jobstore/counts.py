@@ -14,7 +14,7 @@ from batchyard.domain.clock import Clock
 from batchyard.domain.errors import UnavailableError
 from batchyard.domain.lifecycle import JobState
 from batchyard.jobstore.metrics import place_of
-from batchyard.jobstore.service import Reading
+from batchyard.jobstore.reading import Reading
 from batchyard.storage.jobs import QueueKey
 
 COUNT_EVERY_S: Final = 5.0

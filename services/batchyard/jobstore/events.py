@@ -21,7 +21,7 @@ from batchyard.domain.jobs import JobChange
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.jobstore.history import History
-from batchyard.jobstore.service import Reading
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.views import job_detail, state_of
 from batchyard.storage.job_reader import JobRecord
 

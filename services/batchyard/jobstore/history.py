@@ -6,7 +6,7 @@ from typing import Final
 from batchyard.domain.errors import HistoryGoneError
 from batchyard.domain.jobs import JobChange, JobKey
 from batchyard.jobstore.feed import Feed
-from batchyard.jobstore.service import Reading
+from batchyard.jobstore.reading import Reading
 
 COMMITS_A_READ: Final = 200
 

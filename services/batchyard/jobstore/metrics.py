@@ -12,7 +12,7 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from batchyard.domain.jobs import JobChange
+from batchyard.domain.jobs import Job, JobChange
 from batchyard.domain.lifecycle import TERMINAL, JobState
 
 COMMIT_SECONDS: Final = Histogram(
@@ -58,6 +58,11 @@ def place_of(account: str, job_queue: str) -> tuple[str, str]:
     return place
 
 
+def count_submission(job: Job, count: int) -> None:
+    """Measure that a job, or an array of so many, was taken in."""
+    _submitted(*place_of(job.key.namespace, job.job_queue))(count)
+
+
 def count_changes(changes: Sequence[JobChange]) -> None:
     """Measure what a commit says of jobs."""
     for change in changes:
@@ -78,6 +83,11 @@ def timed_commit(commands: int) -> Iterator[None]:
     yield
     COMMIT_SECONDS.observe(time.perf_counter() - begin)
     COMMIT_COMMANDS.observe(commands)
+
+
+@cache
+def _submitted(account: str, job_queue: str) -> Callable[[float], None]:
+    return SUBMITTED.labels(account, job_queue).inc
 
 
 @cache

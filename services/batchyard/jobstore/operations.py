@@ -1,6 +1,5 @@
 """JobOperationsService: many jobs in one call, and a watch in place of polling."""
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -8,7 +7,7 @@ from typing import Final
 
 import grpc.aio
 
-from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
+from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobResponse
 from batchyard.api.operations.v1.job_operations_service_pb2 import (
     SubmitJobResult,
     SubmitJobsRequest,
@@ -20,18 +19,17 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
 )
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceServicer
 from batchyard.domain.arrays import from_bytes
-from batchyard.domain.errors import BatchyardError, InvalidRequestError, UnavailableError
+from batchyard.domain.errors import BatchyardError, InvalidRequestError
 from batchyard.domain.jobs import JobChange, JobId, JobKey, array_and_index
 from batchyard.domain.names import Caller, ResourceKind
 from batchyard.jobstore.events import EventWatch
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.history import History
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.repeats import request_key
-from batchyard.jobstore.service import Reading, Submitter
+from batchyard.jobstore.submitter import Submitter
 from batchyard.jobstore.views import change_message, change_of
 from batchyard.rpc.identity import caller_of, invocation_of
-from batchyard.rpc.validation import check_required
-from batchyard.storage.jobs import RequestKey
 
 SUBMITTED_JOBS_MAX: Final = 1000
 
@@ -53,19 +51,8 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         caller = caller_of(context)
         invocation = invocation_of(context)
         keys = [request_key(caller, invocation, "SubmitJobs", job, index) for index, job in enumerate(request.jobs)]
-        results = await asyncio.gather(
-            *(self._submit(caller, job, key) for job, key in zip(request.jobs, keys, strict=True))
-        )
-        return SubmitJobsResponse(results=results)
-
-    async def _submit(self, caller: Caller, request: SubmitJobRequest, key: RequestKey | None) -> SubmitJobResult:
-        try:
-            check_required(request)
-            return SubmitJobResult(submitted=await self._submitter.submit(caller, request, key))
-        except UnavailableError:
-            raise
-        except BatchyardError as error:
-            return SubmitJobResult(error=error.message, error_reason=error.reason, error_field=error.field)
+        outcomes = await self._submitter.submit_each(caller, request.jobs, keys)
+        return SubmitJobsResponse(results=map(_result, outcomes))
 
     async def WatchJobs(  # noqa: N802
         self, request: WatchJobsRequest, context: grpc.aio.ServicerContext[WatchJobsRequest, WatchJobsResponse]
@@ -101,6 +88,12 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         async with aclosing(EventWatch(caller_of(context), request, self._history, self._reading).responses()) as all_:
             async for response in all_:
                 yield response
+
+
+def _result(outcome: SubmitJobResponse | BatchyardError) -> SubmitJobResult:
+    if isinstance(outcome, BatchyardError):
+        return SubmitJobResult(error=outcome.message, error_reason=outcome.reason, error_field=outcome.field)
+    return SubmitJobResult(submitted=outcome)
 
 
 def _watched(changes: Sequence[JobChange], wanted: Collection[JobKey], namespace: str) -> list[JobChange]:

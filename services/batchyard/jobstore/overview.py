@@ -17,7 +17,7 @@ from batchyard.domain.errors import InvalidRequestError, NotFoundError
 from batchyard.domain.jobs import JobChange, JobId, JobKey, array_and_index
 from batchyard.domain.lifecycle import TERMINAL, JobState
 from batchyard.jobstore.feed import Feed
-from batchyard.jobstore.service import Reading
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.views import job_summary
 from batchyard.rpc.identity import caller_of
 from batchyard.storage.job_reader import JobReader

@@ -17,7 +17,7 @@ from batchyard.domain.errors import InvalidRequestError, UnavailableError
 from batchyard.domain.jobs import AgentId
 from batchyard.jobstore.core import CommandError
 from batchyard.jobstore.expiry import Sweep
-from batchyard.jobstore.service import Reading
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.jobs import ANSWERS_KEPT_MS, LogKey
 

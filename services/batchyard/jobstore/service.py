@@ -1,8 +1,7 @@
 """JobsService: the operations that AWS has for jobs."""
 
-import sqlite3
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Final
 
 import grpc.aio
 
@@ -29,155 +28,30 @@ from batchyard.api.jobs.v1.jobs_service_pb2 import (
 )
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer
 from batchyard.domain.clock import Clock
-from batchyard.domain.compat import Compat
-from batchyard.domain.errors import BatchyardError, InvalidRequestError, NotFoundError, UnavailableError
-from batchyard.domain.faults import faults_of
+from batchyard.domain.errors import InvalidRequestError, NotFoundError
 from batchyard.domain.jobs import Job, JobId, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.domain.pagination import decode_token, encode_token, page_size
-from batchyard.jobstore.definitions import Definitions
 from batchyard.jobstore.feed import Feed
 from batchyard.jobstore.fronts import Fronts
-from batchyard.jobstore.group import Group, Submission
+from batchyard.jobstore.group import Group
 from batchyard.jobstore.listing import filter_of
-from batchyard.jobstore.metrics import SUBMITTED, place_of
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.reasons import WaitReasons
-from batchyard.jobstore.repeats import request_key, submit_once
+from batchyard.jobstore.repeats import request_key
 from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.snapshots import FRONT_JOBS_MAX, queue_snapshot
 from batchyard.jobstore.stops import Stopper, job_keys
-from batchyard.jobstore.submission import build_submission, check_request
-from batchyard.jobstore.trace import trace_submission
+from batchyard.jobstore.submitter import Submitter
 from batchyard.jobstore.views import described, job_summary, state_of
 from batchyard.jobstore.writer import Writer
 from batchyard.rpc.identity import caller_of, invocation_of
-from batchyard.storage.job_reader import JobReader
-from batchyard.storage.jobs import QueueCopy, QueueKey, RequestKey
+from batchyard.storage.jobs import QueueCopy, QueueKey
 from batchyard.storage.listings import Position
-from batchyard.storage.sqlite.database import Database
-from batchyard.storage.sqlite.job_reader import SqliteJobReader
 
 DESCRIBED_JOBS_MAX: Final = 100
 LISTED_JOBS_MAX: Final = 1000
-
-T = TypeVar("T")
-
-
-class Reading:
-    """Reads the store on a connection that never waits for the writer."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def ask(self, question: Callable[[JobReader], T]) -> T:
-        """Ask the reader something, in its thread; raise UnavailableError if the database fails."""
-
-        def answer(connection: sqlite3.Connection) -> T:
-            return question(SqliteJobReader(connection))
-
-        try:
-            return await self._database.run(answer)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"the job store cannot read: {error}") from error
-
-
-class Submitter:
-    """Takes jobs in: finds what they name, gives them their ids, and has them written down."""
-
-    def __init__(
-        self,
-        *,
-        writer: Writer,
-        copies: ResourceCopies,
-        definitions: Definitions,
-        reading: Reading,
-        next_job_id: Callable[[], JobId],
-        compat: Compat,
-        faults: bool = False,
-    ) -> None:
-        """With `faults`, jobs may ask for attempts that fail; see `domain.faults`."""
-        self._writer = writer
-        self._copies = copies
-        self._definitions = definitions
-        self._reading = reading
-        self._next_job_id = next_job_id
-        self._compat = compat
-        self._faults = faults
-
-    async def submit(
-        self, caller: Caller, request: SubmitJobRequest, key: RequestKey | None = None
-    ) -> SubmitJobResponse:
-        """Take a job in and return the answer once it is on disk.
-
-        A request with a key that was answered before gets the same answer again, and has no other effect, whatever has
-        become of what it names.
-        """
-        try:
-            submission = await self._prepare(caller, request)
-            answer = submitted(caller, submission)
-            if key is None:
-                await self._writer.do(lambda group: group.submit(submission), *submission.depends_on)
-                _note(submission)
-                return answer
-            known = answer.SerializeToString()
-            given = await self._writer.do(
-                lambda group: submit_once(group, submission, key, known), *submission.depends_on
-            )
-            if given == known:
-                _note(submission)
-        except UnavailableError:
-            raise
-        except BatchyardError:
-            if key is None or (earlier := await self._reading.ask(lambda reader: reader.answer(key))) is None:
-                raise
-            given = earlier
-        return SubmitJobResponse.FromString(given)
-
-    async def _prepare(self, caller: Caller, request: SubmitJobRequest) -> Submission:
-        """Return what is to be stored; raise the error that the caller is to see."""
-        check_request(request)
-        faults = faults_of(request.tags, enabled=self._faults)
-        queue = await self._copies.queue(caller, request.job_queue)
-        definition = await self._definitions.find(caller, request.job_definition)
-        depends_on = [
-            await self._dependency(caller, dependency.job_id, queue.key.name) if dependency.job_id else None
-            for dependency in request.depends_on
-        ]
-        submission = build_submission(
-            request,
-            caller=caller,
-            job_id=self._next_job_id(),
-            queue=queue,
-            definition=definition,
-            depends_on=depends_on,
-            compat=self._compat,
-        )
-        submission.job.faults = faults
-        return submission
-
-    async def _dependency(self, caller: Caller, reference: str, job_queue: str) -> JobKey:
-        """Return the job with this id or ARN or, if there is none, the newest one with this name."""
-        is_arn = reference.startswith("arn:")
-        job_id = name_in_reference(reference, ResourceKind.JOB, caller.namespace) if is_arn else reference
-        key = JobKey(caller.namespace, JobId(job_id or ""))
-
-        def find(reader: JobReader) -> JobKey | None:
-            _, found = reader.jobs_at([key])
-            if found or is_arn:
-                return key if found else None
-            return reader.newest_named(caller.namespace, reference, job_queue)
-
-        found = await self._reading.ask(find)
-        if found is None:
-            raise InvalidRequestError(f"Job {reference} does not exist", field="dependsOn")
-        return found
-
-
-def _note(submission: Submission) -> None:
-    job = submission.job
-    trace_submission(job)
-    SUBMITTED.labels(*place_of(job.key.namespace, job.job_queue)).inc(submission.array_size or 1)
 
 
 class JobsServicer(JobsServiceServicer):
@@ -335,14 +209,6 @@ class JobsServicer(JobsServiceServicer):
             return await self._copies.queue(caller, reference)
         except NotFoundError as error:
             raise NotFoundError(f"{reference} does not exist", field="jobQueue") from error
-
-
-def submitted(caller: Caller, submission: Submission) -> SubmitJobResponse:
-    """Return the answer to a submission that is on disk."""
-    job = submission.job
-    return SubmitJobResponse(
-        job_arn=caller.arn(ResourceKind.JOB, job.key.job_id), job_name=job.job_name, job_id=job.key.job_id
-    )
 
 
 def _listed_state(request: ListJobsRequest) -> JobState:

@@ -14,8 +14,8 @@ from batchyard.api.scheduler.v1.resources_service_pb2_grpc import ResourceSettle
 from batchyard.domain.jobs import Job, JobKey
 from batchyard.domain.lifecycle import TERMINAL, JobState
 from batchyard.jobstore.definitions import Definitions
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.resources import ResourceCopies
-from batchyard.jobstore.service import Reading
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.jobs import QueueKey
 

@@ -2,10 +2,15 @@
 
 Everything that is frozen at submission is merged here, once: definition, overrides, parameters. What comes out is the
 serialized JobSpec, which is stored and handed on untouched, and the few columns that change or that placing needs.
+
+A request has members of its own, and a shape: all the others, which many requests have in common. What follows from the
+shape is a `Frame`; what is a request's own is put behind it, as the bytes of two messages, one after the other, are the
+bytes of both merged.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
@@ -48,24 +53,19 @@ _LEGACY: Final[tuple[tuple[str, Literal["vcpus", "memory"]], ...]] = (("VCPU", "
 
 def check_request(request: SubmitJobRequest) -> None:
     """Check all that can be checked without looking anything up; raise InvalidRequestError for the first fault."""
-    if not JOB_NAME.fullmatch(request.job_name):
-        raise InvalidRequestError(
-            f"Job name should match valid pattern {JOB_NAME.pattern}, got {request.job_name!r}", field="jobName"
-        )
+    _check_job_name(request)
     name_in_reference(request.job_queue, ResourceKind.JOB_QUEUE, "")
     if request.HasField("share_identifier"):
         check_share_identifier(request.share_identifier)
     if request.HasField("scheduling_priority_override"):
         check_scheduling_priority(request.scheduling_priority_override, "schedulingPriorityOverride")
-    if len(request.depends_on) > DEPENDENCIES_MAX:
-        raise InvalidRequestError(f"Number of job dependencies must not exceed {DEPENDENCIES_MAX}", field="dependsOn")
+    _check_number_of_dependencies(request)
     if request.array_properties.HasField("size") and not SIZE_MIN <= request.array_properties.size <= SIZE_MAX:
         raise InvalidRequestError(
             f"Array size must be between {SIZE_MIN} and {SIZE_MAX}, got {request.array_properties.size}",
             field="arrayProperties.size",
         )
-    for dependency in request.depends_on:
-        _check_dependency(dependency, is_array=request.array_properties.HasField("size"))
+    _check_dependencies(request)
     name_in_reference(request.job_definition, ResourceKind.JOB_DEFINITION, "")
     _check_overrides(request)
     if request.HasField("retry_strategy"):
@@ -74,6 +74,45 @@ def check_request(request: SubmitJobRequest) -> None:
         check_retry_strategy(attempts, strategy.evaluate_on_exit)
     if request.timeout.HasField("attempt_duration_seconds"):
         check_timeout(request.timeout.attempt_duration_seconds)
+    _check_tags_and_size(request)
+
+
+def check_own_members(request: SubmitJobRequest) -> None:
+    """Do the same for a request of a shape that has passed: only what is its own can be wrong."""
+    _check_job_name(request)
+    _check_number_of_dependencies(request)
+    _check_dependencies(request)
+    _check_tags_and_size(request)
+
+
+def shape_of(request: SubmitJobRequest) -> bytes:
+    """Return the shape of a request: all but the members of its own."""
+    shape = SubmitJobRequest()
+    shape.CopyFrom(request)
+    shape.ClearField("job_name")
+    shape.ClearField("depends_on")
+    shape.ClearField("tags")
+    return shape.SerializeToString(deterministic=True)
+
+
+def _check_job_name(request: SubmitJobRequest) -> None:
+    if not JOB_NAME.fullmatch(request.job_name):
+        raise InvalidRequestError(
+            f"Job name should match valid pattern {JOB_NAME.pattern}, got {request.job_name!r}", field="jobName"
+        )
+
+
+def _check_number_of_dependencies(request: SubmitJobRequest) -> None:
+    if len(request.depends_on) > DEPENDENCIES_MAX:
+        raise InvalidRequestError(f"Number of job dependencies must not exceed {DEPENDENCIES_MAX}", field="dependsOn")
+
+
+def _check_dependencies(request: SubmitJobRequest) -> None:
+    for dependency in request.depends_on:
+        _check_dependency(dependency, is_array=request.array_properties.HasField("size"))
+
+
+def _check_tags_and_size(request: SubmitJobRequest) -> None:
     check_tags(request.tags)
     if (size := request.ByteSize()) > JOB_BYTES_MAX:
         raise InvalidRequestError(f"Job size must be less than 30 KiB, got {-(-size // 1024)} KiB")
@@ -138,21 +177,59 @@ def _check_container_overrides(overrides: ContainerOverrides) -> None:
             )
 
 
-def build_submission(
-    request: SubmitJobRequest,
-    *,
-    caller: Caller,
-    job_id: JobId,
-    queue: QueueCopy,
-    definition: JobDefinition,
-    depends_on: Sequence[JobKey | None],
-    compat: Compat,
-) -> Submission:
-    """Merge everything into the job that is stored.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What jobs of one shape have in common, for one caller, queue and definition."""
 
-    `depends_on` are the jobs of the request's dependencies; None for one that is on the job itself.
+    caller: Caller
+    definition: JobDefinition
+    spec: bytes
+    """A serialized JobSpec without the members that are a job's own."""
+    job: Job
+    """Without id and name."""
+    array_size: int | None
+    propagates_tags: bool
+
+    def submission(
+        self, request: SubmitJobRequest, *, job_id: JobId, depends_on: Sequence[JobKey | None]
+    ) -> Submission:
+        """Return the job of a request that has passed the checks, ready to be stored.
+
+        `depends_on` are the jobs of the request's dependencies; None for one that is on the job itself.
+        Raises InvalidRequestError for too many tags, and for a job of more than `SPEC_BYTES_MAX`.
+        """
+        caller = self.caller
+        own = JobSpec(job_id=job_id, job_name=request.job_name, job_arn=caller.arn(ResourceKind.JOB, job_id))
+        waits: list[tuple[JobKey | None, str]] = []
+        if request.depends_on:
+            waits = [(key, dependency.type) for key, dependency in zip(depends_on, request.depends_on, strict=True)]
+            own.depends_on.extend(_resolved(request.depends_on, depends_on))
+        if request.tags:
+            own.tags.update(request.tags)
+        if self.propagates_tags:
+            own.container_tags.update(_propagated_tags(self.definition, request))
+        spec = self.spec + own.SerializeToString()
+        if len(spec) > SPEC_BYTES_MAX:
+            raise _too_large()
+        job = self.job.copy()
+        job.key, job.job_name = JobKey(caller.namespace, job_id), request.job_name
+        return Submission(
+            job,
+            spec,
+            depends_on=tuple(key for key, kind in waits if key is not None and kind != N_TO_N),
+            array_size=self.array_size,
+            sequential=(None, SEQUENTIAL) in waits,
+            paired_with=tuple(key for key, kind in waits if key is not None and kind == N_TO_N),
+        )
+
+
+def frame_of(
+    request: SubmitJobRequest, *, caller: Caller, queue: QueueCopy, definition: JobDefinition, compat: Compat
+) -> Frame:
+    """Merge everything that follows from the shape of a request.
+
     Raises InvalidRequestError for a `Ref::` without a value, for overrides that leave the job without a sensible amount
-    of vCPUs or memory, and for a job of more than `SPEC_BYTES_MAX`.
+    of vCPUs or memory, and for what this definition or this queue does not allow.
     """
     _check_can_run(definition)
     _check_capability(request, definition, queue)
@@ -162,20 +239,14 @@ def build_submission(
     reserved = reserved_resources(container)
     retry = request.retry_strategy if request.HasField("retry_strategy") else definition.retry_strategy
     array_size = request.array_properties.size if request.array_properties.HasField("size") else None
-    waits = [(key, dependency.type) for key, dependency in zip(depends_on, request.depends_on, strict=True)]
     spec = JobSpec(
         namespace=caller.namespace,
-        job_id=job_id,
-        job_name=request.job_name,
-        job_arn=caller.arn(ResourceKind.JOB, job_id),
         job_queue_name=queue.key.name,
         job_queue_arn=queue.arn,
         job_definition_name=definition.job_definition_name,
         job_definition_arn=definition.job_definition_arn,
-        depends_on=_resolved(request.depends_on, depends_on),
         parameters=parameters,
         container=container,
-        tags=request.tags,
         vcpus_milli=reserved.vcpus_milli,
         memory_mib=reserved.memory_mib,
         gpus=reserved.gpus,
@@ -183,21 +254,16 @@ def build_submission(
     )
     _set_share(spec, request, definition, queue)
     spec.propagate_tags = (request if request.HasField("propagate_tags") else definition).propagate_tags
-    if spec.propagate_tags:
-        spec.container_tags.update(_propagated_tags(definition, request))
     spec.platform_capabilities.extend(definition.platform_capabilities)
     spec.retry_strategy.CopyFrom(retry)
     spec.retry_strategy.attempts = retry.attempts or 1
     timeout = request.timeout if request.HasField("timeout") else definition.timeout
     if timeout.attempt_duration_seconds:
         spec.timeout.CopyFrom(timeout)
-    serialized = spec.SerializeToString()
-    if len(serialized) > SPEC_BYTES_MAX:
-        raise _too_large()
     job = Job(
-        key=JobKey(caller.namespace, job_id),
+        key=JobKey(caller.namespace, JobId("")),
         sequence=0,
-        job_name=spec.job_name,
+        job_name="",
         job_queue=spec.job_queue_name,
         job_definition=spec.job_definition_arn,
         vcpus_milli=reserved.vcpus_milli,
@@ -210,14 +276,7 @@ def build_submission(
         scheduling_priority=spec.scheduling_priority,
         timeout_s=spec.timeout.attempt_duration_seconds or None,
     )
-    return Submission(
-        job,
-        serialized,
-        depends_on=tuple(key for key, kind in waits if key is not None and kind != N_TO_N),
-        array_size=array_size,
-        sequential=(None, SEQUENTIAL) in waits,
-        paired_with=tuple(key for key, kind in waits if key is not None and kind == N_TO_N),
-    )
+    return Frame(caller, definition, spec.SerializeToString(), job, array_size, spec.propagate_tags)
 
 
 def _propagated_tags(definition: JobDefinition, request: SubmitJobRequest) -> dict[str, str]:

@@ -17,7 +17,7 @@ from batchyard.api.scheduler.v1.job_tags_service_pb2 import (
 from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import JobTagsServiceServicer
 from batchyard.domain.errors import NotFoundError
 from batchyard.domain.jobs import JobId, JobKey
-from batchyard.jobstore.service import Reading
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.views import tags_of
 from batchyard.jobstore.writer import Writer
 

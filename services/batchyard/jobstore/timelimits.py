@@ -15,8 +15,8 @@ from batchyard.domain.errors import UnavailableError
 from batchyard.domain.jobs import JobKey
 from batchyard.domain.lifecycle import reason_time_limit
 from batchyard.jobstore.group import Group
+from batchyard.jobstore.reading import Reading
 from batchyard.jobstore.reasons import LimitsOf, TimeLimit, WaitReasons, overdue
-from batchyard.jobstore.service import Reading
 from batchyard.jobstore.writer import Writer
 from batchyard.storage.listings import LineKey
 

@@ -8,7 +8,7 @@ UNAVAILABLE, and the store is opened and read anew before it serves again, as so
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -17,9 +17,9 @@ import anyio
 from anyio.abc import TaskStatus
 
 from batchyard.domain.clock import Clock
-from batchyard.domain.errors import UnavailableError
+from batchyard.domain.errors import BatchyardError, UnavailableError
 from batchyard.domain.jobs import JobKey
-from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, run_group
+from batchyard.jobstore.core import Command, GroupResult, JobStoreCore, each, run_group
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.metrics import timed_commit
@@ -71,11 +71,24 @@ class Writer:
 
         Raises what `act` raises, and UnavailableError when it is not known whether it was done.
         """
+        return cast("T", await self._done(Command(act, keys, alone, current_request())))
+
+    async def do_each(self, acts: Sequence[Callable[[Group], T]], *keys: JobKey) -> list[T | BatchyardError]:
+        """Have one group do many things, each for itself; return after the commit what each returned, or why not.
+
+        Raises UnavailableError when it is not known whether they were done.
+        """
+        if not acts:
+            return []
+        command = Command(each(acts), keys, request=current_request(), size=len(acts))
+        return cast("list[T | BatchyardError]", await self._done(command))
+
+    async def _done(self, command: Command) -> object:
         if self._closed_because:
             raise UnavailableError(self._closed_because)
         answer: _Answer = asyncio.get_running_loop().create_future()
-        self._queue(Command(act, keys, alone, current_request()), answer)
-        return cast("T", await answer)
+        self._queue(command, answer)
+        return await answer
 
     def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
         """Have a group do something whose outcome is in the commit's effects."""
@@ -156,7 +169,7 @@ class Writer:
 
     async def _run_group(self, database: Database, core: JobStoreCore, commands: list[Command]) -> GroupResult:
         def act(_: sqlite3.Connection) -> GroupResult:
-            with timed_commit(len(commands)):
+            with timed_commit(sum(command.size for command in commands)):
                 return run_group(core, commands, self._clock.now_ms())
 
         return await database.run(act)
@@ -166,13 +179,15 @@ class Writer:
         self._wake.set()
 
     def _next_group(self) -> list[tuple[Command, _Answer | None]]:
-        size = 0
-        for command, _ in self._pending[:COMMANDS_A_GROUP]:
+        count = size = 0
+        for command, _ in self._pending:
+            size += command.size
+            if count and (command.alone or size > COMMANDS_A_GROUP):
+                break
+            count += 1
             if command.alone:
                 break
-            size += 1
-        size = max(size, 1)
-        group, self._pending = self._pending[:size], self._pending[size:]
+        group, self._pending = self._pending[:count], self._pending[count:]
         if not self._pending:
             self._wake.clear()
         return group
