@@ -1,6 +1,7 @@
 """The services and five agents as processes of their own, each of which can be killed, paused and started again."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -115,6 +116,46 @@ class Cluster:
         process.interrupt(signal.SIGKILL)
         process.close()
 
+    def lose_host(self, agent: str, *, with_disk: bool) -> None:
+        """Kill an agent with its launcher and all that they have started at one moment, and forget what a boot forgets.
+
+        For hosts of processes; what a container engine runs is not the host's own.
+        """
+        stopped: set[int] = set()
+        # A host dies as a whole: nobody on it sees another one die, nor starts anything meanwhile.
+        while fresh := self._processes_of(agent) - stopped:
+            for pid in fresh:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= fresh
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process = self._processes.pop(agent)
+        process.interrupt(signal.SIGKILL)
+        process.close()
+        for path in sorted(self._cgroups_of(agent), key=lambda path: -len(path.parts)):
+            _remove_cgroups(path)
+        if with_disk:
+            for path in (self.folder / agent).iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _processes_of(self, agent: str) -> set[int]:
+        """Return an agent, its launchers, and all their descendants."""
+        roots = {self._processes[agent].pid, *self._launchers_of(agent)}
+        children: dict[int, list[int]] = {}
+        for pid in _pids():
+            with suppress(OSError, IndexError, ValueError):
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(pid)
+        found: set[int] = set()
+        while roots:
+            pid = roots.pop()
+            if pid not in found:
+                found.add(pid)
+                roots.update(children.get(pid, ()))
+        return found
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process."""
         with suppress(ProcessLookupError):
@@ -122,14 +163,15 @@ class Cluster:
 
     def launcher_of(self, agent: str) -> int | None:
         """Return the process id of an agent's launcher, or of its containers' guard, if it has one now."""
+        return next(self._launchers_of(agent), None)
+
+    def _launchers_of(self, agent: str) -> Iterator[int]:
         mark = str((self.folder / agent).resolve()).encode()
-        for path in Path("/proc").iterdir():
-            if path.name.isdigit():
-                with suppress(OSError):
-                    line = (path / "cmdline").read_bytes().split(b"\0")
-                    if b"python" in line[0] and b"-S" in line and any(mark in word for word in line):
-                        return int(path.name)
-        return None
+        for pid in _pids():
+            with suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"python" in line[0] and b"-S" in line and any(mark in word for word in line):
+                    yield pid
 
     def mend(self) -> None:
         """Do what a service manager does: start again what has ended, until everything is ready.
@@ -165,10 +207,10 @@ class Cluster:
     def processes_left(self) -> list[str]:
         """Return the command lines of processes that carry this cluster's folder."""
         found, mark = [], str(self.folder).encode()
-        for path in Path("/proc").iterdir():
-            if path.name.isdigit() and int(path.name) != os.getpid():
+        for pid in _pids():
+            if pid != os.getpid():
                 with suppress(OSError):
-                    line = (path / "cmdline").read_bytes()
+                    line = Path(f"/proc/{pid}/cmdline").read_bytes()
                     if mark in line:
                         found.append(line.replace(b"\0", b" ").decode(errors="replace"))
         return found
@@ -179,9 +221,32 @@ class Cluster:
 
     def cgroups_left(self) -> list[str]:
         """Return cgroups of the agents' launchers."""
-        ids = [path.read_text() for path in self.folder.glob("agent-*/agent/agent.json")]
+        return [str(path) for path in self._cgroups_of("agent-*")]
+
+    def _cgroups_of(self, agents: str) -> list[Path]:
+        """Return the cgroups of the launchers of agents whose names match a pattern."""
+        ids = [path.read_text() for path in self.folder.glob(f"{agents}/agent/agent.json")]
         names = {f"batchyard-{word}" for text in ids for word in text.split('"')}
-        return [str(path) for path in Path("/sys/fs/cgroup").glob("**/batchyard-*") if path.name in names]
+        return [path for path in Path("/sys/fs/cgroup").glob("**/batchyard-*") if path.name in names]
+
+
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+
+
+def _remove_cgroups(path: Path) -> None:
+    """Remove a cgroup and those in it, once what was killed in them is gone."""
+    for below in path.iterdir():
+        if below.is_dir():
+            _remove_cgroups(below)
+    deadline = time.monotonic() + READY_BOUND_S
+    while path.exists():
+        try:
+            path.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ LONG_S: Final = LEASE_S * 2
 """Of a pause or a partition: enough for every lease to run out."""
 SHORT_S: Final = 1.5
 DURATIONS_S: Final = (SHORT_S, SHORT_S, LONG_S)
+_SHARE_REPLACED: Final = 0.4
 _BREATH_S: Final = (0.2, 1.5)
 _JUMPS_S: Final = (-86_400, -3_600, -7, 0, 7, 3_600, 86_400)
 
@@ -39,6 +40,8 @@ class Nemesis:
         running = self._cluster
         reasons = {
             "partitions": "" if running.network.directions else running.network.description,
+            "loss of single packets": "" if running.network.disturbance else running.network.description,
+            "late, repeated and reordered packets": "" if running.network.has_delays else "kernel: no netem here",
             "full disks": running.disks.why_not,
             "jumps of the wall clock": running.clocks.why_not,
             "containers, and restarts of their engine": "" if running.engine else "no engine here, or not asked for",
@@ -53,9 +56,12 @@ class Nemesis:
 
     def _deeds(self) -> list[Callable[[], None]]:
         running = self._cluster
-        deeds = [self._kill, self._kill, self._kill_launcher, self._lose_host, self._pause, self._pause]
+        deeds = [self._kill, self._kill, self._kill_launcher, self._end_agent, self._lose_host]
+        deeds += [self._pause, self._pause]
         if running.network.directions:
             deeds += [self._part, self._part]
+        if running.network.disturbance:
+            deeds.append(self._disturb)
         if running.disks.names:
             deeds.append(self._fill_disk)
         if not running.clocks.why_not:
@@ -95,7 +101,15 @@ class Nemesis:
         return True
 
     def _lose_host(self) -> None:
-        """Kill an agent with its launcher, as the death of its host would. Containers would live on without a guard."""
+        """Kill all that runs on a host at once; it is back at once or later, or another one, with an empty disk, is."""
+        name, is_replaced = self._random.choice(PROCESS_AGENTS), self._random.random() < _SHARE_REPLACED
+        self._cluster.lose_host(name, with_disk=is_replaced)
+        time.sleep(self._random.choice((0.0, 1.0, LONG_S)))
+        self._cluster.spawn(name)
+        self._note("loss of a host and its disk" if is_replaced else "loss of a host", name)
+
+    def _end_agent(self) -> None:
+        """Kill an agent, then its launcher. Containers would live on without a guard."""
         name = self._random.choice(PROCESS_AGENTS)
         self._cluster.kill(name)
         self._end_launcher(name)
@@ -151,6 +165,15 @@ class Nemesis:
         finally:
             network.heal()
         self._note(f"{cut}", name)
+
+    def _disturb(self) -> None:
+        network, name = self._cluster.network, self._victim()
+        network.disturb(name)
+        try:
+            self._while_it_lasts(self._random.choice(DURATIONS_S), apart_from="")
+        finally:
+            network.heal()
+        self._note(network.disturbance, name)
 
     def _fill_disk(self) -> None:
         disks = self._cluster.disks

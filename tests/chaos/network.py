@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -15,6 +16,9 @@ from typing import Final, Literal, Protocol
 Direction = Literal["both", "in", "out"]
 
 PROBE_PATIENCE_S: Final = 30.0
+_NETEM: Final = (*("delay", "30ms", "20ms"), *("loss", "4%"), *("duplicate", "2%"), *("reorder", "20%"))
+_SOME: Final = ("-m", "statistic", "--mode", "random", "--probability", "0.04")
+"""How much becomes of packets, each way."""
 _LISTEN: Final = (
     "import socket,sys;s=socket.create_server((sys.argv[1],0));print(s.getsockname()[1],flush=True);s.accept()"
 )
@@ -43,6 +47,10 @@ class Network(Protocol):
     description: str
     directions: Sequence[Direction]
     """What can be cut; nothing, if empty."""
+    disturbance: str
+    """What `disturb` does; nothing, if empty."""
+    has_delays: bool
+    """Whether that includes delays, duplicates and another order."""
 
     def address(self, host: str) -> str:
         """Return the address of a host."""
@@ -54,6 +62,10 @@ class Network(Protocol):
 
     def cut(self, cut: Cut) -> None:
         """Let packets through no longer."""
+        ...
+
+    def disturb(self, host: str) -> None:
+        """Lose some of the packets from and to a host, and where that can be, have others come late or twice."""
         ...
 
     def heal(self) -> None:
@@ -73,6 +85,8 @@ class Loopback:
     """All processes on one address; nothing can be cut."""
 
     directions: Sequence[Direction] = ()
+    disturbance = ""
+    has_delays = False
 
     def __init__(self, why: str) -> None:
         self.description = f"loopback only: {why}"
@@ -85,6 +99,9 @@ class Loopback:
 
     def cut(self, cut: Cut) -> None:
         raise NotImplementedError(f"{cut} on loopback")
+
+    def disturb(self, host: str) -> None:
+        raise NotImplementedError(f"disturbance of {host} on loopback")
 
     def heal(self) -> None:
         pass
@@ -113,11 +130,14 @@ class Namespaces:
         self._net = _free_net()
         self._places = {host: place for place, host in enumerate(hosts, 10)}
         self.directions: Sequence[Direction] = ("both",)
+        self.disturbance = ""
+        self.has_delays = False
         try:
             self._build()
             self._probe()
             if self._filters_packets():
                 self.directions = ("both", "in", "out")
+            self._find_disturbance()
         except (subprocess.SubprocessError, OSError) as error:
             self.close()
             said = error.stderr.decode().strip() if isinstance(error, subprocess.CalledProcessError) else ""
@@ -161,6 +181,18 @@ class Namespaces:
         self.heal()
         return True
 
+    def _find_disturbance(self) -> None:
+        host = next(iter(self._places))
+        for has_delays, what in ((True, "packets lost, late, twice and out of order"), (False, "packets lost")):
+            self.disturbance, self.has_delays = what, has_delays
+            try:
+                self.disturb(host)
+            except (subprocess.SubprocessError, FileNotFoundError):
+                self.disturbance, self.has_delays = "", False
+            else:
+                self.heal()
+                return
+
     def address(self, host: str) -> str:
         return f"{self._net}.{self._places[host]}"
 
@@ -179,9 +211,23 @@ class Namespaces:
             peer = ["-d", self.address(cut.peer)] if cut.peer else ["-o", "eth0"]
             self._filter(cut.host, "-A", "OUTPUT", *peer, "-j", "DROP")
 
+    def disturb(self, host: str) -> None:
+        if self.has_delays:
+            # What leaves the port on the bridge is what comes to the host.
+            for where in (["-n", self._namespace(host)], ["-n", self._hub]):
+                device = "eth0" if where[1] != self._hub else f"p{self._places[host]}"
+                _tc(*where, "qdisc", "add", "dev", device, "root", "netem", *_NETEM)
+        else:
+            for chain in ("INPUT", "OUTPUT"):
+                self._filter(host, "-A", chain, *_SOME, "-j", "DROP")
+
     def heal(self) -> None:
-        for host in self._places:
+        for host, place in self._places.items():
             self._set_port(host, "up")
+            if self.has_delays:
+                for name, device in ((self._namespace(host), "eth0"), (self._hub, f"p{place}")):
+                    with suppress(subprocess.CalledProcessError):
+                        _tc("-n", name, "qdisc", "del", "dev", device, "root")
             if shutil.which("iptables"):
                 self._filter(host, "-F")
 
@@ -211,6 +257,10 @@ def open_network(hosts: Sequence[str]) -> Network:
         return Namespaces(hosts)
     except NotPossibleError as error:
         return Loopback(str(error))
+
+
+def _tc(*arguments: str) -> None:
+    subprocess.run(["tc", *arguments], check=True, capture_output=True)
 
 
 def _ip(*arguments: str) -> None:

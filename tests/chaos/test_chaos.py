@@ -46,4 +46,5 @@ def test_hosts_are_namespaces_that_can_be_parted() -> None:
         pytest.skip(str(error))
     network.close()
     assert network.directions == ("both", "in", "out")
+    assert network.disturbance
     assert network.leftovers() == []
