@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -27,6 +28,7 @@ from batchyard.storage.log_cuts import Cut
 from batchyard.storage.log_files import LogFolder, LogMovedError
 from support.contexts import held_open, stopped
 from support.rpc import failure_of
+from support.waiting import eventually
 
 STREAM = "definition/default/0123456789abcdef0123456789abcdef"
 NAME = (DEFAULT_NAMESPACE, STREAM)
@@ -279,8 +281,10 @@ async def test_a_log_is_waited_for_whose_agent_is_about_to_connect(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "RECONNECT_S", 3600.0)
+    awaited = Mock(side_effect=Arrivals.next)
+    monkeypatch.setattr(Arrivals, "next", lambda *arguments: awaited(*arguments))
     reading = asyncio.ensure_future(service.page())
-    await asyncio.sleep(0)
+    await eventually(lambda: awaited.called or reading.done(), "the log is waited for")
     await service.ship(segment(0, b"one\n", final=True))
     assert messages(await reading) == ["one"]
 
