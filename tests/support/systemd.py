@@ -31,6 +31,8 @@ for folder in etc opt var; do
     mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$upper/$folder,workdir=$upper/$folder.work" "/$folder"
 done
 mount -t tmpfs tmpfs /run
+# Only in the overlay. What this machine has there may be links to its own programs.
+rm -rf /opt/batchyard /opt/python /opt/packages /opt/repository /etc/batchyard
 mkdir -p "$units/service.d" /run/said /opt/python /opt/packages /opt/repository /opt/batchyard/bin
 for target in sysinit basic shutdown multi-user; do echo "[Unit]" >"$units/$target.target"; done
 printf '[Service]\nStandardOutput=append:/run/said/%%N\nStandardError=inherit\n' >"$units/service.d/said.conf"
