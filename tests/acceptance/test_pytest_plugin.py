@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.pages import block
 from support.waiting import soon
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "testing-a-pipeline"
@@ -104,8 +105,7 @@ def test_wait_says_what_a_job_waits_for(batchyard):
     assert batchyard.logs(job_id) == []
 """
     )
-    page = (EXAMPLE.parents[1] / "docs" / "testing-your-pipeline.md").read_text()
-    (tmp_path / "test_page.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    (tmp_path / "test_page.py").write_text(block("docs/testing-your-pipeline.md", "python", "def test_a_job_runs"))
     seen = tmp_path / "seen"
     seen.mkdir()
     result = run_pytest(tmp_path, "-n", "2", "--basetemp", str(tmp_path / "base"), SEEN=str(seen))

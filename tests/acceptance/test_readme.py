@@ -1,24 +1,15 @@
 """The examples of the README do what it says."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from support.installation import start_up
-
-README = Path(__file__).parents[2] / "README.md"
-
-
-@pytest.fixture(scope="module")
-def examples() -> list[str]:
-    """The Python examples, in the order in which a reader meets them."""
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+from support.pages import block
 
 
-def test_the_python_examples_run_a_job_each(examples: list[str], tmp_path: Path) -> None:
+def test_the_python_examples_run_a_job_each(tmp_path: Path) -> None:
+    examples = [block("README.md", "python", "boto3"), block("README.md", "python", "grpc")]
     up = start_up(tmp_path / "data")
     try:
         printed = [

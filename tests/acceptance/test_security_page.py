@@ -1,11 +1,11 @@
 """The fleet of docs/security.md, set up by the commands of that page: real processes, real handshakes."""
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ from batchyard.rpc.peers import Peer, Role
 from batchyard.rpc.tls import TlsFiles
 from support.certificates import Certificates
 from support.installation import BatchyardProcess, free_ports
+from support.pages import block
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "security.md"
 HOST: Final = "control.example.net"
 FOLDER: Final = "/etc/batchyard"
 USUAL_PORTS: Final = {
@@ -38,7 +38,6 @@ USUAL_PORTS: Final = {
 }
 AGENT_OPTIONS: Final = ("--runtime", "process", "--capacity", "vcpus=2,memory=1GiB", "--stop-jobs")
 PATIENCE_S: Final = 120
-BLOCK: Final = re.compile(r"```(sh|toml)\n(.*?)```", re.DOTALL)
 
 
 def variables(files: TlsFiles) -> dict[str, str]:
@@ -138,18 +137,12 @@ def a_fleet(root: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def blocks() -> Sequence[str]:
-    """The commands and files of the page, in the order in which a reader meets them."""
-    return [block for _, block in BLOCK.findall(PAGE.read_text(encoding="utf-8"))]
-
-
-@pytest.fixture(scope="module")
-def fleet(blocks: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The fleet after the first four steps."""
-    make_certificates, keys, control, worker, *_ = blocks
+    worker = block("docs/security.md", "sh", "batchyard agent")
     with a_fleet(tmp_path_factory.mktemp("fleet")) as running:
         root = running.root
-        running.shell(make_certificates, "authority")
+        running.shell(block("docs/security.md", "sh", "batchyard certificates init"), "authority")
         for machine, name in (
             *(("control", "service-control"), ("worker-1", "agent-worker-1"), ("worker-2", "agent-worker-2")),
             ("laptop", "client-alice"),
@@ -157,20 +150,19 @@ def fleet(blocks: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> It
             (root / machine).mkdir()
             for file in ("ca.pem", f"{name}.pem", f"{name}.key"):
                 shutil.copy(root / "ca" / file, root / machine / file)
-        (root / "control" / "keys.toml").write_text(keys, encoding="utf-8")
+        (root / "control" / "keys.toml").write_text(
+            block("docs/security.md", "toml", "replace-me-by-40-random-characters"), encoding="utf-8"
+        )
         (root / "control" / "keys.toml").chmod(0o600)
-        running.start(control, "control")
+        running.start(block("docs/security.md", "sh", "batchyard gateway"), "control")
         for machine in ("worker-1", "worker-2"):
             running.start(worker.replace("worker-1", machine), machine)
         yield running
 
 
-def test_the_fleet_of_the_page_runs_a_job_for_who_has_a_key_and_a_certificate(
-    fleet: Fleet, blocks: Sequence[str]
-) -> None:
-    with_key, with_certificate = blocks[4:6]
-    fleet.shell(with_key, "laptop")
-    assert fleet.shell(with_certificate, "laptop") == "hello from the fleet\n"
+def test_the_fleet_of_the_page_runs_a_job_for_who_has_a_key_and_a_certificate(fleet: Fleet) -> None:
+    fleet.shell(block("docs/security.md", "sh", "AWS_CA_BUNDLE"), "laptop")
+    assert fleet.shell(block("docs/security.md", "sh", "batchyard run"), "laptop") == "hello from the fleet\n"
 
 
 def test_agents_are_known_by_their_certificates(fleet: Fleet) -> None:
@@ -239,3 +231,47 @@ def test_aws_clients_without_the_authority_or_a_key_are_refused(fleet: Fleet) ->
         doubting.describe_job_queues()
     for client in (trusting, doubting):
         client.close()
+
+
+def test_services_with_a_port_for_prometheus_say_where_it_is(fleet: Fleet, tmp_path: Path) -> None:
+    jobstore, agent = (
+        shlex.split(line) for line in block("docs/monitoring.md", "sh", "--monitoring-port").splitlines()
+    )
+    usual = [*jobstore, *agent]
+    ports = {word: str(port) for word, port in zip(("9183", "9185"), free_ports(2), strict=True) if word in usual}
+    assert len(ports) == 2
+    for words, machine, certificate in (
+        (jobstore, "control", "service-control"),
+        # A second one with the certificate of the first: another agent.
+        ([*agent, "--scheduler", f"{HOST}:8084", "--logs", f"{HOST}:8085"], "worker-2", "agent-worker-2"),
+    ):
+        own = fleet.root / machine
+        tls = variables(TlsFiles(own / f"{certificate}.pem", own / f"{certificate}.key", own / "ca.pem"))
+        (grpc_port,) = free_ports(1)
+        process = BatchyardProcess(
+            [
+                *(ports.get(word, fleet.here(word, machine)) for word in words[1:]),
+                *(AGENT_OPTIONS if words is not jobstore else ("--grpc-port", str(grpc_port))),
+            ],
+            log=tmp_path / "more.log",
+            environment={**fleet.environment(machine), **tls, "BATCHYARD_DATA_DIR": str(tmp_path / machine)},
+        )
+        try:
+            url = process.ready_line().split()[-1].replace("0.0.0.0", "127.0.0.1")
+            with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_S) as response:
+                assert b"process_cpu_seconds_total" in response.read()
+        finally:
+            process.close()
+
+
+def test_a_host_of_the_fleet_is_drained(fleet: Fleet) -> None:
+    tls = variables(
+        TlsFiles(*(fleet.root / "control" / name for name in ("service-control.pem", "service-control.key", "ca.pem")))
+    )
+    export = "export " + " ".join(f"{name}={value}" for name, value in tls.items())
+    where = f"export BATCHYARD_ENDPOINT=grpc://{HOST}:8081"
+    fleet.shell("\n".join((export, where, block("docs/your-cluster.md", "sh", "batchyard drain"))), "control")
+    target = f"localhost:{fleet.ports['gateway']}"
+    with grpc.secure_channel(target, fleet.credentials("control", "service-control")) as channel:
+        agents = AgentsServiceStub(channel).ListAgents(ListAgentsRequest(), timeout=PATIENCE_S).agents
+    assert [agent.agent_id.partition(".")[0] for agent in agents if agent.status == "DRAINING"] == ["worker-1"]

@@ -1,7 +1,6 @@
 """The units of deploy/systemd, installed and started by the commands of docs/your-cluster.md, by a real systemd."""
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,11 +13,10 @@ from batchyard.rpc.authority import issue
 from batchyard.rpc.peers import Peer, Role
 from support.agent import soon
 from support.certificates import an_authority, put
+from support.pages import section
 from support.systemd import Systemd, a_systemd
 
 ROOT: Final = Path(__file__).parents[2]
-SECTION: Final = re.compile(r"^## With systemd\n(.*?)^## ", re.DOTALL | re.MULTILINE)
-BLOCK: Final = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 PIP: Final = "/opt/batchyard/bin/pip install .\n"
 CAPACITY: Final = (
     "echo BATCHYARD_CAPACITY=vcpus=4,memory=1GiB BATCHYARD_RUNTIME=process | tr ' ' '\\n' >>/etc/batchyard/agent.env"
@@ -56,9 +54,7 @@ LAUNCHER: Final = "batchyard-launcher.service"
 @pytest.fixture(scope="module")
 def blocks() -> Sequence[str]:
     """The commands of the page: to install, for one machine, for the control plane of several, for the others."""
-    section = SECTION.search((ROOT / "docs" / "your-cluster.md").read_text(encoding="utf-8"))
-    assert section is not None
-    return BLOCK.findall(section[1])
+    return section("docs/your-cluster.md", "With systemd")
 
 
 def install(machine: Systemd, commands: str) -> None:

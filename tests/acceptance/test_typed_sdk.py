@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Final
 
 import pytest
 
+from batchyard.domain.names import DEFAULT_NAMESPACE
 from support.aws import Account
 from support.installation import Installation, start_up
+from support.pages import block
 
 SDK: Final = "@aws-sdk/client-batch@3.967.0"
 """Runs on node 18 and newer."""
@@ -70,6 +73,16 @@ def test_a_full_round(sdk_folder: Path, installation: Installation, account: Acc
     seen = json.loads(done.stdout)
     assert account.describe(seen["jobId"])["status"] == "SUCCEEDED"
     assert account.lines_of(seen["logStreamName"]) == ["hello"]
+    page = sdk_folder / "page.mjs"
+    here = block("docs/other-languages.md", "ts", "BatchClient").replace("http://127.0.0.1:8080", installation.http_url)
+    page.write_text(here.replace('"any"', f'"{account.access_key}"') + "\nconsole.log(job.jobId);\n")
+    account.make_queue("default")
+    account.define("hello")
+    done = subprocess.run(
+        ["node", str(page)], env=environment, capture_output=True, text=True, timeout=ROUND_DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert account.wait(done.stdout.strip())["status"] == "SUCCEEDED"
 
 
 @pytest.mark.timeout(360)
@@ -86,7 +99,25 @@ def test_the_example_in_typescript_watches_its_array_to_the_end(tmp_path: Path) 
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=ROUND_DEADLINE_S, check=False
         )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].endswith("the array: SUCCEEDED")
+        (folder / "page.mjs").write_text(
+            block("docs/other-languages.md", "js", "JobsService").replace("127.0.0.1:8081", up.grpc_target)
+        )
+        account = Account(up.http_url, DEFAULT_NAMESPACE)
+        account.define("hello")
+        account.close()
+        # From where the page's `protos` is.
+        command = ["node", str(folder / "page.mjs")]
+        answer = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=ROUND_DEADLINE_S,
+            check=False,
+        )
+        assert re.fullmatch("[0-9a-f-]{36}", answer.stdout.strip()), answer.stdout + answer.stderr
     finally:
         up.close()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("the array: SUCCEEDED")
