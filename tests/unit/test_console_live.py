@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode
 
 from batchyard.api.operations.v1 import agents_service_pb2, logs_service_pb2
-from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsResponse
+from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange, WatchJobsResponse
 from batchyard.gateway.access_keys import AccessKey
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.console import live
@@ -108,6 +108,68 @@ async def test_a_tab_that_is_closed_ends_what_was_watched_for_it(services: FakeS
             tab.close()
         with anyio.fail_after(30):
             await watch.ended.wait()
+
+
+async def test_tabs_of_an_account_share_one_watch_for_as_long_as_one_is_open(services: FakeServices) -> None:
+    go_on = anyio.Event()
+    ended = anyio.Event()
+
+    async def watch(request: Any, context: Context) -> AsyncIterator[WatchJobsResponse]:
+        try:
+            yield WatchJobsResponse(revision=1)
+            await go_on.wait()
+            yield WatchJobsResponse(revision=2, changes=[JobChange(job_id="a", job_queue="x:job-queue/q")])
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    services.answer("WatchJobs", watch)
+    services.answer("ListAgents", agents_service_pb2.ListAgentsResponse())
+    async with an_app(services) as app:
+        async with opened(app, "/live/changes") as first:
+            await first.until(lambda: len(first.heard) == 1)
+            # One that comes later looks anew as well, and hears of what changes from then on.
+            async with (
+                opened(app, "/live/changes?queue=q") as second,
+                opened(app, "/live/changes?queue=other") as third,
+            ):
+                await second.until(lambda: len(second.heard) == 1)
+                await third.until(lambda: len(third.heard) == 1)
+                first.close()
+                go_on.set()
+                await second.until(lambda: len(second.heard) == 2)
+                assert len(third.heard) == 1
+                assert not ended.is_set()
+                second.close()
+                third.close()
+        with anyio.fail_after(30):
+            await ended.wait()
+        assert [call.method for call in services.received] == ["WatchJobs"]
+        async with opened(app, "/live/changes") as again:
+            await again.until(lambda: len(again.heard) == 1)
+            again.close()
+        assert [call.method for call in services.received] == ["WatchJobs"] * 2
+
+
+async def test_a_watch_that_breaks_ends_the_streams_of_all_tabs_and_the_next_ones_begin_another(
+    services: FakeServices,
+) -> None:
+    breaks = anyio.Event()
+
+    async def watch(request: Any, context: Context) -> AsyncIterator[WatchJobsResponse]:
+        yield WatchJobsResponse(revision=1)
+        await breaks.wait()
+        await refusing(StatusCode.UNAVAILABLE, "started anew")(request, context)
+
+    services.answer("WatchJobs", watch)
+    async with an_app(services) as app:
+        async with opened(app, "/live/changes") as first, opened(app, "/live/changes") as second:
+            for tab in (first, second):
+                await tab.until(lambda tab=tab: len(tab.heard) == 1)  # type: ignore[misc]
+            breaks.set()
+        async with opened(app, "/live/changes"):
+            pass
+    assert [call.method for call in services.received] == ["WatchJobs"] * 2
 
 
 @pytest.mark.parametrize("path", [CHANGES, LOG])

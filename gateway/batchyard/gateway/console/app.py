@@ -32,6 +32,7 @@ from batchyard.gateway.console.actions import ACTIONS
 from batchyard.gateway.console.api import Api
 from batchyard.gateway.console.live import Streams, changes, log_lines
 from batchyard.gateway.console.pages import PAGES, Page, View
+from batchyard.gateway.console.watches import Watches
 from batchyard.gateway.transcoder import MemberError
 from batchyard.gateway.upstreams import Upstreams
 from batchyard.rpc.http_server import Receive, Send
@@ -68,6 +69,7 @@ class Console:
         self._rules = rules
         self._api = Api(upstreams)
         self._streams = Streams()
+        self._watches = Watches(self._api)
         self._assets = {f"/assets/{name}": answer for name, answer in _read_assets().items()}
 
     @cached_property
@@ -170,7 +172,7 @@ class Console:
                 lines = log_lines(self._api, caller, query.get("stream", ""), after)
                 await self._streams.serve(lines, receive, send, is_allowed)
             case "/live/changes":
-                events, watches = changes(self._api, caller, query)
+                events, watches = changes(self._watches, caller, query)
                 await self._streams.serve(events, receive, send, is_allowed, watches)
             case _:
                 raise AwsError(404, "", f"There is no {request.path}.")

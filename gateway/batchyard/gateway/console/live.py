@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -10,15 +11,15 @@ import grpc
 import grpc.aio
 import msgspec
 
+from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange
 from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import AwsError
 from batchyard.gateway.console.api import Api
+from batchyard.gateway.console.watches import Watches
 from batchyard.rpc.http_server import Receive, Send
 
 CHANGES_EVERY_S: Final = 1.0
 """A page is told of changes no more often."""
-AGENTS_EVERY_S: Final = 3.0
-"""Pages that show agents have them looked at as often: agents send no changes of their own."""
 KEEP_ALIVE_S: Final = 30.0
 STREAMS_MAX: Final = 500
 """Streams that a server has open at the same time; pages that nobody looks at have none."""
@@ -71,37 +72,23 @@ class Streams:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def changes(api: Api, caller: Caller, query: Mapping[str, str]) -> tuple[AsyncIterator[bytes], list[Watch]]:
+def changes(watches: Watches, caller: Caller, query: Mapping[str, str]) -> tuple[AsyncIterator[bytes], list[Watch]]:
     """Return the events that say `changed` whenever jobs have changed that a page shows, and what watches for them.
 
     The query names the jobs: those of a queue, a job with its array, or all; and whether the page shows agents.
     """
     queue, job_id = query.get("queue", ""), query.get("job", "")
+    array = job_id.partition(":")[0]
     changed = asyncio.Event()
 
-    async def watch_jobs() -> None:
-        array = job_id.partition(":")[0]
-        has_begun = False
-        async for response in api.watch(caller, []):
-            # What has changed since the page was made is not told: it is to fetch itself once when the watch begins.
-            if not has_begun or any(
-                (not queue or change.job_queue.endswith(f":job-queue/{queue}"))
-                and (not job_id or change.job_id.partition(":")[0] == array)
-                for change in response.changes
-            ):
-                changed.set()
-            has_begun = True
-
-    async def watch_agents() -> None:
-        before: Any = None
-        while True:
-            agents = await api.call(caller, "ListAgents", {})
-            for agent in agents["agents"]:
-                agent.pop("leaseLeftMs", None)
-            if before is not None and agents != before:
-                changed.set()
-            before = agents
-            await anyio.sleep(AGENTS_EVERY_S)
+    def heard(changes: Sequence[JobChange]) -> None:
+        # What has changed since the page was made is not told: it is to fetch itself once when the watch begins.
+        if not changes or any(
+            (not queue or change.job_queue.endswith(f":job-queue/{queue}"))
+            and (not job_id or change.job_id.partition(":")[0] == array)
+            for change in changes
+        ):
+            changed.set()
 
     async def events() -> AsyncIterator[bytes]:
         while True:
@@ -115,7 +102,8 @@ def changes(api: Api, caller: Caller, query: Mapping[str, str]) -> tuple[AsyncIt
             yield b"event: changed\ndata: {}\n\n"
             await anyio.sleep(CHANGES_EVERY_S)
 
-    return events(), [watch_jobs, *([watch_agents] if "agents" in query else [])]
+    wanted = [watches.jobs, *([watches.agents] if "agents" in query else [])]
+    return events(), [partial(watch, caller, heard) for watch in wanted]
 
 
 async def log_lines(api: Api, caller: Caller, log_stream_name: str, after: str) -> AsyncIterator[bytes]:
