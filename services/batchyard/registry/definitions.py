@@ -66,8 +66,7 @@ class Definitions:
         if status not in (None, ACTIVE, INACTIVE):
             raise InvalidRequestError("Status must be ACTIVE or INACTIVE.", field="status")
         listing = Listing(_KIND, caller.namespace, references=references, name=name, status=status)
-        max_results = request.max_results if request.HasField("max_results") else None
-        page = await list_page(self._records, listing, max_results, request.next_token)
+        page = await list_page(self._records, listing, request)
         return DescribeJobDefinitionsResponse(
             job_definitions=[definition_in(stored) for stored in page.resources], next_token=page.next_token
         )

@@ -64,8 +64,7 @@ class Environments:
             caller.namespace,
             references=referenced(request.compute_environments, _KIND, caller, "computeEnvironments"),
         )
-        max_results = request.max_results if request.HasField("max_results") else None
-        page = await list_page(self._records, listing, max_results, request.next_token)
+        page = await list_page(self._records, listing, request)
         return DescribeComputeEnvironmentsResponse(
             compute_environments=[environment_in(stored) for stored in page.resources], next_token=page.next_token
         )

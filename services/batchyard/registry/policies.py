@@ -61,8 +61,7 @@ class Policies:
 
     async def list(self, request: ListSchedulingPoliciesRequest, caller: Caller) -> ListSchedulingPoliciesResponse:
         """Return a page of the ARNs of policies, by name. Raises InvalidRequestError."""
-        max_results = request.max_results if request.HasField("max_results") else None
-        page = await list_page(self._records, Listing(_KIND, caller.namespace), max_results, request.next_token)
+        page = await list_page(self._records, Listing(_KIND, caller.namespace), request)
         return ListSchedulingPoliciesResponse(
             scheduling_policies=[SchedulingPolicyListingDetail(arn=policy_in(stored).arn) for stored in page.resources],
             next_token=page.next_token,

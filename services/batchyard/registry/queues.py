@@ -105,8 +105,7 @@ class Queues:
         listing = Listing(
             _KIND, caller.namespace, references=referenced(request.job_queues, _KIND, caller, "jobQueues")
         )
-        max_results = request.max_results if request.HasField("max_results") else None
-        page = await list_page(self._records, listing, max_results, request.next_token)
+        page = await list_page(self._records, listing, request)
         return DescribeJobQueuesResponse(
             job_queues=[queue_in(stored) for stored in page.resources], next_token=page.next_token
         )

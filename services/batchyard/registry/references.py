@@ -3,8 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
+from batchyard.api.registry.v1.registry_service_pb2 import (
+    DescribeComputeEnvironmentsRequest,
+    DescribeJobDefinitionsRequest,
+    DescribeJobQueuesRequest,
+    ListSchedulingPoliciesRequest,
+)
 from batchyard.domain.errors import InvalidRequestError, NotFoundError
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference, split_revision
 from batchyard.domain.pagination import decode_token, encode_token, page_size
@@ -12,6 +18,13 @@ from batchyard.registry.records import Records
 from batchyard.storage.registry import Listing, Place, StoredResource
 
 REFERENCES_MAX: Final = 100
+
+PagedRequest: TypeAlias = (
+    DescribeComputeEnvironmentsRequest
+    | DescribeJobDefinitionsRequest
+    | DescribeJobQueuesRequest
+    | ListSchedulingPoliciesRequest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +63,11 @@ def check_number(references: Sequence[str], field: str) -> None:
         raise InvalidRequestError(f"Maximum number of {field} supported is {REFERENCES_MAX}.", field=field)
 
 
-async def list_page(records: Records, listing: Listing, max_results: int | None, next_token: str | None) -> ListedPage:
-    """Return a page of a listing. Raises InvalidRequestError for a bad size or token."""
-    limit = page_size(max_results)
+async def list_page(records: Records, listing: Listing, request: PagedRequest) -> ListedPage:
+    """Return the page of a listing that a request is for. Raises InvalidRequestError for a bad size or token."""
+    limit = page_size(request.max_results if request.HasField("max_results") else None)
     filter_key = _filter_key(listing)
-    after = _place(next_token, filter_key) if next_token else None
+    after = _place(request.next_token, filter_key) if request.next_token else None
     page = await records.read(lambda reader: reader.page(listing, after, limit))
     if not page.more:
         return ListedPage(page.resources, None)
