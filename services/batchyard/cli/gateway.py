@@ -1,8 +1,11 @@
 """`batchyard gateway`: the entrance, as a process of its own."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -18,45 +21,71 @@ from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls
 
 
-def gateway_config(
-    host: str,
-    port: int,
-    grpc_port: int,
-    account: str,
-    region: str,
-    allowed_host: tuple[str, ...],
-    *,
-    insecure: bool,
-    access_keys: Path | None,
-    clock_skew: float,
-    tls: Tls | None,
-    reuse_port: bool = False,
-) -> GatewayConfig:
-    """Return the configuration; raise CannotStartError with all that is wrong with it."""
+def entrance() -> options.Decorator:
+    """Declare how clients reach a gateway and whom it lets in; the command gets it as `entrance`, a GatewayConfig.
+
+    The command ends with CannotStartError, which tells all that is wrong with the flags.
+    """
+    flags = options.all_of(
+        options.http_port(),
+        options.listening(options.GATEWAY_GRPC_PORT),
+        options.allowed_host(),
+        options.account_and_region(),
+        options.signatures(),
+        tls_files(Role.SERVICE),
+    )
+
+    def decorate(command: options.Command) -> options.Command:
+        @wraps(command)
+        def with_entrance(
+            *,
+            host: str,
+            port: int,
+            grpc_port: int,
+            insecure: bool,
+            allowed_host: tuple[str, ...],
+            account: str,
+            region: str,
+            access_keys: Path | None,
+            clock_skew: float,
+            tls: Tls | None,
+            **values: Any,
+        ) -> Any:
+            with _wrong_flags_told():
+                config = GatewayConfig(
+                    host=host,
+                    port=port,
+                    grpc_port=grpc_port,
+                    account=account,
+                    region=region,
+                    allowed_hosts=allowed_host,
+                    insecure=insecure,
+                    access_keys=None if access_keys is None else AccessKeyFile(access_keys),
+                    clock_skew_s=clock_skew,
+                    tls=tls,
+                )
+            return command(entrance=config, **values)
+
+        return flags(cast("options.Command", with_entrance))
+
+    return decorate
+
+
+@contextmanager
+def _wrong_flags_told() -> Iterator[None]:
     try:
-        keys = None if access_keys is None else AccessKeyFile(access_keys)
-        return GatewayConfig(
-            *(host, port, grpc_port, account, region, allowed_host, insecure, reuse_port),
-            access_keys=keys,
-            clock_skew_s=clock_skew,
-            tls=tls,
-        )
+        yield
     except (AccessKeysError, InvalidConfigError) as error:
         raise CannotStartError(str(error)) from error
 
 
 @click.command()
-@options.http_port()
-@options.listening(options.GATEWAY_GRPC_PORT)
-@options.allowed_host()
+@entrance()
 @options.option(
     "--reuse-port",
     is_flag=True,
     help="Share the ports with another gateway that has this flag: start a new one, then stop the old one.",
 )
-@options.account_and_region()
-@options.signatures()
-@tls_files(Role.SERVICE)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("scheduler", options.SCHEDULER_PORT)
@@ -64,17 +93,8 @@ def gateway_config(
 @options.logging()
 def gateway(
     *,
-    port: int,
-    host: str,
-    grpc_port: int,
-    insecure: bool,
-    allowed_host: tuple[str, ...],
+    entrance: GatewayConfig,
     reuse_port: bool,
-    account: str,
-    region: str,
-    access_keys: Path | None,
-    clock_skew: float,
-    tls: Tls | None,
     registry: str,
     jobstore: str,
     scheduler: str,
@@ -84,14 +104,8 @@ def gateway(
 ) -> None:
     """Serve the AWS API over HTTP and the public services over gRPC."""
     configure_logging(log_format, log_level)
-    config = gateway_config(
-        *(host, port, grpc_port, account, region, allowed_host),
-        insecure=insecure,
-        access_keys=access_keys,
-        clock_skew=clock_skew,
-        tls=tls,
-        reuse_port=reuse_port,
-    )
+    with _wrong_flags_told():
+        config = replace(entrance, reuse_port=reuse_port)
 
     @asynccontextmanager
     async def on_ports() -> AsyncIterator[str]:
@@ -100,10 +114,10 @@ def gateway(
         from batchyard.gateway.upstreams import Upstreams
 
         async with (
-            open_channel(registry, tls) as to_registry,
-            open_channel(jobstore, tls) as to_jobs,
-            open_channel(scheduler, tls) as to_scheduler,
-            open_channel(logs, tls) as to_logs,
+            open_channel(registry, config.tls) as to_registry,
+            open_channel(jobstore, config.tls) as to_jobs,
+            open_channel(scheduler, config.tls) as to_scheduler,
+            open_channel(logs, config.tls) as to_logs,
             or_cannot_start(
                 open_gateway(config=config, upstreams=Upstreams(to_registry, to_jobs, to_scheduler, to_logs))
             ) as addresses,

@@ -16,17 +16,16 @@ import click
 from batchyard.cli import options
 from batchyard.cli.agent_host import HostOptions, agent_host
 from batchyard.cli.folder import DataFolder, Endpoint
-from batchyard.cli.gateway import gateway_config
+from batchyard.cli.gateway import entrance
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.processes import started, supervised
 from batchyard.cli.serving import or_cannot_start, serve
-from batchyard.cli.tls import TLS_VARIABLES, tls_files
+from batchyard.cli.tls import TLS_VARIABLES
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import Caller
 from batchyard.rpc import hosts
 from batchyard.rpc.clock import SystemClock
 from batchyard.rpc.peers import Role
-from batchyard.rpc.tls import Tls
 
 if TYPE_CHECKING:
     from batchyard.gateway.config import GatewayConfig
@@ -174,12 +173,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 
 @click.command()
 @options.data_dir()
-@options.http_port()
-@options.listening(options.GATEWAY_GRPC_PORT)
-@options.allowed_host()
-@options.account_and_region()
-@options.signatures()
-@tls_files(Role.SERVICE)
+@entrance()
 @agent_host()
 @options.compat()
 @options.durability()
@@ -198,16 +192,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 def up(
     *,
     data_dir: Path,
-    port: int,
-    host: str,
-    grpc_port: int,
-    insecure: bool,
-    allowed_host: tuple[str, ...],
-    account: str,
-    region: str,
-    access_keys: Path | None,
-    clock_skew: float,
-    tls: Tls | None,
+    entrance: "GatewayConfig",
     host_options: HostOptions,
     compat: Compat,
     durability: str,
@@ -230,13 +215,7 @@ def up(
     agent_arguments = [*host_options.arguments(), "--log-format", log_format, "--log-level", log_level]
     config = UpConfig(
         folder=DataFolder(data_dir),
-        gateway=gateway_config(
-            *(host, port, grpc_port, account, region, allowed_host),
-            insecure=insecure,
-            access_keys=access_keys,
-            clock_skew=clock_skew,
-            tls=tls,
-        ),
+        gateway=entrance,
         compat=compat,
         durable=durability == "full",
         job_retention_s=job_retention,
