@@ -7,6 +7,7 @@ import pytest
 
 from batchyard.storage.sqlite.backup import BackupError, read_backup, write_backup
 from batchyard.storage.sqlite.database import connect
+from batchyard.storage.sqlite.jobs import migrate_jobs
 from support.jobs import Store
 
 
@@ -80,6 +81,27 @@ def test_a_restored_store_says_that_it_was_set_back_until_that_is_over(
         store.do(lambda group: group.end_set_back(number))
         store.restart()
         assert store.core.counters.set_back == 0
+
+
+@pytest.mark.parametrize(("agents_stopped", "expected_ms"), [(False, 1800_500), (True, 0)])
+def test_the_longest_lease_since_the_backup_is_said_by_who_restores_it(
+    installation: Path, tmp_path: Path, agents_stopped: bool, expected_ms: int
+) -> None:
+    archive, restored = tmp_path / "backup.tar.gz", tmp_path / "restored"
+    restored.mkdir()
+    with closing(connect(installation / "jobs.db")) as connection:
+        migrate_jobs(connection)
+    write_backup(archive, list(databases(installation).values()))
+    read_backup(archive, databases(restored), agents_stopped=agents_stopped, longest_lease_s=1800.5)
+    with closing(connect(restored / "jobs.db")) as connection:
+        store, said = Store(connection), list[int]()
+        store.do(lambda group: said.append(group.set_back_lease_ms))
+        assert said == [expected_ms]
+        store.do(lambda group: group.end_set_back(store.core.counters.set_back))
+        store.do(lambda group: said.append(group.set_back_lease_ms))
+        store.restart()
+        store.do(lambda group: said.append(group.set_back_lease_ms))
+        assert said[1:] == [0, 0]
 
 
 def test_nothing_is_restored_over_databases_that_are_there(installation: Path, tmp_path: Path) -> None:

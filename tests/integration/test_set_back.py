@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from batchyard.storage.jobs import AgentRecord, Changes
 from batchyard.storage.sqlite import setback
 from batchyard.storage.sqlite.database import connect
-from batchyard.storage.sqlite.jobs import migrate_jobs
+from batchyard.storage.sqlite.jobs import SqliteJobWriter, migrate_jobs
 from support.control_plane import control_plane
+from support.jobs import AGENT
 
 
 @pytest.fixture
@@ -67,6 +69,21 @@ async def test_a_stop_of_the_machine_sets_a_relaxed_store_back_until_a_scheduler
     boot.again("third")
     assert await welcome(tmp_path, durable=True, ends_set_back=True) == number
     assert await welcome(tmp_path, durable=True) == 0
+
+
+def test_a_store_that_syncs_little_syncs_which_leases_agents_may_have(tmp_path: Path) -> None:
+    with closing(connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        migrate_jobs(connection)
+        writer, said = SqliteJobWriter(connection), list[str]()
+        epoch = writer.begin_epoch().epoch
+        connection.set_trace_callback(said.append)
+        writer.apply(epoch, Changes(agents=[AgentRecord(AGENT, 1, live=True, lease_ms=60_000)]))
+        assert said.index("PRAGMA synchronous=FULL") < said.index("BEGIN IMMEDIATE")
+        assert said.index("COMMIT") < said.index("PRAGMA synchronous=1")
+        said.clear()
+        writer.apply(epoch, Changes(tags={1: {}}))
+        assert not [statement for statement in said if "synchronous" in statement]
 
 
 def test_only_a_writer_that_does_not_sync_notes_its_boot(tmp_path: Path) -> None:

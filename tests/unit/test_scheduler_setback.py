@@ -91,6 +91,21 @@ async def test_the_wait_goes_on_over_a_lost_stream_and_begins_anew_with_another_
     assert not said(outbox).proposals
 
 
+async def test_a_lease_that_the_store_has_forgotten_is_waited_for_if_it_is_told(
+    scheduler: Scheduler, clock: VirtualClock
+) -> None:
+    welcome = wire.SchedulerWelcome(leader_epoch=1, store_epoch=7, set_back=7, set_back_lease_ms=900_000)
+    known = wire.LiveAgent(agent_id="silent", incarnation=1, lease_ms=30_000)
+    lead(scheduler, welcome=welcome, runnable=[a_queued_job()], agents=[known])
+    clock.monotonic += (900 + 15) * CLOCK_MARGIN - 1
+    assert scheduler._set_back.lasts(clock.monotonic)
+    deadline = scheduler._leases.deadline_of("silent")
+    assert deadline is not None
+    assert deadline > clock.monotonic
+    clock.monotonic += 2
+    assert not scheduler._set_back.lasts(clock.monotonic)
+
+
 def test_the_store_is_told_again_of_the_end_on_each_stream(scheduler: Scheduler, clock: VirtualClock) -> None:
     lead_after_set_back(scheduler)
     clock.monotonic += WAIT_S

@@ -36,7 +36,15 @@ def backup(*, data_dir: Path, archive: Path) -> None:
     is_flag=True,
     help="No job runs any more, on any host: start others at once. If one does, it may run twice at a time.",
 )
-def restore(*, data_dir: Path, archive: Path, agents_stopped: bool) -> None:
+@options.option(
+    "--longest-lease",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=0,
+    show_default="the longest in the backup",
+    help="The longest lease that an agent may have had since the backup, if one was lengthened after it.",
+)
+def restore(*, data_dir: Path, archive: Path, agents_stopped: bool, longest_lease: float) -> None:
     """Put the resources and jobs of ARCHIVE into a data folder that has none. Batchyard must not run there.
 
     Jobs are again as they were when the backup was made. What has been started since is ended by its agent, because
@@ -46,7 +54,7 @@ def restore(*, data_dir: Path, archive: Path, agents_stopped: bool) -> None:
     with folder.locked("registry", "jobstore"):
         try:
             databases = {database.name: database for database in (folder.job_database, folder.registry_database)}
-            read_backup(archive, databases, agents_stopped=agents_stopped)
+            read_backup(archive, databases, agents_stopped=agents_stopped, longest_lease_s=longest_lease)
         except BackupError as error:
             raise CannotStartError(str(error)) from error
     click.echo(f"restored {archive} into {folder.root}", err=True)

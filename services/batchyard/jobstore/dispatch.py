@@ -90,7 +90,9 @@ class DispatchServicer(DispatchServiceServicer):
         self._fronts.begin(subscription)
         scope = anyio.CancelScope()
         try:
-            leader_epoch, set_back = await self._writer.do(lambda group: (group.lead(scheduler_id), group.set_back))
+            leader_epoch, set_back, set_back_lease_ms = await self._writer.do(
+                lambda group: (group.lead(scheduler_id), group.set_back, group.set_back_lease_ms)
+            )
             _log.info("scheduler %s leads, epoch %d", scheduler_id, leader_epoch)
             yield wire.DispatchResponse(
                 welcome=wire.SchedulerWelcome(
@@ -98,6 +100,7 @@ class DispatchServicer(DispatchServiceServicer):
                     store_epoch=self._epoch(),
                     lease_ms=self._leadership.lease_ms,
                     set_back=set_back,
+                    set_back_lease_ms=set_back_lease_ms,
                 )
             )
             async for message in self._snapshot(subscription, jobs_a_line(first.hello.jobs_a_line)):

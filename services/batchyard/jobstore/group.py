@@ -239,6 +239,11 @@ class Group(Moves):
         """Not 0: the store was set back to an earlier state, and may have forgotten runs that are alive."""
         return self._numbers.set_back
 
+    @property
+    def set_back_lease_ms(self) -> int:
+        """The longest lease of then that is known from elsewhere; 0: it is not, or that time is over."""
+        return self._numbers.set_back_lease_ms if self._numbers.set_back else 0
+
     def end_set_back(self, number: int) -> None:
         """Take in that whatever was forgotten at this time is over."""
         if number == self._numbers.set_back:

@@ -59,6 +59,7 @@ class Numbers:
         self.revision = counters.revision
         self.leader_epoch = counters.leader.epoch
         self.set_back = counters.set_back
+        self.set_back_lease_ms: Final = counters.set_back_lease_ms
         self.sequence = counters.sequence
         """Of the newest job."""
         self.reserved_vcpus = reserved_vcpus

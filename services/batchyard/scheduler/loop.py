@@ -70,6 +70,8 @@ class Scheduler:
             lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
         )
         self._set_back = SetBack(self._leases.length_s(config.lease_s))
+        self._forgotten_lease_s = 0.0
+        """The longest lease of before the store was set back, if that is known from elsewhere."""
         self._store: StoreOutbox | None = None
         self._epochs = (0, 0)
         """The store's, and the one under which this scheduler leads."""
@@ -175,6 +177,8 @@ class Scheduler:
         """Apply what the job store says. Beginnings go before ends: commits may have been merged into one message."""
         if response.HasField("welcome"):
             self._epochs = (response.welcome.store_epoch, response.welcome.leader_epoch)
+            self._forgotten_lease_s = response.welcome.set_back_lease_ms / 1000
+            self._set_back.lengthen(self._leases.length_s(self._forgotten_lease_s))
             if self._set_back.told(response.welcome.set_back, self._clock.monotonic_s()):
                 self._begin_after_set_back()
         for part in response.lines:
@@ -242,7 +246,7 @@ class Scheduler:
         live = {Incarnation(agent.agent_id, agent.incarnation): self._longest(agent) for agent in self._live.values()}
         if live and self._set_back.lasts(now):
             # The store may have forgotten who of them got the longest.
-            longest_s = max(live.values())
+            longest_s = max(*live.values(), self._forgotten_lease_s)
             live = dict.fromkeys(live, longest_s)
             self._set_back.lengthen(self._leases.length_s(longest_s))
         self._leases.begin(live, now)

@@ -266,6 +266,8 @@ class Counters:
     """No job had a greater one."""
     set_back: int = 0
     """Not 0: the store was set back to an earlier state, and may have forgotten runs that are alive."""
+    set_back_lease_ms: int = 0
+    """The longest lease that an agent may have had then, as who set it back says; 0: none that the store forgot."""
 
 
 class JobWriter(Protocol):

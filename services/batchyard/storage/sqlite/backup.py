@@ -1,6 +1,7 @@
 """Copies of databases: consistent while others write, and put back so that nothing of before is taken for new."""
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -43,11 +44,13 @@ def write_backup(archive: Path, databases: Sequence[Path]) -> None:
         (fresh / "archive").replace(archive)
 
 
-def read_backup(archive: Path, databases: Mapping[str, Path], *, agents_stopped: bool = False) -> None:
+def read_backup(
+    archive: Path, databases: Mapping[str, Path], *, agents_stopped: bool = False, longest_lease_s: float = 0
+) -> None:
     """Put the databases of an archive, by name, where they belong; there must be none.
 
     Unless nothing runs any more (`agents_stopped`), the job store starts nothing for as long as what has been started
-    since the backup may be alive.
+    since the backup may be alive: that is for the longest lease that it knows of, or `longest_lease_s` if that is more.
     Raises BackupError, with nothing written, if one is there already or the archive is not whole.
     """
     for target in databases.values():
@@ -60,7 +63,7 @@ def read_backup(archive: Path, databases: Mapping[str, Path], *, agents_stopped:
             manifest = json.loads((Path(fresh) / _MANIFEST).read_text())
             if manifest["format"] != FORMAT:
                 raise BackupError(f"{archive} has format {manifest['format']}, this version reads {FORMAT}")
-            _begin_anew(Path(fresh) / "jobs.db", agents_stopped=agents_stopped)
+            _begin_anew(Path(fresh) / "jobs.db", agents_stopped=agents_stopped, longest_lease_s=longest_lease_s)
         except (tarfile.TarError, sqlite3.Error, OSError, EOFError, KeyError, ValueError) as error:
             raise BackupError(f"{archive} is not a backup that can be read: {error}") from error
         for name, target in databases.items():
@@ -78,7 +81,7 @@ def _extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
                 os.fsync(file.fileno())
 
 
-def _begin_anew(jobs: Path, *, agents_stopped: bool) -> None:
+def _begin_anew(jobs: Path, *, agents_stopped: bool, longest_lease_s: float) -> None:
     """Raise the store's epoch beyond any that was ever used, so that no fence of the time after the backup repeats.
 
     Epochs count starts; no installation starts once a second, so the time in seconds is beyond them all, and beyond
@@ -88,6 +91,7 @@ def _begin_anew(jobs: Path, *, agents_stopped: bool) -> None:
         migrate_jobs(connection)
         connection.execute(
             "UPDATE store SET epoch = max(epoch + 1, :now), leader_id = '', unsynced_boot = '',"
-            " set_back = CASE :stopped WHEN 1 THEN 0 ELSE max(epoch + 1, :now) END",
-            {"now": int(time.time()), "stopped": agents_stopped},
+            " set_back = CASE :stopped WHEN 1 THEN 0 ELSE max(epoch + 1, :now) END,"
+            " set_back_lease_ms = CASE :stopped WHEN 1 THEN 0 ELSE :lease_ms END",
+            {"now": int(time.time()), "stopped": agents_stopped, "lease_ms": math.ceil(longest_lease_s * 1000)},
         )

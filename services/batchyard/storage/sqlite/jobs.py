@@ -3,6 +3,7 @@
 import functools
 import sqlite3
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import astuple
 from importlib.resources import files
 from typing import Final, ParamSpec, TypeVar
@@ -26,7 +27,7 @@ from batchyard.storage.jobs import (
     WriterSupersededError,
 )
 from batchyard.storage.lines import LineName, LinePart
-from batchyard.storage.sqlite import answers, clusters, lines, removals
+from batchyard.storage.sqlite import answers, clusters, lines, removals, setback
 from batchyard.storage.sqlite.arrays import put_children, put_pairings
 from batchyard.storage.sqlite.migrations import migrate
 from batchyard.storage.sqlite.rows import (
@@ -94,11 +95,12 @@ class SqliteJobWriter:
         """Become the writer."""
         row = self._db.execute(
             "UPDATE store SET epoch = epoch + 1"
-            " RETURNING epoch, revision, leader_epoch, leader_id, gone_sequence, gone_job_id, set_back",
+            " RETURNING epoch, revision, leader_epoch, leader_id, gone_sequence, gone_job_id, set_back,"
+            " set_back_lease_ms",
         ).fetchall()[0]
         sequence, job_id = removals.newest_job(self._db)
         newest = max(sequence, row[4]), max(job_id, row[5]) or None
-        return Counters(row[0], row[1], Leader(row[2], row[3]), *newest, set_back=row[6])
+        return Counters(row[0], row[1], Leader(row[2], row[3]), *newest, set_back=row[6], set_back_lease_ms=row[7])
 
     @_translated
     def jobs(self, keys: Collection[JobKey]) -> list[Job]:
@@ -244,6 +246,11 @@ class SqliteJobWriter:
     @_translated
     def apply(self, epoch: int, changes: Changes) -> int:
         """Write the changes in one transaction."""
+        # What leases agents may have had must not be forgotten, however little else is synced.
+        with setback.synced(self._db) if changes.agents else nullcontext():
+            return self._apply(epoch, changes)
+
+    def _apply(self, epoch: int, changes: Changes) -> int:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -268,7 +275,7 @@ class SqliteJobWriter:
     def _write(self, changes: Changes) -> None:
         db = self._db
         if changes.set_back_over:
-            db.execute("UPDATE store SET set_back = 0")
+            db.execute("UPDATE store SET set_back = 0, set_back_lease_ms = 0")
         if changes.new_jobs:
             db.executemany(INSERT, [(*fixed_values(new.job), *changing_values(new.job)) for new in changes.new_jobs])
             specs = [(new.job.sequence, new.spec) for new in changes.new_jobs if new.spec is not None]

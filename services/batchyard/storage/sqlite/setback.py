@@ -4,6 +4,8 @@ A store that was set back may have forgotten runs that are alive. It says so unt
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,17 @@ def begin(connection: sqlite3.Connection, *, durable: bool, boot: str) -> bool:
     lost = bool(cursor.fetchall())
     connection.execute("UPDATE store SET unsynced_boot = ?", ("" if durable else boot,))
     return lost
+
+
+@contextmanager
+def synced(connection: sqlite3.Connection) -> Iterator[None]:
+    """Sync the transactions within, and by that all before them. Not to be entered within one."""
+    ((before,),) = connection.execute("PRAGMA synchronous").fetchall()
+    connection.execute("PRAGMA synchronous=FULL")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA synchronous={int(before)}")
 
 
 def end(connection: sqlite3.Connection) -> None:

@@ -532,6 +532,7 @@ class SchedulerWelcome(_message.Message):
     STORE_EPOCH_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     SET_BACK_FIELD_NUMBER: _builtins.int
+    SET_BACK_LEASE_MS_FIELD_NUMBER: _builtins.int
     leader_epoch: _builtins.int
     """Grows with every scheduler that is welcomed."""
     store_epoch: _builtins.int
@@ -545,6 +546,10 @@ class SchedulerWelcome(_message.Message):
     proposed until every lease that agents may have had before is over, counted from this message. The same number
     until `set_back_over` names it.
     """
+    set_back_lease_ms: _builtins.int
+    """The longest lease that an agent may have had then, as far as that is known from elsewhere than the store; 0: it is
+    not.
+    """
     def __init__(
         self,
         *,
@@ -552,10 +557,11 @@ class SchedulerWelcome(_message.Message):
         store_epoch: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
         set_back: _builtins.int = ...,
+        set_back_lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "lease_ms", b"lease_ms", "set_back", b"set_back", "store_epoch", b"store_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "lease_ms", b"lease_ms", "set_back", b"set_back", "set_back_lease_ms", b"set_back_lease_ms", "store_epoch", b"store_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
