@@ -122,7 +122,7 @@ class Store:
             path = Path(folder) / "jobs.db"
             path.write_bytes(copy)
             with patch.object(time, "time", lambda: self.clock.now_ms() / 1000):
-                backup._begin_anew(path, agents_stopped=False)
+                backup._begin_anew(path, agents_stopped=False, longest_lease_s=0)
             self._checker.about_to_be_rolled_back()
             with closing(sqlite3.connect(path)) as restored:
                 restored.backup(self.connection)
