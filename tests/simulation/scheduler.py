@@ -1,6 +1,6 @@
 """The scheduler as an actor: the production Scheduler, its sessions and outboxes between streams of the network."""
 
-import anyio
+import asyncio
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
@@ -166,7 +166,7 @@ class SchedulerActor:
         if at != self._turns_at:
             return
         self._turns_at = float("inf")
-        self.core._wake = anyio.Event()
+        self.core._wake = asyncio.Event()
         deadline = self.core.turn()
         if deadline is not None:
             self._turn_in(max(1e-4, self._clock.true_delay(deadline)))
@@ -179,7 +179,7 @@ class SchedulerActor:
 
     def _pump(self, end: End, outbox: AgentOutbox | StoreOutbox, session: Session | None) -> None:
         self._pumped.discard(end)
-        outbox._filled = anyio.Event()
+        outbox._filled = asyncio.Event()
         try:
             while end.open and (message := outbox.take_now()) is not None:
                 end.send(message.SerializeToString())

@@ -216,3 +216,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
+
+
+def test_a_start_is_told_when_it_is_no_longer_young_or_with_what_came_of_it() -> None:
+    ledger = a_ledger()
+    for number in (1, 2):
+        ledger.offer(a_run(number))
+    ledger.claim(ledger.startable(NOW))
+    ledger.take_changes()
+    first, second = ledger.runs.values()
+    ledger.start(first, NOW)
+    ledger.start(second, NOW + 1)
+    assert ledger.changes_due(young_s=3) == NOW + 3
+    assert ledger.take_changes(NOW + 2, young_s=3) == []
+    ledger.finish(second, NOW + 2, RunEnd.EXITED, exit_code=0)
+    assert ledger.changes_due(young_s=3) < NOW
+    assert ledger.take_changes(NOW + 2, young_s=3) == [second]
+    assert ledger.take_changes(NOW + 3, young_s=3) == [first]
+    assert not ledger.has_changes()

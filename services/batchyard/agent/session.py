@@ -69,7 +69,7 @@ class Session:
         self._clock = clock
         self._welcomed = welcomed
         self._heard = heard
-        self._something_to_send = anyio.Event()
+        self._something_to_send = asyncio.Event()
         self._heartbeats = Heartbeats()
         self._refusal = ""
         self._unshipped = unshipped or UnshippedLogs()
@@ -145,13 +145,17 @@ class Session:
             raise failure
 
     async def _send(self, call: "_Call", interval_s: float) -> None:
-        next_heartbeat = anyio.current_time()
+        loop = asyncio.get_running_loop()
+        next_heartbeat = loop.time()
         while True:
-            with anyio.move_on_at(next_heartbeat):
+            timer = loop.call_at(next_heartbeat, self._something_to_send.set)
+            try:
                 await self._something_to_send.wait()
-            self._something_to_send = anyio.Event()
+            finally:
+                timer.cancel()
+            self._something_to_send.clear()
             request = session_pb2.ConnectRequest()
-            if (time := anyio.current_time()) >= next_heartbeat:
+            if (time := loop.time()) >= next_heartbeat:
                 next_heartbeat = time + interval_s
                 self._reconciler.next_round()
                 request.heartbeat = self._heartbeats.next(self._clock.monotonic_s())

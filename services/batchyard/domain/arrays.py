@@ -135,7 +135,11 @@ class Children:
 
     def state_without_row(self, index: int) -> JobState | None:
         """Return the state of a child, or None if it has a row."""
-        return next((state for state in _ROWLESS if self.without_row(state) >> index & 1), None)
+        if self.runnable >> index & 1:
+            return JobState.RUNNABLE
+        if self.pending >> index & 1:
+            return JobState.PENDING
+        return JobState.FAILED if (self.dependency_failed | self.stopped) >> index & 1 else None
 
     def summary(self) -> Mapping[JobState, int]:
         """Return how many children are in each state."""
@@ -183,15 +187,13 @@ class Children:
             self.failed |= only(index)
 
     def _count(self, state: JobState, by: int) -> None:
-        match state:
-            case JobState.RUNNABLE:
-                self.rows_runnable += by
-            case JobState.STARTING:
-                self.rows_starting += by
-            case JobState.RUNNING:
-                self.rows_running += by
-            case _:
-                pass  # PENDING ones get a row only to fail; those that have ended are in a set
+        if state is JobState.RUNNABLE:
+            self.rows_runnable += by
+        elif state is JobState.STARTING:
+            self.rows_starting += by
+        elif state is JobState.RUNNING:
+            self.rows_running += by
+        # PENDING ones get a row only to fail; those that have ended are in a set.
 
     def due(self, others: Iterable["Children"]) -> tuple[Indices, Indices]:
         """Return those PENDING children of which all dependencies have succeeded, and those of which one has failed.
@@ -211,4 +213,3 @@ class Children:
 
 
 _values_of = attrgetter(*(field.name for field in fields(Children)))
-_ROWLESS: Final = (JobState.RUNNABLE, JobState.PENDING, JobState.FAILED)

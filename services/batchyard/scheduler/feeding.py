@@ -5,6 +5,8 @@ ahead holds no room: its agent claims it when there is some, in the order of the
 counts against the ceiling of its compute environment from the start, because agents know nothing of ceilings.
 """
 
+from functools import lru_cache
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
 from batchyard.scheduler.hosts import Host
@@ -41,15 +43,17 @@ class Durations:
 
     def ahead_of(self, line: LineKey, capacity: Resources) -> int:
         """Return how many such jobs a host of this capacity may have ahead; 0 if they are not swift."""
-        if not self.is_swift(line):
+        mean_ms = self._means_ms.get(line, inf)
+        if mean_ms > SWIFT_MS:
             return 0
-        need = line.need
-        slots = min(
-            (have // wanted for have, wanted in zip(capacity, need, strict=True) if wanted > 0),
-            default=1,
-        )
         # A process costs its host a millisecond, however little it does.
-        return min(AHEAD_MAX, int(slots * AHEAD_MS / max(self._means_ms[line], 1.0)))
+        return min(AHEAD_MAX, int(_slots(line.need, capacity) * AHEAD_MS / max(mean_ms, 1.0)))
+
+
+@lru_cache(maxsize=1024)
+def _slots(need: Resources, capacity: Resources) -> int:
+    """Return how many jobs with these needs a host runs at a time."""
+    return min((have // wanted for have, wanted in zip(capacity, need, strict=True) if wanted > 0), default=1)
 
 
 class _Placed(Protocol):

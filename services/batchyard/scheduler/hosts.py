@@ -192,6 +192,8 @@ class Hosts:
         """Ids of drained agents, known or not."""
         self._largest: dict[Selector, Resources] = {}
         self._named: dict[str, list[Selector]] = {}
+        self._moved: dict[str, Host] = {}
+        """Those whose room may be another than that with which they are indexed, by agent."""
         self.held: dict[str, Host] = {}
         """Those whose room is held for a line, by agent."""
 
@@ -305,6 +307,7 @@ class Hosts:
 
     def tightest(self, environment: str, need: Resources, holders: Iterable[Line | None]) -> Host | None:
         """Return the host with the tightest fit in an environment, among those held for one of `holders`."""
+        self._settle()
         best: _Fit | None = None
         for holder in holders:
             for selector in self._selectors(environment):
@@ -346,6 +349,7 @@ class Hosts:
 
     def sanity_check(self, taken: Mapping[str, Sequence[Resources]]) -> None:
         """Assert that hosts and indexes agree with each other and with what is taken of each agent."""
+        self._settle()
         assert set(taken) <= set(self._hosts), "runs on agents that are not known"
         for host in self._hosts.values():
             runs = taken.get(host.agent_id, ())
@@ -393,9 +397,16 @@ class Hosts:
             del self._indexes[key]
 
     def _reindex(self, host: Host) -> None:
+        """Have it indexed by the room that it has when a fit is next looked for: by then it may have what it had."""
         if host.indexed_room is not None:
-            self._unindex(host)
-            self._index(host)
+            self._moved[host.agent_id] = host
+
+    def _settle(self) -> None:
+        for host in self._moved.values():
+            if host.indexed_room is not None and host.indexed_room != host.room:
+                self._unindex(host)
+                self._index(host)
+        self._moved.clear()
 
     def _remember_capacity(self, host: Host) -> None:
         if host.counted or host.capacity is None or host.agent_id in self._draining:

@@ -4,10 +4,10 @@ All of this runs on one event loop and nothing here waits but the loop itself, s
 merge; between them there is one timer, to the next deadline.
 """
 
+import asyncio
 import logging
 from typing import Final
 
-import anyio
 from prometheus_client import Counter
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
@@ -84,15 +84,22 @@ class Scheduler:
         self._leases_changed = False
         """Whether agents may be due another lease than they were told."""
         self._knows_resources = False
-        self._wake = anyio.Event()
+        self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Plan whenever something has happened or fallen due, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            self._wake = anyio.Event()
+            self._wake.clear()
             deadline = self.turn()
-            with anyio.move_on_after(None if deadline is None else max(0.0, deadline - self._clock.monotonic_s())):
+            timer = None
+            if deadline is not None:
+                timer = loop.call_later(max(0.0, deadline - self._clock.monotonic_s()), self._wake.set)
+            try:
                 await self._wake.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def turn(self) -> float | None:
         """Do what can be done now; return when to do so again even if nothing happens, None if never."""

@@ -4,12 +4,11 @@ A slow reader costs no memory beyond what there is to say: offers and demands ar
 only the latest of each, reasons by line. Messages are cut so that they stay far below gRPC's limit.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, Generic, TypeVar
-
-import anyio
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
@@ -40,7 +39,7 @@ class Outbox(ABC, Generic[Message]):
     """What is to be sent, and the wait for it. Filled by anyone, emptied by the one sender of its stream."""
 
     def __init__(self) -> None:
-        self._filled = anyio.Event()
+        self._filled = asyncio.Event()
         self._error: Exception | None = None
 
     async def take(self) -> Message:
@@ -49,7 +48,7 @@ class Outbox(ABC, Generic[Message]):
             message = self.take_now()
             if message is not None:
                 return message
-            self._filled = anyio.Event()
+            self._filled.clear()
             await self._filled.wait()
 
     def take_now(self) -> Message | None:

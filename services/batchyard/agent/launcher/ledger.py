@@ -234,14 +234,18 @@ class Ledger:
         """Tell whether `take_changes` has something to return."""
         return bool(self._changed)
 
-    def only_starts(self) -> bool:
-        """Tell whether no more has changed than that runs have started."""
-        return all(run.state is RunState.STARTED for run in self._changed.values())
+    def changes_due(self, young_s: float) -> float:
+        """Return when `take_changes` has something, if starts that are younger than this are left."""
+        return min((_due(run, young_s) for run in self._changed.values()), default=float("inf"))
 
-    def take_changes(self) -> list[Run]:
-        """Return the runs that changed, or whose state was asked for, since the last call."""
-        changed = list(self._changed.values())
-        self._changed.clear()
+    def take_changes(self, now: float = float("inf"), young_s: float = 0.0) -> list[Run]:
+        """Return the runs that changed, or whose state was asked for, since the last call.
+
+        Those that have only started, and less than `young_s` ago, are left for the next call.
+        """
+        changed = [run for run in self._changed.values() if _due(run, young_s) <= now]
+        for run in changed:
+            del self._changed[run.fence]
         return changed
 
     def has_waiting(self) -> bool:
@@ -262,6 +266,10 @@ class Ledger:
         assert state > run.state, f"{run.fence} goes from {run.state.name} to {state.name}"
         run.state = state
         self._changed[run.fence] = run
+
+
+def _due(run: Run, young_s: float) -> float:
+    return run.started + young_s if run.state is RunState.STARTED and run.started is not None else float("-inf")
 
 
 def _covers(have: Need, need: Need) -> bool:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DISK_RETRY_S = 1.0
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
 _BUSY_RUNS = 4
 _BUSY_PAUSE_S = 0.020
 """After so many changes were told at once, the next are told after a pause: a short run's start and end together."""
 _YOUNG_S = 0.003
-"""So long starts alone are not told: most of what does next to nothing is over by then."""
+"""So long a start alone is not told: most of what does next to nothing is over by then."""
 _STANDBY_AFTER_S = 0.005
 """After so long without a run one is prepared for."""
 _STDERR = 2
@@ -105,7 +105,7 @@ class Launcher:
         self._idle_since = wire.now()
         self._disk_failed_at = float("-inf")
         self._guarded = float("-inf")
-        self._told_enough_until = self._young_until = float("-inf")
+        self._told_enough_until = float("-inf")
         self._instance = os.urandom(8).hex()
         self._lost = self._take_over()
         self._listen()
@@ -241,17 +241,13 @@ class Launcher:
             process.stop(RunEnd.STOPPED, wire.now(), grace_s)
 
     def _tell(self, now: float) -> None:
-        if now < self._to_be_told_at():
+        if now < self._told_enough_until:
             return
-        changed = self._ledger.take_changes()
+        changed = self._ledger.take_changes(now, _YOUNG_S)
         if len(changed) >= _BUSY_RUNS:
             self._told_enough_until = now + _BUSY_PAUSE_S
         if changed and self._agent is not None:
             self._send({"runs": [wire.encode_run(run) for run in changed]})
-
-    def _to_be_told_at(self) -> float:
-        """Return when the agent is to be told of what has changed."""
-        return max(self._told_enough_until, self._young_until if self._ledger.only_starts() else float("-inf"))
 
     def _send(self, message: dict[str, object]) -> None:
         self._outbox += wire.encode(message)
@@ -329,8 +325,6 @@ class Launcher:
         self._processes[run.fence] = process
         self._unreaped[process.pid] = process
         self._ledger.start(run, now)
-        if now >= self._young_until:
-            self._young_until = now + _YOUNG_S
         return process
 
     def _stand_by(self, now: float) -> None:
@@ -449,8 +443,10 @@ class Launcher:
             moments.append(self._ledger.lease_deadline)
         if self._disk_failed_at != float("-inf"):
             moments.append(self._disk_failed_at + _DISK_RETRY_S)
-        if self._ledger.has_changes():
-            moments.append(self._to_be_told_at())
+        if now < self._told_enough_until:
+            moments.append(self._told_enough_until if self._ledger.has_changes() else float("inf"))
+        else:
+            moments.append(self._ledger.changes_due(_YOUNG_S))
         if self._agent is None and now < self._idle_since + self._options.idle_s:
             moments.append(self._idle_since + self._options.idle_s)
         if self._watch is not None:

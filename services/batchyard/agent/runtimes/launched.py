@@ -37,7 +37,7 @@ from batchyard.storage.log_files import LogFolder
 LAUNCHER_PATIENCE_S: Final = 15.0
 _POLL_S: Final = 0.02
 
-_READ_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 1 << 16
 
 _log = logging.getLogger(__name__)
 
