@@ -26,6 +26,7 @@ from batchyard.rpc.peers import Peer
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.setback import SetBack
+from batchyard.scheduler.waiting import Waiting
 from batchyard.storage.jobs import AgentRecord, RequestKey
 from simulation import host, store
 from simulation.agent import AgentActor
@@ -226,6 +227,7 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "agents are not asked what they run after a restore": (Scheduler, "_welcome_if_known", _welcome_unasked),
     "a restored store lets a scheduler lead at once": (store, "holder_of", lambda counters: ""),
     "a scheduler grants without its own lease": (Scheduler, "_may_act", lambda self, now: self._leads),
+    "the rest of a line is never asked for": (Waiting, "take_requests", lambda self: []),
 }
 
 _FENCE = "a fence names one run of one agent for ever, and that alone keeps such a word from counting"
