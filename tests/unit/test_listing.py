@@ -17,7 +17,7 @@ from batchyard.domain.lifecycle import JobState
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.listing import filter_of
 from batchyard.storage.jobs import Changes, NewJob
-from batchyard.storage.listings import JobFilter, Pattern
+from batchyard.storage.listings import JobFilter, LineKey, Pattern
 from batchyard.storage.sqlite import listings
 from support.jobs import NAMESPACE, QUEUE, Store, a_job
 
@@ -139,6 +139,8 @@ def test_finding_few_costs_the_same_however_many_others_there_are() -> None:
             for name, wanted in few.items()
         }
         asked["newest"] = partial(store.reader.newest_named, NAMESPACE, "rare", "queue")
+        asked["front"] = partial(store.reader.front, QUEUE.key, 5)
+        asked["overdue"] = partial(store.reader.waiting, LineKey(NAMESPACE, "queue", 1000, 64, 0), 10**9, 5)
         for name, ask in asked.items():
             steps = 0
             store.connection.set_progress_handler(step, 10)
@@ -154,7 +156,8 @@ def test_finding_few_costs_the_same_however_many_others_there_are() -> None:
         jobs = []
         for _ in range(count):
             sequence += 1
-            jobs.append(replace(a_job(f"job-{sequence}"), sequence=sequence, state=JobState.RUNNABLE))
+            state = JobState.RUNNABLE if sequence % 2 else JobState.PENDING
+            jobs.append(replace(a_job(f"job-{sequence}"), sequence=sequence, state=state))
         new_jobs = [NewJob(job, b"", ()) for job in jobs]
         store.writer.apply(store.core.numbers.epoch, Changes(new_jobs=new_jobs))
 

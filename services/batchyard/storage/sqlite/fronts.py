@@ -12,28 +12,28 @@ from batchyard.storage.sqlite.rows import SELECT, jobs_of
 _OF_QUEUE = "FROM jobs WHERE namespace = ? AND job_queue = ? AND parent IS"
 _CHILDREN = f"{_OF_QUEUE} NOT NULL AND state IN (3, 4, 5)"
 """Those that are active, in the words of the index that holds them alone."""
-_HAS_WAITING_CHILDREN = "EXISTS (SELECT 1 FROM arrays WHERE arrays.sequence = jobs.sequence AND runnable <> x'')"
 _FIRST = "ORDER BY sequence LIMIT ?"
+_ARRAYS = (
+    f"{SELECT} FROM arrays CROSS JOIN jobs USING (sequence) WHERE runnable <> x''"
+    f" AND namespace = ? AND job_queue = ? AND state = {int(JobState.PENDING)}"
+)
+"""Those of a queue that have waiting children without rows, found among all such arrays, not among what is PENDING."""
 _FRONT = (
     f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
     f"{SELECT} {_CHILDREN} AND state = {int(JobState.RUNNABLE)} AND run_state IS NULL {_FIRST}",
-    f"{SELECT} {_OF_QUEUE} NULL AND state = {int(JobState.PENDING)} AND {_HAS_WAITING_CHILDREN} {_FIRST}",
+    f"{_ARRAYS} {_FIRST}",
 )
 """The first jobs of a queue, children with rows, and arrays of children without: each kind has an index of its own."""
-_OF_LINE = "= ? AND vcpus_milli = ? AND memory_mib = ? AND gpus = ? AND share_identifier IS ? AND parent IS"
-_OVERDUE = tuple(
-    query.replace("= ? AND parent IS", _OF_LINE).replace(_FIRST, f"AND {since} <= ? {_FIRST}")
-    for query, since in zip(
-        _FRONT,
-        (
-            "COALESCE(runnable_at, created_at)",
-            "COALESCE(runnable_at, created_at)",
-            "(SELECT iif(sequential OR paired, changed_at, created_at) FROM arrays a WHERE a.sequence = jobs.sequence)",
-        ),
-        strict=True,
-    )
+_OF_LINE = "AND vcpus_milli = ? AND memory_mib = ? AND gpus = ? AND share_identifier IS ?"
+_IN_LINE = (
+    f"{SELECT} FROM jobs INDEXED BY jobs_waiting WHERE state = 3 AND run_state IS NULL"
+    f" AND namespace = ? AND job_queue = ? {_OF_LINE}"
 )
-"""The same of those jobs of a line that have been RUNNABLE since a time."""
+_OVERDUE = (
+    f"{_IN_LINE} AND COALESCE(runnable_at, created_at) <= ? LIMIT ?",
+    f"{_ARRAYS} {_OF_LINE} AND iif(sequential OR paired, changed_at, arrays.created_at) <= ? {_FIRST}",
+)
+"""Jobs of a line, with those children of arrays that have rows, that have been RUNNABLE since a time; and arrays."""
 _USED = (
     f"SELECT total(vcpus_milli) FROM (SELECT vcpus_milli {_OF_QUEUE} NULL AND state IN (4, 5)"  # noqa: S608
     f" UNION ALL SELECT vcpus_milli {_CHILDREN} AND state IN (4, 5))"
