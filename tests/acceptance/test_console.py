@@ -1,6 +1,7 @@
 """The console in a real browser, on an installation with two thousand jobs: what people see, and what they can do."""
 
 import re
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it comes without types
 from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize, expect
+from prometheus_client.parser import text_string_to_metric_families
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
 from batchyard.api.operations.v1.job_operations_service_pb2 import SubmitJobsRequest
@@ -23,6 +25,7 @@ __all__ = ["browser"]
 
 DEADLINE_MS = 30_000
 QUIET_JOBS = 1_000
+WATCH: Final = "batchyard.api.operations.v1.JobOperationsService/WatchJobs"
 PHONE: Final[ViewportSize] = {"width": 360, "height": 740}
 DESK: Final[ViewportSize] = {"width": 1280, "height": 900}
 
@@ -128,8 +131,34 @@ def test_a_page_asks_for_nothing_while_nothing_changes(page: Page, world: World)
     page.on("request", lambda request: requests.append(request.url))
     # Something elsewhere comes and goes meanwhile.
     world.account.wait(world.account.submit(jobName="elsewhere", jobQueue="default", jobDefinition="define:1"))
+    # Those of the test before have gone.
+    soon(lambda: samples(world, "batchyard_rpc_open_streams")[WATCH] == 1, "one watch")
+    calls = samples(world, "batchyard_rpc_calls_total")
     page.wait_for_timeout(1500)
     assert requests == []
+    assert samples(world, "batchyard_rpc_calls_total") == calls
+
+
+def samples(world: World, name: str) -> dict[str, float]:
+    """Return what the server has measured of the calls of pages, by method."""
+    with urllib.request.urlopen(f"{world.url}/metrics") as response:
+        return {
+            sample.labels["method"]: sample.value
+            for metric in text_string_to_metric_families(response.read().decode())
+            for sample in metric.samples
+            if sample.name == name and sample.labels["method"].startswith("batchyard.api.operations")
+        }
+
+
+def test_pages_that_are_open_at_the_same_time_share_one_watch(context: BrowserContext, world: World) -> None:
+    pages = [context.new_page() for _ in range(3)]
+    for page in pages:
+        page.goto("/queues/nightly")
+        expect(page.locator("#live")).to_have_text("● live")
+    soon(lambda: samples(world, "batchyard_rpc_open_streams")[WATCH] == 1, "one watch, and those of before have gone")
+    for page in pages:
+        page.close()
+    soon(lambda: samples(world, "batchyard_rpc_open_streams")[WATCH] == 0, "the watch ends with the last page")
 
 
 def test_jobs_are_found_by_status_name_and_id_and_listed_without_end(page: Page, world: World) -> None:
@@ -140,6 +169,13 @@ def test_jobs_are_found_by_status_name_and_id_and_listed_without_end(page: Page,
     expect(rows).to_have_count(200)
     page.goto("/jobs?queue=nightly&q=quiet-0007")
     expect(rows).to_have_count(1)
+    page.goto("/jobs?queue=default&status=ALL")
+    since = page.get_by_label("Submitted after (UTC)")
+    for year, found in (("2020", True), ("2199", False)):
+        since.fill(f"{year}-01-31T12:00")
+        page.get_by_role("button", name="Show").click()
+        expect(since).to_have_value(f"{year}-01-31T12:00")
+        expect(rows.first if found else page.get_by_text("No such jobs in default.")).to_be_visible()
     page.locator(".find input").fill(world.failed)
     page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="failed", exact=True)).to_be_visible()
@@ -170,7 +206,7 @@ def test_a_log_grows_while_its_job_runs_and_the_job_can_be_terminated(page: Page
     dialog.get_by_label("Reason").fill("seen enough")
     dialog.get_by_role("button", name="Terminate the job").click()
     expect(page.locator("h1 .badge")).to_have_text("FAILED")
-    expect(page.locator("p.reason")).to_have_text("seen enough")
+    expect(page.locator("p.reason")).to_contain_text("seen enough")
 
 
 def test_nothing_is_done_when_the_question_is_declined(page: Page, world: World) -> None:
@@ -218,6 +254,7 @@ def test_an_array_is_a_grid_whose_cells_are_its_children(page: Page, world: Worl
 def test_dependencies_are_drawn_both_ways(page: Page, world: World) -> None:
     page.goto(f"/jobs/{world.last_of_chain}")
     page.get_by_role("link", name="middle: PENDING").click()
+    expect(page.locator("p.reason")).to_have_text("It waits for too-wide (RUNNABLE).")
     graph = page.locator("svg.graph")
     expect(graph.locator("a")).to_have_count(3)
     expect(graph.locator("path.edge")).to_have_count(2)
@@ -238,6 +275,18 @@ def test_queues_are_disabled_and_enabled_and_agents_drained_and_resumed(page: Pa
         page.get_by_role("button", name=button, exact=True).click()
         page.get_by_role("dialog").get_by_role("button", name=re.compile(f"^{button}")).click()
         expect(page.locator("tbody .badge")).to_have_text(state)
+
+
+def test_agents_show_who_runs_what_and_how_long_they_may(page: Page, world: World) -> None:
+    job_id = world.account.submit(["sleep", "600"], jobName="long", jobQueue="default", jobDefinition="define:1")
+    world.account.wait(job_id, "RUNNING")
+    page.goto("/agents")
+    row = page.locator("tbody tr")
+    expect(row).to_contain_text(re.compile(r"1 of 8"))
+    expect(row.locator("[data-label='Lease left']")).to_have_text(re.compile(r"\d+ min"))
+    row.get_by_role("link", name=job_id[:8]).click()
+    expect(page.locator("h1")).to_contain_text("long")
+    world.account.batch.terminate_job(jobId=job_id, reason="seen")
 
 
 def test_definitions_show_their_revisions_and_what_differs(page: Page, world: World) -> None:
@@ -291,6 +340,8 @@ def test_every_page_is_accessible_and_fits_a_phone(
         serious = [problem["id"] for problem in found if problem["impact"] in ("serious", "critical")]
         assert serious == [], found
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        cells = "[...document.querySelectorAll('.stack td')].map(cell => cell.getBoundingClientRect().right)"
+        assert max(page.evaluate(cells), default=0) <= PHONE["width"]
     finally:
         context.close()
 

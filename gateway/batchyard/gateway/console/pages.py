@@ -179,6 +179,7 @@ async def job(api: Api, caller: Caller, parts: Sequence[str], _query: Query) -> 
             "needs": _needs(container),
             "spans": shapes.time_line(found, now),
             "graph": shapes.graph_of(found, before, after["jobs"]) if before or after["jobs"] else None,
+            "waits_for": [other for other in before if other["status"] not in (*shapes.TERMINAL, "GONE")],
             "grid": shapes.child_grid(statuses) if statuses else None,
             "parent": job_id.partition(":")[0] if ":" in job_id else None,
             "streams": list(reversed(streams)),
