@@ -4,12 +4,11 @@ import json
 import urllib.request
 from typing import Any
 
-import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 
-from support.aws import Account, Json, pages, refused
+from support.aws import Account, Json, boto3_session, pages, refused
 from support.waiting import soon
 
 pytestmark = pytest.mark.usefixtures("queue")
@@ -189,8 +188,9 @@ def test_a_failed_dependency_fails_all_that_hang_on_it(account: Account) -> None
 def test_a_submission_whose_answer_is_lost_makes_one_job(account: Account) -> None:
     account.define()
     config = Config(retries={"total_max_attempts": 3})
-    session = boto3.session.Session(account.access_key, "any secret", region_name="us-east-1")
-    client = session.client("batch", endpoint_url=account.batch.meta.endpoint_url, config=config)
+    client = boto3_session(account.access_key).client(
+        "batch", endpoint_url=account.batch.meta.endpoint_url, config=config
+    )
     answered: list[str] = []
 
     def lose_the_first_answer(request: Any, **_: object) -> None:

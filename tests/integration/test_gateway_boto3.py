@@ -17,6 +17,7 @@ from batchyard.api.operations.v1 import logs_service_pb2
 from batchyard.api.registry.v1 import job_queue_pb2, registry_service_pb2, resource_state_pb2
 from batchyard.gateway.app import GatewayAddresses
 from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY
+from support.aws import boto3_session
 from support.gateway import ACCOUNT, FakeServices, refusing
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def session() -> boto3.Session:
-    return boto3.Session(ACCOUNT, "any secret", region_name="eu-west-1")
+    return boto3_session(ACCOUNT, region="eu-west-1")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from unittest.mock import patch
 from urllib.parse import quote, urlsplit
 
-import boto3
 import pytest
 from anyio import to_thread
 from botocore.config import Config
@@ -21,6 +20,7 @@ from batchyard.gateway.access_keys import AccessKey
 from batchyard.gateway.app import GatewayAddresses
 from batchyard.gateway.config import GatewayConfig
 from batchyard.rpc.identity import NAMESPACE_KEY, REGION_KEY
+from support.aws import boto3_session
 from support.gateway import FakeServices, a_gateway, refusing
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def client(gateway: GatewayAddresses) -> AsyncIterator[Callable[..., Any]]
     made: list[Any] = []
 
     async def make(key_id: str = "AKIDONE", secret: str = SECRET, token: str | None = None, name: str = "batch") -> Any:
-        session = boto3.Session(key_id, secret, token, region_name="eu-west-1")
+        session = boto3_session(key_id, secret, token, region="eu-west-1")
         config = Config(retries={"total_max_attempts": 1})
         made.append(
             await to_thread.run_sync(
