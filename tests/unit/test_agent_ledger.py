@@ -233,4 +233,4 @@ def test_a_start_is_told_when_it_is_no_longer_young_or_with_what_came_of_it() ->
     assert ledger.changes_due(young_s=3) < NOW
     assert ledger.take_changes(NOW + 2, young_s=3) == [second]
     assert ledger.take_changes(NOW + 3, young_s=3) == [first]
-    assert not ledger.has_changes()
+    assert ledger.changes_due(young_s=3) == float("inf")

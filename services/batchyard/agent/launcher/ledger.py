@@ -230,12 +230,8 @@ class Ledger:
             if run.state in _HOLDS_ROOM:
                 self._free = _minus(self._free, run.need)
 
-    def has_changes(self) -> bool:
-        """Tell whether `take_changes` has something to return."""
-        return bool(self._changed)
-
     def changes_due(self, young_s: float) -> float:
-        """Return when `take_changes` has something, if starts that are younger than this are left."""
+        """Return when `take_changes` has something to return, if starts that are younger than this are left."""
         return min((_due(run, young_s) for run in self._changed.values()), default=float("inf"))
 
     def take_changes(self, now: float = float("inf"), young_s: float = 0.0) -> list[Run]:

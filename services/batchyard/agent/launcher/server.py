@@ -241,13 +241,19 @@ class Launcher:
             process.stop(RunEnd.STOPPED, wire.now(), grace_s)
 
     def _tell(self, now: float) -> None:
-        if now < self._told_enough_until:
+        if now < self._to_be_told_at():
             return
         changed = self._ledger.take_changes(now, _YOUNG_S)
         if len(changed) >= _BUSY_RUNS:
             self._told_enough_until = now + _BUSY_PAUSE_S
         if changed and self._agent is not None:
             self._send({"runs": [wire.encode_run(run) for run in changed]})
+
+    def _to_be_told_at(self) -> float:
+        """Return when the agent is to be told of what has changed: without a pause if nothing is left to do."""
+        if self._processes or self._ledger.has_waiting():
+            return max(self._told_enough_until, self._ledger.changes_due(_YOUNG_S))
+        return self._ledger.changes_due(_YOUNG_S)
 
     def _send(self, message: dict[str, object]) -> None:
         self._outbox += wire.encode(message)
@@ -443,10 +449,7 @@ class Launcher:
             moments.append(self._ledger.lease_deadline)
         if self._disk_failed_at != float("-inf"):
             moments.append(self._disk_failed_at + _DISK_RETRY_S)
-        if now < self._told_enough_until:
-            moments.append(self._told_enough_until if self._ledger.has_changes() else float("inf"))
-        else:
-            moments.append(self._ledger.changes_due(_YOUNG_S))
+        moments.append(self._to_be_told_at())
         if self._agent is None and now < self._idle_since + self._options.idle_s:
             moments.append(self._idle_since + self._options.idle_s)
         if self._watch is not None:
