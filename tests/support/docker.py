@@ -200,6 +200,11 @@ def all_volumes_of(url: str) -> set[str]:
     return set(_docker(url, "volume", "ls", "-q").stdout.decode().split())
 
 
+def tag_image(url: str, image: str, name: str) -> None:
+    """Give an image one name more."""
+    _docker(url, "tag", image, name)
+
+
 def remove_image(url: str, image: str) -> None:
     """Have an engine know an image no more."""
     _docker(url, "rmi", "-f", image, check=False)
