@@ -21,12 +21,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture
-def up(folder: Path) -> Iterator[Installation]:
-    """A fresh `batchyard up`."""
-    running = start_up(folder)
-    yield running
-    running.close()
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A `batchyard up` that others are started beside."""
+    with closing(start_up(tmp_path_factory.mktemp("up") / "data")) as running:
+        yield running
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -40,13 +39,10 @@ def test_prints_one_line_and_stops_with_exit_code_0(folder: Path, number: signal
         up.close()
 
 
-def test_a_job_is_accepted_and_runs_right_after_the_ready_line(up: Installation) -> None:
-    account = Account(up.http_url, DEFAULT_NAMESPACE)
-    try:
+def test_a_job_is_accepted_and_runs_right_after_the_ready_line(folder: Path) -> None:
+    with closing(start_up(folder)) as up, closing(Account(up.http_url, DEFAULT_NAMESPACE)) as account:
         account.define()
         assert account.wait(account.submit(jobQueue="default"))["status"] == "SUCCEEDED"
-    finally:
-        account.close()
 
 
 def test_keys_that_are_no_account_act_for_the_configured_one(folder: Path) -> None:
@@ -141,13 +137,10 @@ def test_flags_can_be_set_in_the_environment(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_agent_is_started_again_when_it_dies(up: Installation) -> None:
-    account = Account(up.http_url, DEFAULT_NAMESPACE)
-    try:
+    with closing(Account(up.http_url, DEFAULT_NAMESPACE)) as account:
         account.define()
         kill_agent_of(up)
         assert account.wait(account.submit(jobQueue="default"))["status"] == "SUCCEEDED"
-    finally:
-        account.close()
 
 
 def kill_agent_of(installation: Installation) -> None:
