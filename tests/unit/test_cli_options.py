@@ -161,3 +161,17 @@ def test_a_file_of_access_keys_that_others_may_read_is_told_at_once(name: str, t
 def test_an_address_of_ipv6_may_stand_in_brackets(given: str, host: str) -> None:
     command = click.command()(listening(8080)(lambda **values: click.echo(values["host"])))
     assert CliRunner().invoke(command, ["--host", given]).output == f"{host}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--agent-host", "0.0.0.0", "--agent-port", "0"), "--agent-host 0.0.0.0 can be reached from other machines"),
+        (("--agent-host", "127.0.0.1"), "--agent-host is for --agent-port, which is missing"),
+    ],
+)
+def test_up_serves_agents_to_all_the_world_by_no_mistake(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["up", "--data-dir", str(tmp_path), "--no-agent", *arguments])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not list(tmp_path.iterdir())

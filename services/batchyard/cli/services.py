@@ -10,12 +10,11 @@ from typing import Any, cast
 import click
 
 from batchyard.cli import options
-from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.monitoring import monitored
 from batchyard.cli.serving import or_cannot_start, serve
-from batchyard.cli.tls import tls_files
+from batchyard.cli.tls import refuse_open_door, tls_files
 from batchyard.domain.compat import Compat
 from batchyard.rpc import hosts
 from batchyard.rpc.clock import SystemClock
@@ -76,12 +75,7 @@ def own_process(port: int) -> options.Decorator:
             **values: Any,
         ) -> Any:
             configure_logging(log_format, log_level)
-            if tls is None and not insecure and not hosts.is_loopback(hosts.normal(host)):
-                raise CannotStartError(
-                    f"--host {host} can be reached from other machines, and nobody is asked who it is: give "
-                    "certificates with --tls-cert, --tls-key and --tls-ca, or add --insecure if everybody who can "
-                    "reach it may use it"
-                )
+            refuse_open_door("--host", host, tls, insecure=insecure)
             return command(process=OwnProcess(host, grpc_port, monitoring_port, tls), **values)
 
         return flags(cast("options.Command", with_process))

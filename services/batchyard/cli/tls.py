@@ -8,6 +8,7 @@ import click
 
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.options import Command, Decorator, all_of, option, variable_of
+from batchyard.rpc import hosts
 from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls, TlsError, TlsFiles
 
@@ -53,3 +54,12 @@ def _tls_of(roles: tuple[Role, ...], *files: Path | None) -> Tls | None:
         wanted = " or ".join(roles)
         raise CannotStartError(f"{given[0]} is the certificate of {tls.peer}: this command needs one of a {wanted}")
     return tls
+
+
+def refuse_open_door(flag: str, host: str, tls: Tls | None, *, insecure: bool) -> None:
+    """Raise CannotStartError for an address that others can reach without certificates, unless the user means that."""
+    if tls is None and not insecure and not hosts.is_loopback(hosts.normal(host)):
+        raise CannotStartError(
+            f"{flag} {host} can be reached from other machines, and nobody is asked who it is: give certificates with "
+            "--tls-cert, --tls-key and --tls-ca, or add --insecure if everybody who can reach it may use it"
+        )

@@ -20,7 +20,7 @@ from batchyard.cli.gateway import entrance
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.processes import started, supervised
 from batchyard.cli.serving import or_cannot_start, serve
-from batchyard.cli.tls import TLS_VARIABLES
+from batchyard.cli.tls import TLS_VARIABLES, refuse_open_door
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import Caller
 from batchyard.rpc import hosts
@@ -55,8 +55,12 @@ class UpConfig:
     """Create no default resources."""
     agent_arguments: Sequence[str] | None
     """Flags of the local agent; None for no agent."""
+    agent_host: str = "127.0.0.1"
+    """Address for agents that are started apart."""
     agent_port: int | None = None
-    """Port for agents that are started apart; None: there are none."""
+    """Port for them; None: there are none."""
+    log_bytes_max: int = 0
+    """How much is kept of a log that such an agent ships, if that is more than usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,11 @@ async def open_installation(config: UpConfig) -> AsyncIterator[str]:
         for_agents = [service for service in services if Role.AGENT in service.callers]
         apart = ""
         if config.agent_port is not None:
-            where = hosts.authority(config.gateway.host, config.agent_port)
+            where = hosts.authority(config.agent_host, config.agent_port)
             bound = await running.enter_async_context(
                 or_cannot_start(serve_grpc(for_agents, address=where, tls=config.gateway.tls))
             )
-            apart = f" grpc://{hosts.authority(config.gateway.host, bound)}"
+            apart = f" grpc://{hosts.authority(config.agent_host, bound)}"
         if not config.bare:
             caller = Caller(config.gateway.account, config.gateway.region)
             await create_defaults_once(inside.channel, caller, config.folder.defaults_made)
@@ -109,6 +113,7 @@ async def _open_services(config: UpConfig, inside: "InProcessEndpoint", running:
     """Open the four services in the order in which they need each other; return all that they serve."""
     from batchyard.jobstore.app import open_job_store
     from batchyard.logs.app import open_logs
+    from batchyard.logs.intake import LOG_BYTES_MAX
     from batchyard.registry.app import open_registry
     from batchyard.scheduler.app import open_scheduler
     from batchyard.scheduler.config import SchedulerConfig
@@ -132,7 +137,12 @@ async def _open_services(config: UpConfig, inside: "InProcessEndpoint", running:
             faults=config.faults,
             retention_s=config.job_retention_s,
         ),
-        open_logs(folder=config.folder.logs, clock=clock, job_store=channel),
+        open_logs(
+            folder=config.folder.logs,
+            clock=clock,
+            job_store=channel,
+            log_bytes_max=max(config.log_bytes_max, LOG_BYTES_MAX),
+        ),
         open_scheduler(job_store=channel, registry=channel, clock=clock, config=SchedulerConfig(compat=config.compat)),
     )
     found: list[Service] = []
@@ -184,8 +194,14 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
     "--agent-port",
     type=click.IntRange(0, 65535),
     default=None,
-    help="Port of --host for agents that are started apart, here or on other hosts; 0 is any free one. None unless"
-    " given.",
+    help="Port for agents that are started apart, here or on other hosts; 0 is any free one. None unless given.",
+)
+@options.option(
+    "--agent-host",
+    metavar="ADDRESS",
+    default=None,
+    show_default="that of --host",
+    help="Address for --agent-port, if clients are to reach this host by another one, or not at all.",
 )
 @options.option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
 @options.logging()
@@ -200,6 +216,7 @@ def up(
     faults: bool,
     no_agent: bool,
     agent_port: int | None,
+    agent_host: str | None,
     bare: bool,
     log_format: str,
     log_level: str,
@@ -212,6 +229,10 @@ def up(
     configure_logging(log_format, log_level)
     # Refused here, as the agent would be started again and again.
     host_options.talk_back()
+    if agent_host is not None:
+        if agent_port is None:
+            raise click.UsageError("--agent-host is for --agent-port, which is missing")
+        refuse_open_door("--agent-host", agent_host, entrance.tls, insecure=entrance.insecure)
     agent_arguments = [*host_options.arguments(), "--log-format", log_format, "--log-level", log_level]
     config = UpConfig(
         folder=DataFolder(data_dir),
@@ -222,7 +243,9 @@ def up(
         faults=faults,
         bare=bare,
         agent_arguments=None if no_agent else agent_arguments,
+        agent_host=agent_host or entrance.host,
         agent_port=agent_port,
+        log_bytes_max=2 * host_options.log_bytes_max,
     )
     with config.folder.locked("registry", "jobstore", "logs"):
         serve(lambda: open_installation(config))
