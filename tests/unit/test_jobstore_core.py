@@ -9,7 +9,7 @@ from batchyard.api.agent.v1.run_pb2 import JobSpec
 from batchyard.domain.errors import InvalidRequestError, NotFoundError, WrongStateError
 from batchyard.domain.jobs import AgentId, Fence, JobKey, RunReport
 from batchyard.domain.lifecycle import JobState, RunEnd, RunState
-from batchyard.jobstore.core import CommandError
+from batchyard.jobstore.core import CommandError, each
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.offers import Cause, Proposal
 from batchyard.jobstore.views import job_detail
@@ -31,6 +31,15 @@ def test_a_submitted_job_is_runnable_and_given_to_the_scheduler(store: Store) ->
 def test_jobs_are_numbered_in_the_order_of_their_submission(store: Store) -> None:
     keys = [store.submit(f"job-{number}") for number in range(3)]
     assert [store.job(key).sequence for key in keys] == [1, 2, 3]
+
+
+def test_of_many_that_one_command_takes_in_each_is_refused_for_itself(store: Store) -> None:
+    jobs = [a_job("first"), a_job("second", queue="elsewhere"), a_job("third")]
+    acts = [partial(Group.submit, new=Submission(job, b"", ())) for job in jobs]
+    (answers,) = store.group(each(acts)).answers
+    assert isinstance(answers, list)
+    assert [type(answer) for answer in answers] == [type(None), NotFoundError, type(None)]
+    assert [store.job(a_key(name)).sequence for name in ("first", "third")] == [1, 2]
 
 
 def test_a_job_for_a_queue_that_the_store_does_not_know_is_refused(store: Store) -> None:

@@ -7,6 +7,7 @@ for whom it acts. The region goes into the ARNs that the request makes.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -18,6 +19,8 @@ from batchyard.rpc.identity import Invocation, legal_invocation_id
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _PARTS: Final = frozenset({"Credential", "SignedHeaders", "Signature"})
 _CREDENTIAL_BYTES: Final = 16
+_REMEMBERED_CREDENTIALS: Final = 64
+"""A client sends the same one all day."""
 _DATE: Final = re.compile(r"[0-9]{8}")
 
 
@@ -76,6 +79,7 @@ def parse_authorization(header: str | None) -> Authorization:
     return Authorization(_credential_of(parts["Credential"]), signed_headers, parts["Signature"])
 
 
+@lru_cache(maxsize=_REMEMBERED_CREDENTIALS)
 def _credential_of(text: str) -> Credential:
     # An access key may hold slashes; the scope behind it has exactly four parts.
     parts = text.rsplit("/", 4)

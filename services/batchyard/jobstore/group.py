@@ -432,7 +432,7 @@ class Group(Moves):
     # The end of a group
 
     def commit(self) -> Committed:
-        """Write everything that the commands changed; only then is anything of it true."""
+        """Write everything that the commands changed; only then is anything of it true. Then the group is over."""
         self._settle_dependents()
         self._decide_arrays()
         changes = self._changes
@@ -451,6 +451,8 @@ class Group(Moves):
         if self._offered:
             self._answer_offers(specs)
         self._effects.lines += [self._storage.part_of_line(*wanted) for wanted in self._wanted_lines]
+        # The two know each other: what a group has held would wait for the garbage collector.
+        del self._arrays
         return Committed(self._numbers.revision, bool(changes), self._effects, changes.events, self._decided)
 
     def _name_logs(self, specs: Mapping[int, bytes]) -> None:

@@ -54,6 +54,8 @@ class InProcessServer(grpc.aio.Server):
     ) -> None:
         self._interceptors = interceptors
         self._generic_handlers: list[grpc.GenericRpcHandler] = []
+        self._handlers: dict[str, Handler] = {}
+        """Those that have been asked for, by method: services do not change what they serve."""
         self._lookup: _Lookup = self._query_handlers
         self._calls: dict[asyncio.Task[None], Exchange] = {}
         self._state_changed = asyncio.Event()
@@ -65,6 +67,7 @@ class InProcessServer(grpc.aio.Server):
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Register methods."""
         self._generic_handlers.extend(generic_rpc_handlers)
+        self._handlers.clear()
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
         """Do nothing: generated code registers the same methods as generic handlers too."""
@@ -134,14 +137,19 @@ class InProcessServer(grpc.aio.Server):
             exchange.finish(Outcome(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}"))
 
     async def _query_handlers(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        known = self._handlers.get(details.method)
+        if known is not None:
+            return known
         for generic_handler in self._generic_handlers:
             handler = generic_handler.service(details)
             if handler is not None:
+                self._handlers[details.method] = handler
                 return handler
         return None
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         exchange = self._calls.pop(task)
+        exchange.handler_task = None  # its context leads back to the call: the two would be a cycle
         exchange.finish(Outcome(grpc.StatusCode.CANCELLED, "the handler was cancelled"))
 
     def _change_state(self, state: grpc.ChannelConnectivity) -> None:

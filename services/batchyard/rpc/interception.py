@@ -1,7 +1,7 @@
 """One way to wrap the methods of a server, whatever their call shape."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -54,14 +54,61 @@ class CallInterceptor(grpc.aio.ServerInterceptor, ABC):
         path = handler_call_details.method
         known = self._wrapped.get(path)
         if known is None or known[0] is not handler:
-            known = self._wrapped[path] = (handler, self._wrap(path, handler))
+            known = self._wrapped[path] = (handler, self.wrapped(path, handler))
         return known[1]
 
-    def _wrap(self, path: str, handler: Handler) -> Handler:
+    def wrapped(self, path: str, handler: Handler) -> Handler:
+        """Return what is to handle the calls of a method in place of its handler."""
         method = Method(path, handler.request_streaming, handler.response_streaming)
         inner = behavior_of(handler)
         outer = self.around(method, inner)
         return handler if outer is inner else _with_behavior(handler, outer)
+
+
+class Layers(CallInterceptor):
+    """Several interceptors as one, outermost first: a server goes through its interceptors at each call."""
+
+    def __init__(self, *interceptors: CallInterceptor) -> None:
+        super().__init__()
+        self._interceptors = interceptors
+
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
+        """Wrap a method in all of them."""
+        for interceptor in reversed(self._interceptors):
+            behavior = interceptor.around(method, behavior)
+        return behavior
+
+
+class WrappedMethods(grpc.GenericRpcHandler):
+    """The methods of a server, wrapped; stands in for the server where services are registered.
+
+    The interceptors of `grpc.aio` cost more: they are gone through at each call, by way of functions that refer to
+    themselves, which only the garbage collector gets rid of.
+    """
+
+    def __init__(self, interceptor: CallInterceptor) -> None:
+        self._interceptor = interceptor
+        self._services: list[grpc.GenericRpcHandler] = []
+        self._handlers: dict[str, Handler] = {}
+        """Of the methods that were called."""
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Register methods."""
+        self._services.extend(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Do nothing: generated code registers the same methods as generic handlers too."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the wrapped handler of a method, or None if there is no such method."""
+        path = handler_call_details.method
+        known = self._handlers.get(path)
+        if known is None:
+            found = next(filter(None, (service.service(handler_call_details) for service in self._services)), None)
+            if found is None:
+                return None
+            known = self._handlers[path] = self._interceptor.wrapped(path, found)
+        return known
 
 
 def behavior_of(handler: Handler) -> Behavior:

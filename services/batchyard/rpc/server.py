@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from batchyard.rpc.admission import Admission
 from batchyard.rpc.channel import MESSAGE_BYTES_MAX, InProcessChannel, InProcessServer
@@ -19,6 +20,7 @@ from batchyard.rpc.connections import connections_within
 from batchyard.rpc.draining import Draining
 from batchyard.rpc.errors import ErrorMapping
 from batchyard.rpc.health import Health, HealthServicer
+from batchyard.rpc.interception import CallInterceptor, Layers, WrappedMethods
 from batchyard.rpc.metrics import Measuring
 from batchyard.rpc.peers import Role
 from batchyard.rpc.requests import Requests
@@ -95,13 +97,19 @@ class ServerOptions:
     """Clients that send keepalive pings more often than this are disconnected."""
 
 
-def default_interceptors(*admission: grpc.aio.ServerInterceptor) -> list[grpc.aio.ServerInterceptor]:
-    """Return a new chain of the interceptors that every server has, outermost first.
+def default_interceptors() -> list[grpc.aio.ServerInterceptor]:
+    """Return the interceptors that every server has, new ones."""
+    return [_layers()]
+
+
+def _layers(*admission: CallInterceptor, draining: Draining | None = None) -> Layers:
+    """Return what is around the methods of every server, outermost first.
 
     Measuring sees what the caller gets; the mapping of errors is inside of it, and around `admission` and the check of
-    required members, which raise domain errors. Servers put a `Draining` of their own around them all.
+    required members, which raise domain errors.
     """
-    return [Requests(), Measuring(), ErrorMapping(), *admission, RequiredMembers()]
+    outermost = () if draining is None else (draining,)
+    return Layers(*outermost, Requests(), Measuring(), ErrorMapping(), *admission, RequiredMembers())
 
 
 @asynccontextmanager
@@ -117,16 +125,17 @@ async def serve_grpc(
     """
     draining = Draining()
     callers = {service.descriptor.full_name: service.callers for service in services}
-    server = grpc.aio.server(
-        interceptors=[draining, *default_interceptors(*(() if tls is None else (Admission(callers),)))],
-        options=_channel_arguments(options),
-        maximum_concurrent_rpcs=options.calls_max,
-    )
+    methods = WrappedMethods(_layers(*(() if tls is None else (Admission(callers),)), draining=draining))
+    registry = cast("grpc.aio.Server", methods)
     for service in services:
-        service.register(server)
+        service.register(registry)
     names = [service.descriptor.full_name for service in services]
-    health = _add_health(server, services)
-    reflection.enable_server_reflection((*names, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health = _add_health(registry, services)
+    described = reflection.aio.ReflectionServicer((*names, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME))
+    add_ServerReflectionServicer_to_server(described, registry)
+    server = grpc.aio.server(
+        handlers=(methods,), options=_channel_arguments(options), maximum_concurrent_rpcs=options.calls_max
+    )
     port = _bind(server, address, tls)
     await server.start()
     try:
@@ -147,7 +156,7 @@ class InProcessEndpoint:
 
     def __init__(self) -> None:
         self._draining = Draining()
-        self._server = InProcessServer([self._draining, *default_interceptors()])
+        self._server = InProcessServer([_layers(draining=self._draining)])
         self._health = _add_health(self._server, ())
         self.channel: grpc.aio.Channel = InProcessChannel(self._server)
 

@@ -32,8 +32,8 @@ class InProcessContext(grpc.aio.ServicerContext[Any, Any]):
 
     async def read(self) -> Any:
         """Return the next request, or EOF after the last."""
-        message = await self._exchange.requests.read()
-        if message is None:
+        message = self._exchange.requests.take()
+        if message is None and (message := await self._exchange.requests.read()) is None:
             return grpc.aio.EOF
         return message if self._deserialize is None else self._deserialize(message)
 

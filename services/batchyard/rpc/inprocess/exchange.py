@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -16,13 +17,18 @@ MetadataItems: TypeAlias = tuple[tuple[str, str | bytes], ...]
 _KEY_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
+@lru_cache(maxsize=1024)
+def _is_key(key: str) -> bool:
+    return bool(key) and _KEY_CHARACTERS.issuperset(key)
+
+
 def checked_metadata(metadata: Iterable[Any] | None) -> MetadataItems:
     """Copy metadata into a tuple. Raises InternalError, as gRPC does, for what HTTP/2 would not carry."""
     if not metadata:
         return ()
     items = tuple((key, value) for key, value in metadata)
     for key, value in items:
-        if not key or not _KEY_CHARACTERS.issuperset(key):
+        if not _is_key(key):
             raise grpc.aio.InternalError(f"metadata was invalid: key {key!r}")
         is_text = isinstance(value, str) and value.isascii() and value.isprintable()
         if not (isinstance(value, bytes) if key.endswith("-bin") else is_text):
@@ -49,10 +55,10 @@ class Exchange:
 
     __slots__ = (
         "_callbacks",
-        "_ended",
         "_initial_metadata_sent",
         "_loop",
         "_timer",
+        "_waiters",
         "deadline",
         "handler_task",
         "initial_metadata",
@@ -85,7 +91,8 @@ class Exchange:
         self.outcome: Outcome | None = None
         self.handler_task: asyncio.Task[None] | None = None
         self._callbacks: list[Callable[[], object]] = []
-        self._ended: asyncio.Event | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        """For the outcome."""
         self._initial_metadata_sent: asyncio.Event | None = None
         self.deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -145,9 +152,9 @@ class Exchange:
     async def wait_for_outcome(self) -> Outcome:
         """Wait until the call has ended."""
         while self.outcome is None:
-            if self._ended is None:
-                self._ended = asyncio.Event()
-            await self._ended.wait()
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
         return self.outcome
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
@@ -193,8 +200,9 @@ class Exchange:
         self.outcome = outcome
         if self._timer is not None:
             self._timer.cancel()
-        if self._ended is not None:
-            self._ended.set()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         if self._initial_metadata_sent is not None:
             self._initial_metadata_sent.set()
         callbacks, self._callbacks = self._callbacks, []

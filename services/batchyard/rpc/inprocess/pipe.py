@@ -47,14 +47,16 @@ class MessagePipe:
                 self._readable = asyncio.Event()
             self._readable.clear()
             await self._readable.wait()
+        return self.take()
+
+    def take(self) -> bytes | None:
+        """Take the next message if there is one."""
+        if not self._messages:
+            return None
         message = self._messages.popleft()
         self._held -= len(message) + _MESSAGE_OVERHEAD_BYTES
         _wake(self._writable)
         return message
-
-    def take(self) -> bytes | None:
-        """Take the next message if there is one."""
-        return self._messages.popleft() if self._messages else None
 
     def close(self) -> None:
         """Let no more messages in. Those that are on their way can still be read."""
