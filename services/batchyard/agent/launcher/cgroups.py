@@ -16,6 +16,8 @@ from batchyard.agent.launcher import tree
 
 MIB = 1024 * 1024
 _READ_BYTES = 65536
+_SHORT_BYTES = 2048
+"""What is shorter than this is all there is."""
 _SHARES_OF_VCPU = 1024
 _WEIGHT_OF_VCPU = 100
 _SHARES_RANGE = (2, 262_144)
@@ -405,12 +407,13 @@ def _read(fd: int) -> bytes:
 
 
 def _read_all(fd: int) -> bytes:
-    parts = []
-    offset = 0
-    while part := os.pread(fd, _READ_BYTES, offset):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
+    data = os.pread(fd, _READ_BYTES, 0)
+    # The kernel gives a page at a time.
+    if len(data) < _SHORT_BYTES:
+        return data
+    while part := os.pread(fd, _READ_BYTES, len(data)):
+        data += part
+    return data
 
 
 def _write(path: str, content: str) -> None:

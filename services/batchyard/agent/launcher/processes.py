@@ -47,13 +47,13 @@ class Process:
         self.memory_mib = order.memory_mib
         self.is_over_memory = False
         """Whether it is being killed for its memory."""
-        self._marks = [f"{name}={order.env[name]}" for name in MARKS if name in order.env]
+        self._env = order.env
         self._recheck_s = _FIRST_RECHECK_S
 
     @property
     def marks(self) -> list[bytes]:
         """What stands in the environment of all its processes, but for those that have removed it."""
-        return [os.fsencode(mark) for mark in self._marks]
+        return [os.fsencode(f"{name}={self._env[name]}") for name in MARKS if name in self._env]
 
     def stop(self, end: RunEnd, now: float, grace_s: float) -> None:
         """Ask it to end, and kill it after the grace. A later call may only shorten the grace."""

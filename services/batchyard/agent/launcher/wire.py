@@ -17,7 +17,7 @@ Times are seconds of CLOCK_BOOTTIME, durations seconds; a fence is [epoch, numbe
 from __future__ import annotations
 
 import json
-import time
+from time import CLOCK_BOOTTIME, clock_gettime
 
 from batchyard.agent.launcher.ledger import Fence, Need, Run
 
@@ -70,7 +70,7 @@ _MEMBERS = frozenset(StartOrder.__slots__)
 
 def now() -> float:
     """Return seconds since boot, time asleep included: the clock of leases."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return clock_gettime(CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
