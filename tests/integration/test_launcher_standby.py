@@ -1,5 +1,6 @@
 """The process that waits in a cgroup to become a run's: real processes, folders that stand for a cgroup file system."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -126,6 +127,22 @@ def test_it_ends_with_the_launcher(starter: Starter) -> None:
     starter._standby._socket.close()
     assert os.waitpid(waiting, 0)[0] == waiting
     starter.reaped(waiting)
+
+
+def test_a_host_without_room_for_one_more_process_has_none(
+    starter: Starter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fork", refuse)
+        starter.stand_by()
+    assert not starter.helpers
+    process = starter.start(a_run(tmp_path, "echo", "well"), CAPACITY)
+    assert output(tmp_path, process.pid) == ["well"]
+    assert process.cgroup is not None
+    assert process.cgroup.folder.endswith("/0"), "that of the process that was not to be"
 
 
 def test_one_is_made_between_two_runs_and_not_again_and_again(starter: Starter, tmp_path: Path) -> None:

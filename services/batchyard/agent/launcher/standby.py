@@ -35,14 +35,21 @@ class Standby:
     """A process that waits for its command."""
 
     def __init__(self, cgroup: Cgroup, default_signals: Iterable[signal.Signals]) -> None:
-        """Make one, and have it move to the cgroup; `default_signals` are not to be ignored by what it becomes."""
+        """Make one, and have it move to the cgroup; raise OSError if there can be none.
+
+        `default_signals` are not to be ignored by what it becomes.
+        """
         self.cgroup = cgroup
         self.waits = True
         """Whether it may still be told what to become."""
         self._is_ready = False
         self._socket, its_socket = socket.socketpair()
         with its_socket:
-            self.pid = os.fork()
+            try:
+                self.pid = os.fork()
+            except OSError:
+                self._socket.close()
+                raise
             if self.pid == 0:
                 _stand_by(its_socket, cgroup, default_signals)
 
@@ -100,6 +107,7 @@ def _stand_by(connection: socket.socket, cgroup: Cgroup, default_signals: Iterab
         signal.set_wakeup_fd(-1)
         for number in (*default_signals, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.setsid()
         cgroup.move_to()
         os.closerange(_FIRST_OWN_FD, connection.fileno())

@@ -78,7 +78,11 @@ class Starter:
         # Once between two runs, whatever comes of it.
         self.may_stand_by = False
         with suppress(OSError):
-            self._standby = Standby(self._cgroups.reserve(), DEFAULT_SIGNALS)
+            cgroup = self._cgroups.reserve()
+            try:
+                self._standby = Standby(cgroup, DEFAULT_SIGNALS)
+            except OSError:
+                self._release(cgroup)
 
     def _take_standby(self, memory_mib: int, vcpus_milli: int) -> Standby | None:
         """Return the process that waits, if it has come to its cgroup, which now has these limits."""
