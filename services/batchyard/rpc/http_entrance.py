@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import anyio
@@ -38,7 +39,7 @@ class Entrance:
         self._listener = listener
         self._tls = tls
         self._count_max = count_max
-        self._shaking_hands = 0
+        self._shaking_hands: Final = set[asyncio.Task[None]]()
         self._was_full = False
         self._closed = anyio.Event()
 
@@ -55,18 +56,23 @@ class Entrance:
     async def run(self, make_protocol: Callable[[], LimitedProtocol], connections: Collection[LimitedProtocol]) -> None:
         """Accept until closed. `connections` are those made with `make_protocol` that are open."""
         self._listener.setblocking(False)
-        async with anyio.create_task_group() as welcomes:
+        loop = asyncio.get_running_loop()
 
-            def welcome(connection: socket.socket) -> None:
-                self._shaking_hands += 1
-                welcomes.start_soon(self._welcome, connection, make_protocol)
+        def welcome(connection: socket.socket) -> None:
+            # Not in a task group of anyio's, which takes as long for it as the connection itself does.
+            task = loop.create_task(self._welcome(connection, make_protocol))
+            self._shaking_hands.add(task)
+            task.add_done_callback(partial(self._welcomed, connection))
 
-            self._listen(lambda: self._accept(welcome, connections))
-            try:
-                await self._closed.wait()
-            finally:
-                self.close()
-                welcomes.cancel_scope.cancel()
+        self._listen(lambda: self._accept(welcome, connections))
+        try:
+            await self._closed.wait()
+        finally:
+            self.close()
+            for task in self._shaking_hands:
+                task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*self._shaking_hands, return_exceptions=True)
 
     def _listen(self, accept: Callable[[], bool]) -> None:
         """Accept whenever somebody comes; pause for a moment after a failure."""
@@ -99,7 +105,7 @@ class Entrance:
 
     def _has_room(self, connections: Collection[LimitedProtocol]) -> bool:
         """Tell whether there is room for one more connection, and make some if need be."""
-        is_full = len(connections) + self._shaking_hands >= self._count_max
+        is_full = len(connections) + len(self._shaking_hands) >= self._count_max
         if is_full and not self._was_full:
             _log.warning("%d connections are open, and no more are taken", self._count_max)
         self._was_full = is_full
@@ -112,21 +118,21 @@ class Entrance:
         return True
 
     async def _welcome(self, connection: socket.socket, make_protocol: Callable[[], LimitedProtocol]) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                make_protocol,
-                connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_DEADLINE_S,
-            )
-        except OSError:
-            # Whoever cannot shake hands goes.
+        await asyncio.get_running_loop().connect_accepted_socket(
+            make_protocol,
+            connection,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_DEADLINE_S,
+        )
+
+    def _welcomed(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        """Close a connection whose client could not shake hands, or had no time for it."""
+        self._shaking_hands.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
             connection.close()
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            self._shaking_hands -= 1
+        if error is not None and not isinstance(error, OSError):
+            _log.error("a connection could not be taken", exc_info=error)
 
     def _turn_away(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
