@@ -335,30 +335,6 @@ def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     assert "no `batchyard up` runs on the data folder" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "run",
-        "submit",
-        "jobs",
-        "describe",
-        "wait",
-        "logs",
-        "cancel",
-        "terminate",
-        "queues",
-        "environments",
-        "agents",
-        "top",
-        "usage",
-    ],
-)
-def test_the_help_of_a_command_for_people_fits_a_screen(command: str) -> None:
-    result = CliRunner().invoke(main, [command, "--help"], terminal_width=120)
-    assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) <= 45
-
-
 def test_logs_without_a_job_is_the_service() -> None:
     result = CliRunner().invoke(main, ["logs", "--grpc-port", "none"])
     assert result.exit_code == 2

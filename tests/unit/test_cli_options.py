@@ -1,5 +1,6 @@
 """The flags of all commands, and the text that goes with them."""
 
+import re
 from pathlib import Path
 
 import click
@@ -8,12 +9,14 @@ from click.testing import CliRunner
 
 from batchyard.agent.runtimes.settings import PullSettings
 from batchyard.cli.agent_host import HostOptions, agent_host
+from batchyard.cli.brief import FURTHER
 from batchyard.cli.main import main
 from batchyard.cli.options import listening
 from batchyard.cli.run import job_name_for
 from batchyard.jobstore.app import LEADER_LEASE_S
 from batchyard.scheduler.config import SchedulerConfig
 
+SCREEN_LINES, SCREEN_COLUMNS = 24, 80
 COMMANDS = main.list_commands(click.Context(main))
 
 
@@ -36,6 +39,31 @@ def test_every_command_explains_itself(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: main {name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_fits_a_screen_and_names_every_flag(name: str) -> None:
+    lines = CliRunner().invoke(main, [name, "--help"], terminal_width=80).output.splitlines()
+    assert len(lines) <= SCREEN_LINES
+    assert max(map(len, lines)) <= SCREEN_COLUMNS
+    words = re.split(r"[\s,]+", "\n".join(lines))
+    families = tuple(word.removesuffix("…") for word in words if word.endswith("-…"))
+    for option in options_of(name):
+        flag = next(flag for flag in option.opts if flag.startswith("--"))
+        assert flag in words or flag.startswith(families)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("certificates", "completion")])
+def test_all_of_every_flag_is_told_to_those_who_ask(name: str) -> None:
+    told = CliRunner().invoke(main, [name, "--help-all"], terminal_width=120)
+    assert told.exit_code == 0
+    for option in options_of(name):
+        assert option.opts[0] in told.output
+        assert str(option.envvar) in re.sub(r"\s+", "", told.output)
+
+
+def test_what_a_brief_help_leaves_out_are_flags_that_there_are() -> None:
+    assert {option.name for name in COMMANDS for option in options_of(name)} >= FURTHER
 
 
 def test_the_list_of_commands_is_told() -> None:

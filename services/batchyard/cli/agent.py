@@ -12,6 +12,7 @@ from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.host import AgentStartError
 from batchyard.cli import options
 from batchyard.cli.agent_host import HostOptions, agent_host
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
@@ -41,7 +42,7 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
         raise CannotStartError(str(error)) from error
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @options.peer("scheduler", options.SCHEDULER_PORT)
 @options.peer("logs", options.LOGS_PORT)

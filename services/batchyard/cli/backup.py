@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.storage.sqlite.backup import BackupError, read_backup, write_backup
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
 def backup(*, data_dir: Path, archive: Path) -> None:
@@ -28,7 +29,7 @@ def backup(*, data_dir: Path, archive: Path) -> None:
     click.echo(f"wrote {archive}", err=True)
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @options.option(

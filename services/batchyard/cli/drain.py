@@ -16,6 +16,7 @@ from batchyard.api.operations.v1.agents_service_pb2 import (
     ResumeAgentRequest,
 )
 from batchyard.cli import clients, options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import EXIT_INTERRUPTED
 from batchyard.cli.logging import configure_logging
@@ -75,7 +76,7 @@ def _what_runs(agent: AgentSummary) -> str:
     return f"{agent.runs} on it: {named}{f' and {more} more' if more > 0 else ''}"
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @clients.endpoint()
 @options.data_dir()
 @clients.tls_of_client()

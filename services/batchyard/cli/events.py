@@ -19,6 +19,7 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import (
 )
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
 from batchyard.cli import clients, options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import EXIT_INTERRUPTED, RECONNECT_PAUSE_S
 from batchyard.cli.logging import configure_logging
@@ -74,7 +75,7 @@ async def print_events(target: str, caller: Caller, request: WatchJobEventsReque
                 sys.stdout.flush()
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @clients.endpoint()
 @options.data_dir()
 @clients.tls_of_client()

@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.serving import or_cannot_start, serve
@@ -79,7 +80,7 @@ def _wrong_flags_told() -> Iterator[None]:
         raise CannotStartError(str(error)) from error
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @entrance()
 @options.option(
     "--reuse-port",

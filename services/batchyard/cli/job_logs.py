@@ -8,12 +8,13 @@ import click
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail
 from batchyard.api.operations.v1.logs_service_pb2 import GetLogEventsRequest, LogEvent
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.job_client import Follower, JobClient
 from batchyard.cli.output import members_of
 from batchyard.cli.session import Server, Session, job_argument, server_options, status_of
 
 
-class PrintOrServe(click.Command):
+class PrintOrServe(BriefCommand):
     """A command that is another one, the service, when it is given no job."""
 
     def make_context(
@@ -35,7 +36,7 @@ class PrintOrServe(click.Command):
         except click.UsageError:
             return False
         is_ours = isinstance(given.get("job"), str) or given.get("follow") is True
-        return not is_ours and not any(name in args for name in context.help_option_names)
+        return not is_ours and not {*context.help_option_names, "--help-all"} & set(args)
 
 
 def _stream_of(job: JobDetail, attempt: int | None) -> str:

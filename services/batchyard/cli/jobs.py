@@ -13,6 +13,7 @@ from batchyard.api.jobs.v1.jobs_pb2 import JobDetail, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import KeyValuesPair, ListJobsRequest
 from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.job_client import Patience
 from batchyard.cli.output import age, console_of, duration, members_of, moment, print_facts, print_json, print_table
 from batchyard.cli.resources import all_queues
@@ -111,7 +112,7 @@ def _ran(job: Any) -> str:
     return duration(job.stopped_at - job.started_at) if job.stopped_at else age(job.started_at)
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 @options.option("--queue", multiple=True, metavar="NAME", help="Jobs of this queue; repeatable. Default: of all.")
 @options.option(
@@ -155,7 +156,7 @@ def jobs(
     server.run(act)
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 @job_argument(several=True)
 def describe(*, server: Server, jobs: Sequence[str]) -> None:

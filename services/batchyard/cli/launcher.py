@@ -6,12 +6,13 @@ import click
 
 from batchyard.agent.launcher import starter
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.errors import CannotStartError
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.notify import notify
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 def launcher(*, data_dir: Path) -> None:
     """Start what is to outlive the agent of this data folder, which has --separate-launcher.

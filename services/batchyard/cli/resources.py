@@ -8,6 +8,7 @@ from batchyard.api.registry.v1.compute_environment_pb2 import ComputeEnvironment
 from batchyard.api.registry.v1.job_queue_pb2 import JobQueueDetail
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeComputeEnvironmentsRequest, DescribeJobQueuesRequest
 from batchyard.api.registry.v1.resource_state_pb2 import ResourceState, ResourceStatus
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.output import members_of, print_json, print_table
 from batchyard.cli.session import Server, Session, server_options
 from batchyard.gateway.transcoder import words_of
@@ -24,7 +25,7 @@ async def all_queues(session: Session) -> list[JobQueueDetail]:
     return [queue async for page in pages for queue in page.job_queues]
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 def queues(*, server: Server) -> None:
     """List job queues, with how many jobs of each are in which status; an array is one job."""
@@ -60,7 +61,7 @@ def _queue_row(queue: JobQueueDetail, counts: dict[str, int]) -> tuple[str, ...]
     )
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 def environments(*, server: Server) -> None:
     """List compute environments: which kind they are, whether they take jobs, and how many vCPUs they allow."""
@@ -89,7 +90,7 @@ def _environment_row(environment: ComputeEnvironmentDetail) -> tuple[str, ...]:
     )
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 def agents(*, server: Server) -> None:
     """List agents, the hosts that run jobs: what they have, and how much of it is taken."""

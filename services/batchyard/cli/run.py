@@ -10,6 +10,7 @@ import click
 import grpc.aio
 
 from batchyard.cli import clients, options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import JobRequest, run_job
 from batchyard.cli.logging import configure_logging
@@ -40,7 +41,7 @@ async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: st
     return await wait_and_tell(Session(channel, caller), [job_id], as_json=False, timeout_s=None)
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(cls=BriefCommand, context_settings={"allow_interspersed_args": False})
 @clients.endpoint()
 @options.data_dir()
 @clients.tls_of_client()
@@ -50,11 +51,11 @@ async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: st
     type=click.IntRange(min=2),
     default=None,
     metavar="N",
-    help="Run it N times, each with its AWS_BATCH_JOB_ARRAY_INDEX; exit with 0 if all succeed.",
+    help="Run it N times, each with its AWS_BATCH_JOB_ARRAY_INDEX. Exits with 0 if all succeed.",
 )
 @options.option("--after", multiple=True, metavar="JOB", help="Wait for the success of this job; repeatable.")
 @options.option("--name", default=None, help="Job name. Default: that of the program.")
-@options.option("--image", default="busybox", help="Image in which the command runs; the process runtime ignores it.")
+@options.option("--image", default="busybox", help="Image in which the command runs. The process runtime ignores it.")
 @options.option("--vcpus", type=click.IntRange(min=1), default=1, help="vCPUs to reserve.")
 @options.option("--memory", type=click.IntRange(min=4), default=256, help="Memory limit in MiB.")
 @options.option("--env", multiple=True, metavar="NAME=VALUE", callback=_environment, help="For the job; repeatable.")

@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.monitoring import monitored
@@ -83,7 +84,7 @@ def own_process(port: int) -> options.Decorator:
     return decorate
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.durability()
@@ -113,7 +114,7 @@ def registry(*, data_dir: Path, process: OwnProcess, jobstore: str, durability: 
         process.serve("registry", opening())
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @options.peer("registry", options.REGISTRY_PORT)
 @options.seconds(
@@ -161,7 +162,7 @@ def jobstore(
         process.serve("jobstore", opening())
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.peer("registry", options.REGISTRY_PORT)
 @options.leases()
@@ -210,7 +211,7 @@ def scheduler(
     process.serve("scheduler", opening())
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @options.peer("jobstore", options.JOBSTORE_PORT)
 @options.option(

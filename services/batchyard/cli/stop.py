@@ -7,6 +7,7 @@ import click
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import CancelJobsRequest, TerminateJobsRequest
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.output import print_json
 from batchyard.cli.session import Server, Session, job_argument, server_options, unique
 
@@ -46,7 +47,7 @@ def _end(server: Server, jobs: Sequence[str], reason: str, *, terminate: bool) -
     server.run(act)
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 @options.option("--reason", default="Cancelled by the user", help="The jobs' status reason.")
 @job_argument(several=True)
@@ -58,7 +59,7 @@ def cancel(*, server: Server, jobs: Sequence[str], reason: str) -> None:
     _end(server, jobs, reason, terminate=False)
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 @options.option("--reason", default="Terminated by the user", help="The jobs' status reason.")
 @job_argument(several=True)

@@ -10,6 +10,7 @@ import yaml
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, SubmitJobResponse
 from batchyard.api.operations.v1.job_operations_service_pb2 import SubmitJobsRequest
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.output import members_of, print_json
 from batchyard.cli.session import Server, Session, server_options
 from batchyard.cli.wait import wait_and_tell
@@ -68,7 +69,7 @@ async def submit_all(session: Session, requests: list[SubmitJobRequest]) -> tupl
     return accepted, refused
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 @options.option("--wait", is_flag=True, help="Wait until they have ended, as `batchyard wait` does.")
 @click.argument("file", type=click.File("r", encoding="utf-8"))

@@ -10,6 +10,7 @@ from batchyard.api.jobs.v1.jobs_pb2 import JobStatus, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import ListJobsRequest
 from batchyard.api.operations.v1.agents_service_pb2 import AgentSummary, ListAgentsRequest
 from batchyard.api.operations.v1.overview_service_pb2 import CountJobsRequest, CountJobsResponse
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.jobs import listed, whenever_changed
 from batchyard.cli.output import age, console_of, members_of, print_json, print_table
 from batchyard.cli.resources import all_queues
@@ -31,7 +32,7 @@ class _Picture:
     running: Sequence[tuple[str, JobSummary]]
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 def top(*, server: Server) -> None:
     """Show how full the fleet is, what waits in each queue and what runs; on a terminal live, until interrupted."""

@@ -15,6 +15,7 @@ import click
 
 from batchyard.cli import options
 from batchyard.cli.agent_host import HostOptions, agent_host
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder, Endpoint
 from batchyard.cli.gateway import entrance
 from batchyard.cli.logging import configure_logging
@@ -181,7 +182,7 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
     ]
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.data_dir()
 @entrance()
 @agent_host()

@@ -7,6 +7,7 @@ import click
 
 from batchyard.api.operations.v1 import overview_service_pb2 as pb
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.output import members_of, moment, print_json, print_table
 from batchyard.cli.session import Server, Session, server_options
 
@@ -23,7 +24,7 @@ def _grouping(_context: click.Context, _parameter: click.Parameter, value: str) 
     return pb.GetUsageRequest(grouping=groupings[value])
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @options.option("--by", default="queue", metavar="queue|share|tag:NAME", callback=_grouping, help="What is added up.")
 @options.option(
     "--since",

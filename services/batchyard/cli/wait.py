@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail
 from batchyard.cli import options
+from batchyard.cli.brief import BriefCommand
 from batchyard.cli.job_client import Patience
 from batchyard.cli.output import STYLES, console_of, members_of, print_json, print_table
 from batchyard.cli.session import (
@@ -139,7 +140,7 @@ async def _reason(session: Session, job: JobDetail) -> str:
     return f"{job.status_reason}: {named}{more}" if indices else job.status_reason
 
 
-@click.command()
+@click.command(cls=BriefCommand)
 @server_options()
 @options.option(
     "--timeout",
