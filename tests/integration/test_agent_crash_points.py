@@ -74,7 +74,9 @@ async def run(folder: Path, fault: str) -> bool:
         async with an_agent(folder, port):
             await check(scheduler, folder)
     await eventually(lambda: not pids_with(str(folder / "launcher")), "the launcher has ended")
-    return "SIGKILL" not in (folder / "trace").read_text() and not was_injected(folder / "trace")
+    is_met = "SIGKILL" in (folder / "trace").read_text() or was_injected(folder / "trace")
+    assert is_met or is_over, f"the agent ended by itself, with {process.exitcode}"
+    return not is_met
 
 
 @pytest.mark.parametrize("fault", ["signal=SIGKILL", "error=EIO"])

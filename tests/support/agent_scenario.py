@@ -4,15 +4,17 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest.mock import patch
 
 import anyio
 
 from batchyard.agent.app import AgentConfig, run_agent
 from batchyard.agent.launcher.ledger import RunState
+from batchyard.agent.runtimes import launched
 from batchyard.agent.runtimes.launched import ProcessSettings
 from batchyard.agent.state import Offer
 from support.agent import FakeScheduler, an_offer
-from support.waiting import eventually
+from support.waiting import PATIENCE_S, eventually
 
 _SETTINGS = ProcessSettings(namespace=False, idle_s=0.2, timeout_grace_s=0.2)
 
@@ -28,7 +30,9 @@ def child(folder: Path, port: int, parent: Connection) -> None:
         capacity="vcpus=4,memory=4GiB",
         process=_SETTINGS,
     )
-    anyio.run(partial(run_agent, config, ready=lambda: None))
+    # On a busy machine a launcher under a tracer takes longer to begin than an agent waits for it.
+    with patch.object(launched, "LAUNCHER_PATIENCE_S", PATIENCE_S):
+        anyio.run(partial(run_agent, config, ready=lambda: None))
 
 
 def job(folder: Path, number: int, command: str) -> Offer:
