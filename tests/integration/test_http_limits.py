@@ -1,7 +1,9 @@
 """What a client may send at all, on real sockets: heads of bounded size and in time, and bytes that mean nothing."""
 
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -113,46 +115,76 @@ async def test_a_body_in_small_chunks_is_taken(gateway: GatewayAddresses, servic
     assert len(services.received) == 1
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the server wait for nobody."""
-    monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.05)
-    monkeypatch.setattr(http_protocol, "READ_DEADLINE_S", 0.05)
+@pytest.fixture(autouse=True)
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server look often at who is too slow, and wait for no handshake."""
     monkeypatch.setattr(http_entrance, "SWEEP_INTERVAL_S", 0.02)
     monkeypatch.setattr(http_entrance, "HANDSHAKE_DEADLINE_S", 0.05)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_head_must_arrive_in_time(gateway: GatewayAddresses) -> None:
-    assert await answer_to(gateway, b"") == b""
-    half = await answer_to(gateway, b"POST /v1/describejobs HTTP/1.1\r\nHost: loc")
-    message = "The head of the request did not arrive in time."
-    assert error_in(half) == (408, "RequestTimeoutException", message)
+@pytest.fixture
+def lose_patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What lets the server wait for nobody from now on: not before it has what a test needs it to have."""
+    return partial(monkeypatch.setattr, http_protocol, "HEAD_DEADLINE_S", 0.05)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_connection_that_has_been_used_is_not_kept_open_by_next_to_nothing(gateway: GatewayAddresses) -> None:
-    keeping = a_request().replace(b"Connection: close\r\n", b"")
+async def rest_of(stream: SocketStream) -> bytes:
+    """Return what comes until the server closes the connection."""
     received = b""
     with anyio.fail_after(PATIENCE_S):
-        async with await connected(gateway) as stream:
-            await stream.send(keeping + b"\r\n")
+        try:
             async for chunk in stream:
                 received += chunk
-    assert received.count(b"HTTP/1.1 200 ") == 1
+        except (anyio.BrokenResourceError, OSError):
+            pass
+    return received
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_what_nobody_reads_of_a_refused_body_must_end_in_time(gateway: GatewayAddresses) -> None:
+async def test_a_connection_must_begin_in_time(gateway: GatewayAddresses, lose_patience: Callable[[], None]) -> None:
+    async with await connected(gateway) as stream:
+        lose_patience()
+        assert await rest_of(stream) == b""
+
+
+async def test_a_head_must_arrive_in_time(
+    gateway: GatewayAddresses, lose_patience: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = LimitedProtocol.on_message_begin
+
+    def begin_to_wait(connection: LimitedProtocol) -> None:
+        begin(connection)
+        lose_patience()
+
+    monkeypatch.setattr(LimitedProtocol, "on_message_begin", begin_to_wait)
+    async with await connected(gateway) as stream:
+        await stream.send(b"POST /v1/describejobs HTTP/1.1\r\nHost: loc")
+        message = "The head of the request did not arrive in time."
+        assert error_in(await rest_of(stream)) == (408, "RequestTimeoutException", message)
+
+
+async def test_a_connection_that_has_been_used_is_not_kept_open_by_next_to_nothing(
+    gateway: GatewayAddresses, lose_patience: Callable[[], None]
+) -> None:
+    async with await connected(gateway) as stream:
+        await stream.send(a_request().replace(b"Connection: close\r\n", b"") + b"\r\n")
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
+        lose_patience()
+        await rest_of(stream)
+
+
+async def test_what_nobody_reads_of_a_refused_body_must_end_in_time(
+    gateway: GatewayAddresses, lose_patience: Callable[[], None]
+) -> None:
     head = a_request("Content-Length: 60000000", body="", length=False).replace(b"Connection: close\r\n", b"")
-    assert error_in(await answer_to(gateway, head + b"{")) == (
-        413,
-        "RequestEntityTooLargeException",
-        "The request body is larger than 1048576 bytes.",
-    )
+    async with await connected(gateway) as stream:
+        await stream.send(head + b"{")
+        answer = await stream.receive()
+        lose_patience()
+        answer += await rest_of(stream)
+    message = "The request body is larger than 1048576 bytes."
+    assert error_in(answer) == (413, "RequestEntityTooLargeException", message)
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_an_answer_that_nobody_reads_is_given_up(
     gateway: GatewayAddresses, services: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,18 +195,14 @@ async def test_an_answer_that_nobody_reads_is_given_up(
         lost.set()
 
     monkeypatch.setattr(LimitedProtocol, "connection_lost", note)
+    monkeypatch.setattr(http_protocol, "READ_DEADLINE_S", 0.05)
     token = "\x01" * (ANSWER_BYTES // 6)
     services.answer("DescribeJobQueues", registry_pb2.DescribeJobQueuesResponse(next_token=token))
-    received = b""
     with anyio.fail_after(PATIENCE_S):
         async with await connected(gateway) as stream:
             await stream.send(a_request())
             await lost.wait()
-            try:
-                async for chunk in stream:
-                    received += chunk
-            except (anyio.BrokenResourceError, OSError):
-                pass
+            received = await rest_of(stream)
     assert received.startswith(b"HTTP/1.1 200 ")
     assert len(received) < ANSWER_BYTES
 
@@ -221,7 +249,6 @@ async def test_when_all_connections_are_in_use_a_new_one_is_told_to_try_again(
     assert [answer[:13] for answer in answers] == [b"HTTP/1.1 200 "] * 2
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_who_does_not_shake_hands_is_shown_out(services: FakeServices, tmp_path: Path) -> None:
     tls = Certificates(tmp_path).tls(Role.SERVICE, "gateway")
     async with a_gateway(services, GatewayConfig(port=0, grpc_port=0, tls=tls)) as addresses:
