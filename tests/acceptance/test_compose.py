@@ -17,7 +17,6 @@ from botocore.config import Config
 from batchyard.domain.names import DEFAULT_NAMESPACE
 from batchyard.rpc.authority import issue
 from batchyard.rpc.peers import Peer, Role
-from support.agent import soon
 from support.aws import Account
 from support.base_image import build, copy_sources, import_base_image, write_wheels
 from support.certificates import an_authority, put
@@ -25,6 +24,7 @@ from support.compose import a_project
 from support.docker import IMAGE, docker_host, remove_image, tag_image
 from support.installation import free_ports
 from support.pages import ROOT, section
+from support.waiting import soon
 
 __all__ = ["docker_host"]
 

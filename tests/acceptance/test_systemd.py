@@ -11,10 +11,10 @@ import pytest
 
 from batchyard.rpc.authority import issue
 from batchyard.rpc.peers import Peer, Role
-from support.agent import soon
 from support.certificates import an_authority, put
 from support.pages import section
 from support.systemd import Systemd, a_systemd
+from support.waiting import soon
 
 ROOT: Final = Path(__file__).parents[2]
 PIP: Final = "/opt/batchyard/bin/pip install .\n"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from batchyard.agent.launcher import detach
-from support.agent import soon
+from support.waiting import soon
 
 # Says how many there are that nobody has reaped, itself left out, whenever it gets a line.
 BODY = """

@@ -14,7 +14,7 @@ from batchyard.agent.launcher.ledger import Run
 from batchyard.agent.launcher.processes import StartError
 from batchyard.agent.launcher.starting import Starter
 from batchyard.agent.launcher.workfolders import WorkFolders
-from support.agent import soon
+from support.waiting import soon
 
 CAPACITY = (4000, 4096, 0)
 

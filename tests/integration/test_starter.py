@@ -16,8 +16,9 @@ from batchyard.agent.launcher import starter
 from batchyard.agent.runtimes import detached
 from batchyard.agent.runtimes.launched import ProcessSettings, open_process_runtime
 from batchyard.storage.log_files import LogFolder
-from support.agent import pids_with, soon
+from support.agent import pids_with
 from support.installation import BatchyardProcess, batchyard
+from support.waiting import soon
 
 
 @pytest.fixture

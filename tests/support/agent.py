@@ -31,9 +31,7 @@ from batchyard.api.jobs.v1.jobs_pb2 import ContainerDetail
 from batchyard.domain.errors import StaleIncarnationError
 from batchyard.rpc.errors import status_of
 from support.contexts import stopped
-from support.waiting import PATIENCE_S
-from support.waiting import eventually as eventually
-from support.waiting import soon as soon
+from support.waiting import PATIENCE_S, eventually, soon
 
 NAMESPACE = "123456789012"
 

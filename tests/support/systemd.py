@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from support.agent import soon
+from support.waiting import soon
 
 HOW_TO_GET_ONE: Final = "needs systemd: apt-get install systemd and run as root"
 _SYSTEMD: Final = Path("/lib/systemd/systemd")
