@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from batchyard.domain.values import value_class
 from batchyard.gateway.aws_errors import AwsError
 from batchyard.rpc.http_server import Receive, Scope, Send
 
@@ -16,7 +17,7 @@ class DisconnectedError(Exception):
     """The client has gone before its request was complete."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Request:
     """The head of an HTTP request."""
 
@@ -43,7 +44,7 @@ class Request:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Answer:
     """An HTTP response."""
 

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Final
 
 from batchyard.domain.names import Caller
+from batchyard.domain.values import value_class
 from batchyard.gateway.aws_errors import AwsError
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
 from batchyard.rpc.identity import Invocation, legal_invocation_id
@@ -34,7 +35,7 @@ class Credential:
     service: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Authorization:
     """A SigV4 Authorization header, taken apart."""
 

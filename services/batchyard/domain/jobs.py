@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, NewType
 from batchyard.domain.arrays import SIZE_MAX, VERSION_WITHOUT_ROW, Children, each, from_bytes
 from batchyard.domain.lifecycle import REASON_DEPENDENCY_FAILED, JobState, RunEnd, RunState
 from batchyard.domain.retries import ExitRule
+from batchyard.domain.values import value_class
 
 JobId = NewType("JobId", str)
 AgentId = NewType("AgentId", str)
@@ -36,7 +37,7 @@ class Fence(NamedTuple):
         return f"{self.epoch}-{self.number}"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Run:
     """The offer of a job to an agent that is not over."""
 
@@ -146,7 +147,7 @@ class Job:
 _values_of = attrgetter(*(field.name for field in fields(Job)))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Attempt:
     """An attempt that has ended."""
 
@@ -165,7 +166,7 @@ class Attempt:
     """As the one of its run."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class RunReport:
     """What an agent says of a run; see RunReport in run.proto."""
 
@@ -179,7 +180,7 @@ class RunReport:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class JobChange:
     """A job has come into a state: what watches show, and what the event log keeps."""
 

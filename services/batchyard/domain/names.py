@@ -5,10 +5,10 @@ region in an ARN is the one in which the resource was created, and finds its res
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.values import value_class
 
 DEFAULT_NAMESPACE = "123456789012"
 DEFAULT_REGION = "us-east-1"
@@ -37,7 +37,7 @@ class ResourceKind(StrEnum):
     SCHEDULING_POLICY = "scheduling-policy"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Caller:
     """For whom a request acts: the namespace of its keys, and the region for the ARNs that it makes."""
 

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from batchyard.domain.errors import BatchyardError
 from batchyard.domain.jobs import JobKey
+from batchyard.domain.values import value_class
 from batchyard.jobstore.effects import Committed
 from batchyard.jobstore.group import Group
 from batchyard.jobstore.memory import Memory
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Command:
     """Something that a call wants done in a group."""
 
@@ -44,7 +44,7 @@ class CommandError(Exception):
     """A command hit an error of ours; it has had no effect."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class GroupResult:
     """A commit and, for each command in order, what it returned or the error that it raised."""
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 from batchyard.domain.arrays import Indices
 from batchyard.domain.jobs import AgentId, Fence, Job, JobChange, JobKey
 from batchyard.domain.lifecycle import RunState
+from batchyard.domain.values import value_class
 from batchyard.jobstore.offers import Refusal
 from batchyard.storage.jobs import QueueKey
 from batchyard.storage.lines import LinePart
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class QueuedJob:
     """A job that is to be placed: as much of it as that needs."""
 
@@ -55,7 +56,7 @@ class RegistrationOutcome:
     """That it named."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class OfferOutcome:
     """The answer to a proposal: the job with its run if it was accepted, else why not."""
 
@@ -67,7 +68,7 @@ class OfferOutcome:
     refusal: Refusal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class ReportOutcome:
     """The answer to a report."""
 
@@ -100,7 +101,7 @@ class DrainOutcome:
     """No such agent has ever registered."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class EndedRun:
     """A run that holds no capacity any more."""
 

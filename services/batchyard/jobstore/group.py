@@ -6,7 +6,7 @@ knows a clock, a task or a database: time, ids and storage are handed in.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
 from batchyard.api.agent.v1.run_pb2 import JobSpec
@@ -23,6 +23,7 @@ from batchyard.domain.lifecycle import (
 )
 from batchyard.domain.names import log_stream_name, task_id
 from batchyard.domain.resources import merged_tags
+from batchyard.domain.values import value_class
 from batchyard.jobstore.effects import (
     Committed,
     DrainOutcome,
@@ -58,7 +59,7 @@ from batchyard.storage.jobs import (
 from batchyard.storage.lines import LineName
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Submission:
     """A job to be taken in."""
 

@@ -5,10 +5,11 @@ from enum import IntEnum
 
 from batchyard.domain.jobs import AgentId, Job, JobKey
 from batchyard.domain.lifecycle import JobState
+from batchyard.domain.values import value_class
 from batchyard.storage.jobs import AgentRecord, EnvironmentCopy, EnvironmentKey, QueueCopy
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Proposal:
     """A scheduler's wish to run a job on an agent."""
 

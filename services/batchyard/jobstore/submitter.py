@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, SubmitJobResponse
@@ -12,6 +11,7 @@ from batchyard.domain.errors import BatchyardError, InvalidRequestError, Unavail
 from batchyard.domain.faults import faults_of
 from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
+from batchyard.domain.values import value_class
 from batchyard.jobstore.definitions import Definitions
 from batchyard.jobstore.frames import Frames
 from batchyard.jobstore.group import Group, Submission
@@ -31,7 +31,7 @@ PART: Final = 250
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class _Prepared:
     """A job that is ready to be taken in, and the answer that it gets then."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NewType, Protocol
 
 from batchyard.domain.jobs import AgentId, Attempt, Job, JobChange, JobId, JobKey
+from batchyard.domain.values import value_class
 from batchyard.storage.lines import LineName, LinePart
 
 
@@ -142,7 +143,7 @@ RequestKey = NewType("RequestKey", bytes)
 ANSWERS_KEPT_MS: Final = 24 * 3600 * 1000
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Answer:
     """What a request was answered, kept for its repetitions."""
 
@@ -153,7 +154,7 @@ class Answer:
     """Milliseconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class NewJob:
     """A job to be written for the first time."""
 

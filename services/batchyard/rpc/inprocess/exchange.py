@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
 
+from batchyard.domain.values import value_class
 from batchyard.rpc.inprocess.pipe import MessagePipe
 
 MetadataItems: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -36,7 +36,7 @@ def checked_metadata(metadata: Iterable[Any] | None) -> MetadataItems:
     return items
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Outcome:
     """How a call ended."""
 

@@ -280,9 +280,10 @@ class SqliteJobWriter:
             db.executemany(INSERT, [(*fixed_values(new.job), *changing_values(new.job)) for new in changes.new_jobs])
             specs = [(new.job.sequence, new.spec) for new in changes.new_jobs if new.spec is not None]
             db.executemany("INSERT INTO specs VALUES (?, ?)", specs)
-            edges = [(on, new.job.sequence) for new in changes.new_jobs for on in new.depends_on]
-            db.executemany("INSERT INTO dependencies VALUES (?, ?)", edges)
-            put_pairings(db, [(on, new.job.sequence) for new in changes.new_jobs for on in new.paired_with])
+            if edges := [(on, new.job.sequence) for new in changes.new_jobs for on in new.depends_on]:
+                db.executemany("INSERT INTO dependencies VALUES (?, ?)", edges)
+            if pairings := [(on, new.job.sequence) for new in changes.new_jobs for on in new.paired_with]:
+                put_pairings(db, pairings)
         if changes.arrays:
             put_children(db, changes.arrays)
         if changes.jobs:
