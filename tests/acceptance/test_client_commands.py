@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -327,6 +328,48 @@ def test_top_shows_queues_agents_and_what_runs_and_follows_them(call: Any, up: I
     assert [agent["status"] for agent in told["agents"]] == ["ACTIVE"]
     assert {queue["jobQueueName"] for queue in told["queues"]} == {"queue"}
     assert call("top").stdout.startswith("1 of 1 agents, ")
+
+
+def test_an_agent_is_drained_and_resumed(call: Any) -> None:
+    (agent,) = json.loads(call("agents", "--output", "json").stdout)["agents"]
+    told = [
+        json.loads(call("drain", *flags, "--output", "json", agent["hostname"]).stdout)
+        for flags in (["--limit", "60"], ["--resume"])
+    ]
+    assert [(each["agentId"], each["status"]) for each in told] == [
+        (agent["agentId"], "DRAINING"),
+        (agent["agentId"], "ACTIVE"),
+    ]
+
+
+@pytest.mark.parametrize("command", ["queues", "environments", "agents", "usage", "describe", "logs", "run"])
+def test_a_terminal_shows_what_a_pipe_gets_and_colours(
+    call: Any, up: Installation, account: Account, command: str
+) -> None:
+    job_id = account.submit(["echo", "hello"], jobName="shown")
+    account.wait(job_id)
+    arguments = {
+        "describe": [job_id],
+        "logs": [job_id],
+        "run": ["--queue", "queue", "--log-level", "error", "--", "echo", "hello"],
+    }.get(command, [])
+    written, code = on_terminal(up, command, *arguments, columns=200)
+    assert code == 0
+    assert "Traceback" not in written
+    shown = set(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).split())
+    # Some of it is different a moment later: what has run, and for how long.
+    piped = set(call(command, *arguments).stdout.split())
+    assert len(shown & piped) >= len(piped) / 2
+
+
+def test_what_programs_read_can_be_had_from_every_command_that_prints() -> None:
+    context = click.Context(main)
+    without = {"up", "run", "events", "registry", "jobstore", "scheduler", "gateway", "agent", "launcher"}
+    without |= {"certificates", "backup", "restore", "completion"}  # files, and what a shell reads
+    for name in set(main.list_commands(context)) - without:
+        command = main.get_command(context, name)
+        assert command is not None
+        assert "output" in {parameter.name for parameter in command.params}, name
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import EXIT_INTERRUPTED
 from batchyard.cli.logging import configure_logging
+from batchyard.cli.output import members_of, print_json
 from batchyard.cli.session import Session
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 from batchyard.rpc.connection import open_channel
@@ -30,15 +31,18 @@ POLL_S: Final = 0.5
 
 async def drain_agent(
     target: str, name: str, tls: Tls | None, *, limit_s: int | None, resume: bool, wait: bool
-) -> None:
-    """Drain or resume an agent, named by its id or its host; if asked to, wait until its host can be taken away."""
+) -> AgentSummary:
+    """Drain or resume an agent, named by its id or its host; if asked to, wait until its host can be taken away.
+
+    Returns the agent as it was then.
+    """
     async with open_channel(target, tls) as channel:
         session = Session(channel, clients.caller_for(DEFAULT_NAMESPACE, DEFAULT_REGION, tls))
         agent_id = _found(name, await _agents(session))
         if resume:
-            await session.call(session.agents.ResumeAgent, ResumeAgentRequest(agent_id=agent_id))
+            agent = (await session.call(session.agents.ResumeAgent, ResumeAgentRequest(agent_id=agent_id))).agent
             click.echo(f"agent {agent_id} takes jobs again", err=True)
-            return
+            return agent
         request = DrainAgentRequest(agent_id=agent_id, limit_seconds=limit_s)
         agent = (await session.call(session.agents.DrainAgent, request)).agent
         click.echo(f"agent {agent_id} is DRAINING, {_what_runs(agent)}", err=True)
@@ -50,6 +54,7 @@ async def drain_agent(
             if _what_runs(found) != _what_runs(agent):
                 click.echo(f"agent {agent_id} is DRAINING, {_what_runs(found)}", err=True)
             agent = found
+        return agent
 
 
 async def _agents(session: Session) -> Sequence[AgentSummary]:
@@ -91,6 +96,7 @@ def _what_runs(agent: AgentSummary) -> str:
     "--wait", is_flag=True, help="Return only when nothing runs on it any more, and all its logs are held elsewhere."
 )
 @options.option("--resume", is_flag=True, help="Let it take jobs again.")
+@options.output()
 @options.logging()
 @click.argument("agent")
 def drain(
@@ -101,6 +107,7 @@ def drain(
     limit: int | None,
     wait: bool,
     resume: bool,
+    output: str,
     log_format: str,
     log_level: str,
     agent: str,
@@ -115,7 +122,10 @@ def drain(
     target = clients.target_of(endpoint, DataFolder(data_dir))
     with clients.talking_to(target, unread="nobody reads the output any more; the agent is drained"):
         try:
-            anyio.run(partial(drain_agent, target, agent, tls, limit_s=limit, resume=resume, wait=wait))
+            act = partial(drain_agent, target, agent, tls, limit_s=limit, resume=resume, wait=wait)
+            summary = anyio.run(act)
+            if output == "json":
+                print_json(members_of(summary))
         except KeyboardInterrupt:
             click.echo("batchyard: the agent stays drained; it takes jobs again with --resume", err=True)
             sys.exit(EXIT_INTERRUPTED)

@@ -228,6 +228,16 @@ def allowed_host() -> Decorator:
     )
 
 
+def output() -> Decorator:
+    """Declare --output."""
+    return option(
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        help="table: for people. json: the answer in AWS's member names.",
+    )
+
+
 def logging() -> Decorator:
     """Declare --log-format and --log-level."""
     return all_of(

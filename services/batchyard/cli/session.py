@@ -145,12 +145,7 @@ def server_options() -> options.Decorator:
         options.data_dir(),
         clients.tls_of_client(),
         options.account_and_region(),
-        options.option(
-            "--output",
-            type=click.Choice(["table", "json"]),
-            default="table",
-            help="table: for people. json: the answer in AWS's member names.",
-        ),
+        options.output(),
     )
 
     def decorate(command: options.Command) -> options.Command:
