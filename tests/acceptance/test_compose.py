@@ -99,6 +99,9 @@ def test_one_machine_runs_jobs_outlives_its_agent_and_stops_in_order(
         job_id = submit(account, "trap 'exit 3' TERM; echo hello; while :; do sleep 0.1; done")
         started = account.wait(job_id, "RUNNING")
         # As the kernel would for want of memory: what Docker kills itself, it does not start again.
+        # What is to end the job if the agent does not come back is not in the agent's container.
+        commands = compose.docker("exec", compose.container("launcher"), "sh", "-c", "cat /proc/[0-9]*/cmdline")
+        assert '"guard": true' in commands
         before = int(compose.inspect("agent", "{{.RestartCount}}"))
         os.kill(int(compose.inspect("agent", "{{.State.Pid}}")), signal.SIGKILL)
         soon(lambda: int(compose.inspect("agent", "{{.RestartCount}}")) > before, "the agent is started again")

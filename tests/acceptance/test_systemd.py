@@ -16,7 +16,9 @@ from support.pages import section
 from support.systemd import Systemd, a_systemd
 from support.waiting import soon
 
-ROOT: Final = Path(__file__).parents[2]
+# Each boots machines and starts services on them.
+pytestmark = pytest.mark.timeout(600)
+
 PIP: Final = "/opt/batchyard/bin/pip install .\n"
 CAPACITY: Final = (
     "echo BATCHYARD_CAPACITY=vcpus=4,memory=1GiB BATCHYARD_RUNTIME=process | tr ' ' '\\n' >>/etc/batchyard/agent.env"

@@ -17,7 +17,7 @@ from support.waiting import soon
 
 HOW_TO_GET_ONE: Final = "needs systemd: apt-get install systemd and run as root"
 _SYSTEMD: Final = Path("/lib/systemd/systemd")
-_COMMAND_TIMEOUT_S: Final = 120
+_COMMAND_TIMEOUT_S: Final = 300
 _REPOSITORY: Final = Path(__file__).parents[2]
 
 # What is written to is covered by what is in memory. Of systemd's own units there are the targets that services wait
