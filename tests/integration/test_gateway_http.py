@@ -18,6 +18,7 @@ from batchyard.gateway.app import GatewayAddresses, open_gateway
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.upstreams import Upstreams
 from support.gateway import ANY_PORT, FakeServices, Response, authorization, over_sockets
+from support.waiting import PATIENCE_S
 
 SUBMISSION = b'{"jobName":"a","jobQueue":"q","jobDefinition":"d"}'
 
@@ -147,6 +148,7 @@ async def test_a_service_that_cannot_be_reached_is_a_server_exception_and_named_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("batchyard.gateway.upstreams.RESTART_PATIENCE_S", 0.2)
+    monkeypatch.setattr("batchyard.gateway.health.CHECK_DEADLINE_S", PATIENCE_S)
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nobody = f"127.0.0.1:{unused.getsockname()[1]}"
     async with over_sockets(FakeServices()) as there, grpc.aio.insecure_channel(nobody) as away:
