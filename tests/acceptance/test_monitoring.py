@@ -102,6 +102,81 @@ def test_what_plots_and_rules_ask_for_is_measured(installation: Installation, ac
     assert asked <= {family_of(name) for name in NAME.findall(with_whole_names(PAGE.read_text()))}
 
 
+SERVICES: Final = {"job store": "jobstore", "scheduler": "scheduler", "logs": "logs", "gateway": "gateway"}
+
+
+@pytest.mark.parametrize("installation", ["six processes"], indirect=True)
+def test_each_metric_of_the_page_is_had_from_the_service_that_it_names(installation: Installation) -> None:
+    urls = {**installation.monitoring_urls, "gateway": installation.http_url}
+    measured = {name: {metric.name for metric in metrics_at(url)} for name, url in urls.items()}
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", with_whole_names(PAGE.read_text()), re.MULTILINE)
+    told = {family_of(name): place for names, place in rows for name in NAME.findall(names)}
+    assert len(told) >= 20
+    for name, place in told.items():
+        for service in urls if place == "all" else [SERVICES[place]]:
+            assert name in measured[service], f"{name} from {service}"
+    everywhere = {name for name, place in told.items() if place == "all"}
+    known = {name for names in measured.values() for name in names if name.startswith("batchyard_")}
+    assert known - everywhere <= set(told), "a metric of which the page does not tell"
+
+
+TOKEN: Final = re.compile(
+    r"""\s+|\d+(\.\d+)?|"[^"]*"|[a-zA-Z_][a-zA-Z0-9_]*|\[(\d+[smhd]|\$__rate_interval)\]|=~|!~|!=|>=|<=|==|[-+*/=<>,(){}]"""
+)
+FUNCTIONS: Final = {
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "count",
+    "rate",
+    "increase",
+    "histogram_quantile",
+    "clamp_min",
+    "absent",
+}
+KEYWORDS: Final = {"by", "without", "on", "and", "or", "unless", "ignoring", "group_left", "bool"}
+
+
+def check_promql(expression: str) -> None:
+    """Fail with what is no expression of Prometheus's language; of that, only what is used here is known."""
+    place, open_brackets, tokens = 0, [], []
+    while place < len(expression):
+        match = TOKEN.match(expression, place)
+        assert match, f"{expression}: {expression[place:]!r}"
+        token, place = match[0], match.end()
+        if token in "({":
+            open_brackets.append(token)
+        elif token in ")}":
+            assert open_brackets, expression
+            assert open_brackets.pop() + token in ("()", "{}"), expression
+        if not token.isspace():
+            tokens.append(token)
+    assert not open_brackets, expression
+    for name, following in zip(tokens, [*tokens[1:], ""], strict=True):
+        if re.fullmatch("[a-z_]+", name) and following == "(":
+            assert name in FUNCTIONS | KEYWORDS, f"{expression}: {name}"
+        if following.startswith("["):
+            assert NAME.fullmatch(name) or name == "}", f"{expression}: a range of {name}"
+
+
+def test_plots_and_rules_are_expressions() -> None:
+    dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
+    plotted = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    (group,) = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    ruled = [rule["expr"] for rule in group["rules"]]
+    assert plotted
+    assert ruled
+    for expression in [*plotted, *ruled]:
+        check_promql(expression)
+
+
+@pytest.mark.parametrize("wrong", ["sum(a", "sum(a))", "rat(a[5m])", "sum(a{b=~'c'})", "rate(sum(a)[5m])", "a > $x"])
+def test_what_is_no_expression_is_found(wrong: str) -> None:
+    with pytest.raises(AssertionError):
+        check_promql(wrong)
+
+
 def with_whole_names(page: str) -> str:
     """Write out names that the page shortens, as in `batchyard_agent_connected`, `_draining`."""
     return re.sub(r"`_([a-z]+)`", r"`batchyard_agent_\1`", page)
