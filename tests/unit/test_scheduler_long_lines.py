@@ -227,6 +227,32 @@ def test_children_of_arrays_stay_in_their_place_behind_what_is_not_known() -> No
     assert found == ["job-0", "job-1", "job-2", "job-3", "array:0", "array:1", "array:2", "last"]
 
 
+def test_a_child_of_an_array_is_not_placed_before_what_is_not_known_and_comes_earlier() -> None:
+    store = a_store(1, vcpus=8)
+    for number in range(4):
+        store.queue(a_job(f"job-{number}", sequence=number))
+    store.planner.queue_children(an_array("array", range(2), sequence=10))
+    assert store.plan() == ["job-0"]
+    assert store.plan() == []
+    store.settle(0)
+    assert store.placed == ["job-0", "job-1", "job-2", "job-3", "array:0", "array:1"]
+
+
+def test_a_job_that_is_proposed_and_told_again_with_its_line_does_not_wait_beside() -> None:
+    store = a_store(1, vcpus=8, policy=True)
+    store.queue(a_job("early", sequence=0, share="a"))
+    assert store.plan() == ["early"]
+    # Of these, which go before it, so many come that it is behind what is known of the line.
+    for number in range(1, 4):
+        store.queue(a_job(f"urgent-{number}", sequence=number, share="a", priority=5))
+    store.settle(0)
+    assert store.placed == ["early", "urgent-1", "urgent-2", "urgent-3"]
+    store.decide(lambda offer: offer.job.job_id == "early")
+    assert list(store.waiting) == [job_key("early")]
+    assert drain(store)[-1] == "early"
+    assert store.waiting == {}
+
+
 def test_all_that_is_known_may_be_cancelled() -> None:
     store = a_store(2, vcpus=1)
     for number in range(12):
