@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,9 @@ import pytest
 from support.waiting import soon
 
 HOW_TO_GET_ONE: Final = "needs systemd: apt-get install systemd and run as root"
+NOT_ALLOWED: Final = "kernel: namespaces with mounts and cgroups of their own are not to be had here"
 _SYSTEMD: Final = Path("/lib/systemd/systemd")
+_UNSHARED: Final = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--uts", "--ipc")
 _COMMAND_TIMEOUT_S: Final = 300
 _REPOSITORY: Final = Path(__file__).parents[2]
 
@@ -107,6 +109,8 @@ def a_systemd(beside: Systemd | None = None) -> Iterator[Systemd]:
     """
     if not _SYSTEMD.exists() or os.geteuid() != 0:
         pytest.skip(HOW_TO_GET_ONE)
+    if not _is_allowed():
+        pytest.skip(NOT_ALLOWED)
     upper = Path(tempfile.mkdtemp(prefix="by-", dir="/tmp"))
     cgroups = _make_cgroups(upper.name)
     try:
@@ -114,17 +118,7 @@ def a_systemd(beside: Systemd | None = None) -> Iterator[Systemd]:
             process = subprocess.Popen(
                 [
                     *(() if beside is None else ("nsenter", f"--net=/proc/{beside.init}/ns/net", "--")),
-                    *(
-                        "unshare",
-                        *(("--net",) if beside is None else ()),
-                        "--mount",
-                        "--pid",
-                        "--fork",
-                        "--mount-proc",
-                        "--kill-child",
-                        "--uts",
-                        "--ipc",
-                    ),
+                    *(*_UNSHARED, *(("--net",) if beside is None else ())),
                     *("--propagation", "private", "sh", "-c", _BOOT, "sh", str(upper), sys.base_prefix),
                     *(str(Path(pytest.__file__).parents[1]), str(_REPOSITORY), str(_SYSTEMD)),
                 ],
@@ -142,6 +136,22 @@ def a_systemd(beside: Systemd | None = None) -> Iterator[Systemd]:
         for folder in cgroups:
             soon(partial(_removed, folder), f"{folder} is removed")
         shutil.rmtree(upper, ignore_errors=True)
+
+
+@cache
+def _is_allowed() -> bool:
+    """Tell whether we may do here what booting takes: in a container root often may not."""
+    mounts = 'mount -t tmpfs tmpfs "$1" && mkdir "$1/up" "$1/work" && mount -t overlay overlay -o "$2" /opt'
+    with tempfile.TemporaryDirectory(prefix="by-", dir="/tmp") as folder:
+        overlay = f"lowerdir=/opt,upperdir={folder}/up,workdir={folder}/work"
+        command = [*_UNSHARED, "--net", "--propagation", "private", "sh", "-c", mounts, "sh", folder, overlay]
+        if subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
+            return False
+    try:
+        cgroups = _make_cgroups(f"by-probe-{os.getpid()}")
+    except OSError:
+        return False
+    return all(map(_removed, cgroups))
 
 
 def _booted(upper: Path, process: subprocess.Popen[bytes]) -> Systemd:
