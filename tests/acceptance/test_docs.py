@@ -20,6 +20,9 @@ from batchyard.cli.services import logs as serve_logs
 from support.installation import READY_UP, BatchyardProcess, free_ports
 from support.pages import PAGES, ROOT, RUN, SHOWN, block, blocks_of, run_by_tests
 
+# A page is up to some twenty commands, each a process of its own, on a machine that may have others to serve.
+pytestmark = pytest.mark.timeout(300)
+
 BIN: Final = Path(sys.executable).parent
 INLINE: Final = re.compile(r"`((?:batchyard|make) [^`]+)`")
 
