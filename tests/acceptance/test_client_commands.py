@@ -254,14 +254,26 @@ def test_a_command_is_run_as_an_array_after_another_job(call: Any, account: Acco
     assert rows(result)[1][1:3] == ["sh", "SUCCEEDED"]
 
 
-def test_on_a_terminal_a_true_bar_goes_up_to_the_end(up: Installation, account: Account) -> None:
-    array = account.submit(arrayProperties={"size": 300})
-    written, code = on_terminal(up, "wait", array)
+def test_on_a_terminal_a_true_bar_goes_up_to_the_end(up: Installation, account: Account, tmp_path: Path) -> None:
+    # A quarter of the children ends whenever the bar has shown the one before.
+    wait = f"until [ -e {tmp_path}/$((AWS_BATCH_JOB_ARRAY_INDEX / 25)) ]; do sleep 0.05; done"
+    array = account.submit(["sh", "-c", wait], arrayProperties={"size": 100})
+
+    def release(written: str) -> bool:
+        for quarter in range(4):
+            if f" {25 * quarter}/100" in written:
+                (tmp_path / str(quarter)).touch()
+        return False
+
+    written, code = on_terminal(up, "wait", array, until=release)
     assert code == 0
-    shown = [int(count) for count in re.findall(r"(\d+)/300", written)]
+    shown = [int(count) for count in re.findall(r"(\d+)/100\b", written)]
     assert shown == sorted(shown)
-    assert shown[-1] == 300
-    assert "300 succeeded" in written
+    assert {0, 25, 50, 75} <= set(shown)
+    assert shown[-1] == 100
+    assert "100 succeeded" in written
+    assert re.search(r"\d\.\d/s", written)
+    assert re.search(r"\d:\d\d:\d\d", written)
     assert "\x1b[32mSUCCEEDED" in written
 
 
