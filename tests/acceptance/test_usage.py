@@ -24,7 +24,7 @@ def usage(installation: Installation, account: Account, *flags: str) -> str:
 def test_usage_is_told_by_tag_for_people_and_for_programs(installation: Installation, account: Account) -> None:
     account.make_queue()
     account.define()
-    jobs = [account.submit(["sleep", "0.3"], tags={"team": team}) for team in ("red", "red", "blue")]
+    jobs = [account.submit(["sleep", "0.5"], tags={"team": team}) for team in ("red", "red", "blue")]
     account.wait_all(jobs)
     told = json.loads(usage(installation, account, "--by", "tag:team", "--output", "json"))["usage"]
     assert [(group["group"], group["attempts"]) for group in told] == [("blue", 1), ("red", 2)]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -74,6 +75,16 @@ def test_a_job_that_a_signal_ends_has_128_and_its_number_as_exit_code(tmp_path: 
         assert launcher.until_done(FIRST) == (RunEnd.EXITED, 128 + signal.SIGUSR1, "")
 
 
+@pytest.fixture
+def in_the_background() -> Iterator[None]:
+    """Ignore what a shell has its commands in the background ignore."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
+
+
+@pytest.mark.usefixtures("in_the_background")
 def test_a_job_starts_without_input_and_without_the_launchers_signal_settings(tmp_path: Path) -> None:
     log = tmp_path / "job.log"
     with a_launcher(tmp_path) as launcher:

@@ -23,6 +23,8 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BACKLOG: Final = 2048
+KEPT_OPEN_S: Final = 75
+"""How long a connection may rest between two requests. SDKs like to use one again, which fails while it is closed."""
 
 
 @asynccontextmanager
@@ -66,6 +68,7 @@ class _Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=drain_s,
+            timeout_keep_alive=KEPT_OPEN_S,
         )
         super().__init__(config)
         self.when_serving: Callable[[], None] = lambda: None

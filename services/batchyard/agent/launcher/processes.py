@@ -15,8 +15,11 @@ from batchyard.agent.launcher.wire import StartOrder
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 
 _TOOLS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Ignored by the launcher or by the interpreter, and inherited if nothing is done.
-DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+# Ignored by the launcher, the interpreter or whatever has started them, as a shell does in the background; inherited if
+# nothing is done.
+DEFAULT_SIGNALS: set[int] = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | {
+    number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN
+}
 _FIRST_RECHECK_S = 0.005
 _LAST_RECHECK_S = 0.5
 

@@ -34,7 +34,7 @@ class StandbyLostError(Exception):
 class Standby:
     """A process that waits for its command."""
 
-    def __init__(self, cgroup: Cgroup, default_signals: Iterable[signal.Signals]) -> None:
+    def __init__(self, cgroup: Cgroup, default_signals: Iterable[int]) -> None:
         """Make one, and have it move to the cgroup; raise OSError if there can be none.
 
         `default_signals` are not to be ignored by what it becomes.
@@ -101,7 +101,7 @@ def _read_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def _stand_by(connection: socket.socket, cgroup: Cgroup, default_signals: Iterable[signal.Signals]) -> None:
+def _stand_by(connection: socket.socket, cgroup: Cgroup, default_signals: Iterable[int]) -> None:
     """Be the process, and do not return: nothing of what the launcher has open or waits for may live on in it."""
     try:
         signal.set_wakeup_fd(-1)
