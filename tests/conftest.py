@@ -1,6 +1,7 @@
 """What holds for all tests: which may be skipped, and what is said about those that were."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -11,6 +12,12 @@ pytest.register_assert_rewrite("support")
 # An example may take as long as a busy machine needs.
 settings.register_profile("unhurried", settings(), deadline=None)
 settings.load_profile("unhurried")
+
+# A shell has what it starts in the background ignore these, and everything that tests start would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 RUN_ALL = bool(os.environ.get("BATCHYARD_TEST_ALL"))
 """Set in CI, where a test may be skipped only for what no installation of a package can bring."""

@@ -118,6 +118,22 @@ async def test_an_engine_that_fails_while_it_is_asked_what_there_is_is_asked_aga
         assert (await run_until(runtime, FIRST, is_done)).end is RunEnd.STOPPED
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_job_is_asked_to_end_again_when_the_engine_has_not_passed_it_on(
+    tmp_path: Path, fake: FakeEngine, fault: Fault
+) -> None:
+    async with a_runtime(tmp_path, fake) as runtime:
+        script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+        await runtime.carry_out(Orders(offers=[an_offer("sh", "-c", script)]))
+        await run_until(runtime, FIRST, lambda record: record.state is RunState.STARTED)
+        path = LogFolder(tmp_path / "logs").path(NAMESPACE, an_offer().log_stream_name)
+        await eventually(lambda: path.exists() and path.read_bytes(), "it has set its trap")
+        fake.fail("POST", "/kill", fault, times=2)
+        await runtime.carry_out(Orders(kills=[(FIRST, 3600)]))
+        record = await run_until(runtime, FIRST, is_done)
+    assert (record.end, record.exit_code) == (RunEnd.STOPPED, 9)
+
+
 async def test_a_job_ends_though_the_engine_forgets_to_end_its_output(
     tmp_path: Path, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,9 +89,9 @@ class Attendance:
 
     async def _enforce(self, container: DockerContainer) -> None:
         """Send SIGTERM when told to stop or out of time, and SIGKILL after the grace."""
-        is_terminated = False
+        is_terminated, again = False, math.inf
         while True:
-            with anyio.move_on_after(max(0.0, self._deadline - wire.now())):
+            with anyio.move_on_after(max(0.0, min(self._deadline, again) - wire.now())):
                 await self._changed.wait()
             self._changed = anyio.Event()
             is_due = self._deadline <= wire.now()
@@ -102,8 +102,8 @@ class Attendance:
                 await engine.signal(container, "SIGKILL")
                 self._deadline = wire.now() + engine.RETRY_S
             elif self.stopped is not None and not is_terminated:
-                is_terminated = True
-                await engine.signal(container, "SIGTERM")
+                is_terminated = await engine.signal(container, "SIGTERM")
+                again = math.inf if is_terminated else wire.now() + engine.RETRY_S
 
 
 async def _follow(

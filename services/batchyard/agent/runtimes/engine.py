@@ -153,10 +153,13 @@ async def wait(docker: aiodocker.Docker, container: DockerContainer) -> None:
         await response.read()
 
 
-async def signal(container: DockerContainer, name: str) -> None:
-    """Send a signal to a container, if it runs and the engine answers."""
-    with suppress(*ENGINE_ERRORS):
+async def signal(container: DockerContainer, name: str) -> bool:
+    """Send a signal to a container, if it runs; return whether the engine has done so, or has none to send it to."""
+    try:
         await container.kill(signal=name)
+    except ENGINE_ERRORS as error:
+        return isinstance(error, aiodocker.DockerError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return True
 
 
 async def remove(container: DockerContainer) -> None:
