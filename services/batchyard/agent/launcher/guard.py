@@ -61,21 +61,33 @@ class Guard:
         self._deadline = float("-inf")
 
     def turn(self, now: float) -> None:
-        """End everything if the lease is over."""
-        deadline = self._lease.read()
-        if deadline is not None:
-            self._deadline = deadline
-        if now < self._deadline:
+        """If the lease is over, end everything that was there while it was over.
+
+        So it is looked at what there is, and then at the lease once more: what a new lease has started is not touched.
+        """
+        if not self._is_lease_over(now):
             return
-        if kill_by_cgroup(known_containers()):
+        known = known_containers()
+        if not self._is_lease_over(now):
+            return
+        if kill_by_cgroup(known):
             _log("the lease is over: containers are killed")
         with suppress(OSError, ValueError, LookupError):
             engine, labels = _read_engine()
-            for container, state in list_containers(engine, labels):
+            containers = list_containers(engine, labels)
+            if not self._is_lease_over(now):
+                return
+            for container, state in containers:
                 if state == "created":
                     engine.ask("DELETE", f"/containers/{container}?v=1")
                 else:
                     engine.ask("POST", f"/containers/{container}/kill?signal=KILL")
+
+    def _is_lease_over(self, now: float) -> bool:
+        deadline = self._lease.read()
+        if deadline is not None:
+            self._deadline = deadline
+        return now >= self._deadline
 
     def is_over(self) -> bool:
         """Tell whether the agent is gone and nothing of it runs or may come to run."""
