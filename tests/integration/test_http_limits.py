@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +20,7 @@ from batchyard.rpc.http_protocol import HEADERS_MAX, OVERHEAD_BYTES_MAX, Limited
 from batchyard.rpc.peers import Role
 from support.certificates import Certificates
 from support.gateway import FakeServices, a_gateway, authorization
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, eventually
 
 FLOOD_BYTES = 32 * 1024 * 1024
 ANSWER_BYTES = 18 * 1024 * 1024
@@ -125,7 +124,12 @@ def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lose_patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What lets the server wait for nobody from now on: not before it has what a test needs it to have."""
-    return partial(monkeypatch.setattr, http_protocol, "HEAD_DEADLINE_S", 0.05)
+
+    def lose() -> None:
+        monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.05)
+        monkeypatch.setattr(http_protocol, "KEPT_OPEN_S", 0.05)
+
+    return lose
 
 
 async def rest_of(stream: SocketStream) -> bytes:
@@ -170,6 +174,33 @@ async def test_a_connection_that_has_been_used_is_not_kept_open_by_next_to_nothi
         assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
         lose_patience()
         await rest_of(stream)
+
+
+async def test_a_connection_may_rest_longer_than_a_head_may_take_and_then_has_all_the_time_for_the_next(
+    gateway: GatewayAddresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, is_answered, looks = LimitedProtocol.check, False, 0
+
+    def look(connection: LimitedProtocol, now: float) -> None:
+        nonlocal looks
+        if is_answered and connection.waiting_since is not None:
+            if not looks:
+                connection.waiting_since -= http_protocol.HEAD_DEADLINE_S + 1
+            looks += 1
+        check(connection, now)
+
+    monkeypatch.setattr(LimitedProtocol, "check", look)
+    request = a_request().replace(b"Connection: close\r\n", b"")
+    async with await connected(gateway) as stream:
+        await stream.send(request)
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
+        is_answered = True
+        await eventually(lambda: looks > 1, "it has been looked at after so long a rest")
+        await stream.send(request[:30])
+        before = looks
+        await eventually(lambda: looks > before + 1, "it has been looked at in the midst of a head")
+        await stream.send(request[30:])
+        assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_what_nobody_reads_of_a_refused_body_must_end_in_time(

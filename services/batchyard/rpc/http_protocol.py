@@ -20,6 +20,8 @@ CHUNK_OVERHEAD: Final = 8
 HEAD_DEADLINE_S: Final = 20.0
 """How long the head of a request may take to arrive, the first one of a connection to begin, and what nobody reads of
 the body of one that was answered to end."""
+KEPT_OPEN_S: Final = 75
+"""How long a connection may rest between two requests. SDKs like to use one again, which fails while it is closed."""
 READ_DEADLINE_S: Final = 60.0
 """How long a client may leave an answer unread."""
 
@@ -71,6 +73,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Begin to count."""
         self._overhead_bytes = 0
         self._has_begun = True
+        if self.waiting_since is not None:
+            # The connection may have rested for long.
+            self.waiting_since = self.loop.time()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -121,7 +126,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif (
             self.waiting_since is not None
-            and now - self.waiting_since > HEAD_DEADLINE_S
+            and now - self.waiting_since > (KEPT_OPEN_S if self._rests else HEAD_DEADLINE_S)
             and not self._is_answering
             and not self.transport.is_closing()
         ):
@@ -139,6 +144,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, "RequestEntityTooLargeException", message)
         else:
             self._refuse(400, "MalformedHttpRequestException", "This is no HTTP request.")
+
+    @property
+    def _rests(self) -> bool:
+        """Whether a request was answered, and the next one has not begun."""
+        return self.cycle is not None and not self._has_begun
 
     @property
     def _is_answering(self) -> bool:

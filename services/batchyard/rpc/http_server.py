@@ -15,7 +15,7 @@ from batchyard.rpc import http_entrance
 from batchyard.rpc.connections import connections_within
 from batchyard.rpc.hosts import authority
 from batchyard.rpc.http_entrance import Entrance, sweep
-from batchyard.rpc.http_protocol import LimitedProtocol
+from batchyard.rpc.http_protocol import KEPT_OPEN_S, LimitedProtocol
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -23,8 +23,6 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BACKLOG: Final = 2048
-KEPT_OPEN_S: Final = 75
-"""How long a connection may rest between two requests. SDKs like to use one again, which fails while it is closed."""
 
 
 @asynccontextmanager
