@@ -71,11 +71,12 @@ class _Shared:
         self.has_begun = False
         self._heard: list[Heard] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_left = False
 
     @property
     def has_ended(self) -> bool:
-        """Whether nobody hears anything of it any more."""
-        return self._task is None or self._task.done()
+        """Whether nobody hears anything of it any more: also while it is being ended."""
+        return self._is_left or self._task is None or self._task.done()
 
     def begin(self, watch: Coroutine[Any, Any, None]) -> None:
         """Watch, in the course of nobody's request."""
@@ -98,6 +99,7 @@ class _Shared:
         finally:
             self._heard.remove(heard)
             if not self._heard:
+                self._is_left = True
                 self._task.cancel()
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait([self._task])
