@@ -98,10 +98,10 @@ class Loopback:
         return []
 
     def cut(self, cut: Cut) -> None:
-        raise NotImplementedError(f"{cut} on loopback")
+        raise ValueError(f"{cut}: nothing can be cut on loopback")
 
     def disturb(self, host: str) -> None:
-        raise NotImplementedError(f"disturbance of {host} on loopback")
+        raise ValueError(f"{host}: nothing can be disturbed on loopback")
 
     def heal(self) -> None:
         pass
