@@ -11,6 +11,9 @@ from batchyard.domain.resources import SCHEDULING_PRIORITY_MAX
 
 SEQUENCE_BITS: Final = 48
 
+FROM_THE_FIRST: Final = -1
+"""Before the place of any job."""
+
 NO_SHARE: Final = ""
 """The share of all jobs of a queue without fair share."""
 

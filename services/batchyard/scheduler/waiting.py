@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from batchyard.domain.arrays import only
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import JobKey, array_and_index
+from batchyard.domain.lines import FROM_THE_FIRST
 from batchyard.scheduler.backfill import may_ever_take
 from batchyard.scheduler.ceilings import lets_in
 from batchyard.scheduler.environments import Environment, Environments
@@ -36,8 +37,6 @@ from batchyard.scheduler.prospects import Prospects
 from batchyard.scheduler.queues import Queue, Share
 from batchyard.scheduler.reasons import is_ordinary
 
-FROM_THE_FIRST: Final = -1
-"""Before the place of any job."""
 _FOR_HOLDER: Final = 0
 _FOR_QUEUE: Final = 1
 

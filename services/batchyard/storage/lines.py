@@ -1,12 +1,9 @@
 """Lines of RUNNABLE jobs without an offer, as the job store keeps them for the scheduler."""
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from batchyard.domain.jobs import JobId
-
-FROM_THE_FIRST: Final = -1
-"""Before the place of any job."""
 
 
 class LineName(NamedTuple):

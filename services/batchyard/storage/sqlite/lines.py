@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from batchyard.domain.jobs import JobId
-from batchyard.storage.lines import FROM_THE_FIRST, LineName, LinePart
+from batchyard.domain.lines import FROM_THE_FIRST
+from batchyard.storage.lines import LineName, LinePart
 
 _NAME: Final = tuple(
     "namespace job_queue share_identifier vcpus_milli memory_mib gpus line_time_limit_s".split()  # noqa: SIM905
