@@ -41,8 +41,9 @@ def test_a_job_out_of_time_is_ended_is_not_tried_again_and_fails_what_waits_for_
     assert job["container"]["exitCode"] == 143
     (attempt,) = job["attempts"]
     assert (attempt["statusReason"], attempt["container"]["exitCode"]) == (REASON, 143)
-    # Never early. By how much it may be late depends on the machine.
-    assert job["stoppedAt"] - job["startedAt"] >= 1000
+    # Never early; how late depends on the machine. The start is known by a message of its own, which may come some
+    # milliseconds late.
+    assert job["stoppedAt"] - job["createdAt"] >= 1000
     assert account.wait(dependent)["statusReason"] == "Dependent Job failed"
 
 

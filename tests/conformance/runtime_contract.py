@@ -212,6 +212,9 @@ class RuntimeContract(abc.ABC):
             await followed.offer("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done", timeout_s=1)
             record = await followed.done(FIRST)
         assert (record.end, record.exit_code) == (RunEnd.TIMED_OUT, 128 + signal.SIGKILL)
+        assert record.started is not None
+        assert record.ended is not None
+        assert record.ended - record.started >= 1
 
     async def test_offers_wait_for_room_and_can_be_taken_back(self, opened: Open) -> None:
         async with opened() as runtime:
