@@ -100,7 +100,9 @@ def test_a_job_over_its_memory_says_so_and_a_rule_on_that_reason_tries_it_again(
     job = account.wait(account.submit())
     assert job["status"] == "SUCCEEDED"
     first, second = (attempt["container"] for attempt in job["attempts"])
-    assert (first["exitCode"], first["reason"]) == (137, "OutOfMemoryError: Container killed due to memory usage")
+    assert first["exitCode"] == 137
+    # So early that Docker may not have seen of what.
+    assert first["reason"].startswith("OutOfMemoryError: Container killed due to memory usage")
     assert (second["exitCode"], "reason" in second) == (0, False)
 
 

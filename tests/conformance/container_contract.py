@@ -361,10 +361,13 @@ class ContainerContract(RuntimeContract):
         async with opened() as runtime:
             followed = await self.with_lease(runtime)
             await followed.offer("tail", "/dev/zero", memory_mib=16)
-            record = await followed.done(FIRST)
-        assert (record.end, record.exit_code) == (RunEnd.EXITED, 128 + signal.SIGKILL)
-        assert record.reason.startswith("OutOfMemoryError: Container killed due to memory usage")
-        assert self.tells_of_memory is ("inferred" not in record.reason)
+            # Old enough to be watched by any engine.
+            await followed.offer("sh", "-c", "sleep 2; exec tail /dev/zero", fence=SECOND, memory_mib=16)
+            records = [await followed.done(fence) for fence in (FIRST, SECOND)]
+        for record in records:
+            assert (record.end, record.exit_code) == (RunEnd.EXITED, 128 + signal.SIGKILL)
+            assert record.reason.startswith("OutOfMemoryError: Container killed due to memory usage")
+        assert self.tells_of_memory is ("inferred" not in records[1].reason)
 
     tells_of_memory = True
     """Whether the engine tells that memory was what a container was killed for."""

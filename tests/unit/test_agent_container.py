@@ -144,11 +144,17 @@ def test_podman_is_told_no_swappiness_where_there_is_none() -> None:
     assert "MemorySwappiness" not in PODMAN_ON_V2.adapted(config)["HostConfig"]
 
 
+def ran_for(seconds: str) -> dict[str, str]:
+    return {"StartedAt": "2026-01-01T00:00:00.000000001Z", "FinishedAt": f"2026-01-01T00:00:{seconds}Z"}
+
+
 @pytest.mark.parametrize(
     ("dialect", "state", "is_killed_here", "reason"),
     [
         (DOCKER, {"ExitCode": 137, "OOMKilled": True}, False, OUT_OF_MEMORY),
-        (DOCKER, {"ExitCode": 137, "OOMKilled": False}, False, ""),
+        (DOCKER, {"ExitCode": 137, "OOMKilled": False, **ran_for("01.000000001")}, False, ""),
+        (DOCKER, {"ExitCode": 137, "OOMKilled": False, **ran_for("00.030000001")}, True, ""),
+        (DOCKER, {"ExitCode": 1, "OOMKilled": False, **ran_for("00.030000001")}, False, ""),
         # A child was killed, and the container made the best of it.
         (DOCKER, {"ExitCode": 0, "OOMKilled": True}, False, ""),
         (PODMAN, {"ExitCode": 137, "OOMKilled": False}, True, ""),
@@ -163,8 +169,13 @@ def test_memory_is_the_reason_where_the_engine_says_so(
     assert dialect.outcome(state, is_killed_here=is_killed_here).out_of_memory == reason
 
 
-def test_what_is_inferred_is_said_to_be() -> None:
-    reason = PODMAN.outcome({"ExitCode": 137, "OOMKilled": False}, is_killed_here=False).out_of_memory
+@pytest.mark.parametrize(
+    ("dialect", "times"),
+    # Docker watches what runs, and does not learn of what had been killed before it began to.
+    [(PODMAN, {}), (DOCKER, ran_for("00.030000001"))],
+)
+def test_what_is_inferred_is_said_to_be(dialect: Dialect, times: Mapping[str, str]) -> None:
+    reason = dialect.outcome({"ExitCode": 137, "OOMKilled": False, **times}, is_killed_here=False).out_of_memory
     assert reason.startswith(OUT_OF_MEMORY)
     assert "inferred" in reason
 

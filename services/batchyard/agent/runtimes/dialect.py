@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY
@@ -14,6 +15,13 @@ KILLED: Final = 137
 OUT_OF_MEMORY_INFERRED: Final = (
     f"{OUT_OF_MEMORY} (inferred: it was killed, by nobody here, and Podman does not tell of memory on cgroup v1)"
 )
+
+OUT_OF_MEMORY_AT_ONCE: Final = (
+    f"{OUT_OF_MEMORY} (inferred: it was killed, by nobody here, before Docker had begun to watch its memory)"
+)
+
+_UNWATCHED: Final = timedelta(seconds=1)
+"""How old a container may be and not be watched yet: Docker begins after the start, and on a busy host not at once."""
 
 _ENDED: Final = ("exited", "dead", "stopped")
 _USUAL_LIMITS: Final = (("nofile", resource.RLIMIT_NOFILE, 1_048_576), ("nproc", resource.RLIMIT_NPROC, 32_768))
@@ -69,10 +77,15 @@ class Dialect:
         # The flag is also set when only a child was killed, and the container went on to its good end.
         if state["OOMKilled"] and exit_code != 0:
             return Outcome(exit_code, OUT_OF_MEMORY)
-        tells_nothing = self.is_podman and self.cgroup_version == "1"
-        if tells_nothing and exit_code == KILLED and not is_killed_here:
-            return Outcome(exit_code, OUT_OF_MEMORY_INFERRED)
-        return Outcome(exit_code)
+        if exit_code != KILLED or is_killed_here:
+            return Outcome(exit_code)
+        if not self.is_podman:
+            return Outcome(exit_code, OUT_OF_MEMORY_AT_ONCE if _ran_for(state) < _UNWATCHED else "")
+        return Outcome(exit_code, OUT_OF_MEMORY_INFERRED if self.cgroup_version == "1" else "")
+
+
+def _ran_for(state: Mapping[str, Any]) -> timedelta:
+    return datetime.fromisoformat(state["FinishedAt"]) - datetime.fromisoformat(state["StartedAt"])
 
 
 def _with_usual_limits(ulimits: list[dict[str, Any]]) -> list[dict[str, Any]]:
