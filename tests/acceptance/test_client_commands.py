@@ -374,14 +374,50 @@ def test_a_terminal_shows_what_a_pipe_gets_and_colours(
     assert len(shown & piped) >= len(piped) / 2
 
 
-def test_what_programs_read_can_be_had_from_every_command_that_prints() -> None:
-    context = click.Context(main)
-    without = {"up", "run", "events", "registry", "jobstore", "scheduler", "gateway", "agent", "launcher"}
-    without |= {"certificates", "backup", "restore", "completion"}  # files, and what a shell reads
-    for name in set(main.list_commands(context)) - without:
-        command = main.get_command(context, name)
+def clients_in(group: click.Group, *before: str) -> Iterator[str]:
+    """Yield the words that name each command, of a group or of groups in it, that can be told which server to call."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         assert command is not None
-        assert "output" in {parameter.name for parameter in command.params}, name
+        if isinstance(command, click.Group):
+            yield from clients_in(command, *before, name)
+        elif "endpoint" in {parameter.name for parameter in command.params}:
+            yield " ".join((*before, name))
+
+
+@pytest.mark.parametrize("name", list(clients_in(main)))
+def test_programs_can_read_what_every_command_says_that_calls_a_server(
+    call: Any, account: Account, an_ended_job: str, name: str
+) -> None:
+    arguments = {
+        **{command: [an_ended_job] for command in ("cancel", "describe", "logs", "terminate", "wait")},
+        "drain": ["--resume", account.describe(an_ended_job)["container"]["containerInstanceArn"].split("/")[-1]],
+        "run": ["--queue", "queue", "--", "echo", "a line"],
+        "submit": ["-"],
+    }.get(name, [])
+    job = {"jobName": "read", "jobQueue": "queue", "jobDefinition": "definition"}
+    told = call(*name.split(), "--output", "json", *arguments, stdin=json.dumps(job)).stdout
+    documents = [json.loads(line) for line in told.splitlines()] if told.count("}\n{") else [json.loads(told)]
+    assert documents
+    assert all(isinstance(document, dict) and document for document in documents)
+
+
+@pytest.fixture(scope="module")
+def an_ended_job(account: Account) -> str:
+    job_id = account.submit(["echo", "a line"], jobName="ended")
+    account.wait(job_id)
+    return job_id
+
+
+def test_the_form_of_output_can_be_chosen_for_all_commands_at_once(
+    call: Any, an_ended_job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHYARD_OUTPUT", "table")
+    line = call("events", "--job", an_ended_job, "--status", "SUCCEEDED").stdout
+    assert re.split(r" {2,}", line.rstrip())[1:4] == ["SUCCEEDED", an_ended_job, "ended"]
+    monkeypatch.setenv("BATCHYARD_OUTPUT", "json")
+    assert json.loads(call("describe", an_ended_job).stdout)["jobs"][0]["jobId"] == an_ended_job
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

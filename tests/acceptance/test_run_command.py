@@ -1,5 +1,6 @@
 """`batchyard run -- CMD`: a job as if it were a local command."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -36,6 +37,22 @@ def test_prints_what_the_job_prints_and_exits_with_its_code(up: Installation) ->
 def test_exits_with_0_when_the_job_succeeds(up: Installation) -> None:
     done = run(up, "--env", "GREETING=good day", "--", "sh", "-c", 'echo "$GREETING"')
     assert (done.stdout, done.returncode) == ("good day\n", 0)
+
+
+def test_programs_read_the_ended_job_on_stdout_and_people_what_it_prints_on_stderr(up: Installation) -> None:
+    done = run(up, "--output", "json", "--log-level", "error", "--", "sh", "-c", "echo hi; exit 3")
+    (job,) = json.loads(done.stdout)["jobs"]
+    assert (job["status"], job["container"]["exitCode"], done.returncode) == ("FAILED", 3, 3)
+    assert done.stderr.startswith("hi\nbatchyard: job ")
+
+
+def test_programs_read_the_array_and_how_its_children_ended(up: Installation) -> None:
+    script = 'echo hi; exit "$AWS_BATCH_JOB_ARRAY_INDEX"'
+    done = run(up, "--output", "json", "--log-level", "error", "--array", "3", "--", "sh", "-c", script)
+    (job,) = json.loads(done.stdout)["jobs"]
+    summary = job["arrayProperties"]["statusSummary"]
+    assert (job["status"], summary["SUCCEEDED"], summary["FAILED"]) == ("FAILED", 1, 2)
+    assert (done.stderr, done.returncode) == ("", 1)
 
 
 def test_prints_all_attempts_lines_of_a_long_output_in_order(up: Installation) -> None:

@@ -26,13 +26,16 @@ EXIT_UNREAD: Final = 128 + signal.SIGPIPE
 _ENDPOINT = re.compile(r"(?:grpc://)?([^/\s]+:[0-9]{1,5})/?")
 
 
-def endpoint() -> options.Decorator:
-    """Declare --endpoint."""
-    return options.option(
-        "--endpoint",
-        metavar="grpc://HOST:PORT",
-        callback=_endpoint,
-        help="The server. Default: the `up` that runs on --data-dir.",
+def server() -> options.Decorator:
+    """Declare which server is called: --endpoint and --data-dir."""
+    return options.all_of(
+        options.option(
+            "--endpoint",
+            metavar="grpc://HOST:PORT",
+            callback=_endpoint,
+            help="The server to call. Default: the `up` that runs on --data-dir.",
+        ),
+        options.data_dir("Data folder of the `up` to call, without --endpoint."),
     )
 
 

@@ -82,8 +82,7 @@ def _what_runs(agent: AgentSummary) -> str:
 
 
 @click.command(cls=BriefCommand)
-@clients.endpoint()
-@options.data_dir()
+@clients.server()
 @clients.tls_of_client()
 @options.option(
     "--limit",

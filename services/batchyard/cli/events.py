@@ -1,8 +1,8 @@
-"""`batchyard events`: AWS's events of jobs and blocked queues, one JSON object a line."""
+"""`batchyard events`: AWS's events of jobs and blocked queues, one a line."""
 
 import logging
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 import grpc
+from rich.text import Text
 
 from batchyard.api.jobs.v1.jobs_pb2 import JobStatus
 from batchyard.api.operations.v1.job_operations_service_pb2 import (
@@ -23,6 +24,7 @@ from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
 from batchyard.cli.job_client import EXIT_INTERRUPTED, RECONNECT_PAUSE_S
 from batchyard.cli.logging import configure_logging
+from batchyard.cli.output import STYLES, console_of, printable
 from batchyard.domain.names import Caller
 from batchyard.gateway.transcoder import compile_encoder, words_of
 from batchyard.rpc.connection import open_channel
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_STATUSES = {word: number for number, word in words_of(JobStatus.DESCRIPTOR).items()}
+_WORDS = words_of(JobStatus.DESCRIPTOR)
+_STATUSES = {word: number for number, word in _WORDS.items()}
+_STATUS_WIDTH = max(map(len, _WORDS.values()))
+_encode = compile_encoder(JobStateChangeEvent.DESCRIPTOR)
 
 
 async def watched(
@@ -63,21 +68,42 @@ async def watched(
             return
 
 
-async def print_events(target: str, caller: Caller, request: WatchJobEventsRequest, tls: Tls | None) -> None:
-    """Print events until there are no more, or for ever."""
-    encode = compile_encoder(JobStateChangeEvent.DESCRIPTOR)
+def _print_object(event: JobStateChangeEvent) -> None:
+    sys.stdout.write(_encode(event).decode() + "\n")
+
+
+def _print_line(event: JobStateChangeEvent) -> None:
+    """Print what people want to know of an event; on a terminal the status has its colour."""
+    job, word = event.detail, _WORDS.get(event.detail.status, "")
+    reason = printable(job.container.reason or job.status_reason)
+    line = Text(f"{event.time}  ").append(word.ljust(_STATUS_WIDTH), STYLES.get(word, ""))
+    line.append(f"  {job.job_id}  {job.job_name}  {reason}".rstrip())
+    console = console_of()
+    if console.is_terminal:
+        console.print(line, soft_wrap=True)
+    else:
+        print(line.plain)
+
+
+async def print_events(
+    target: str,
+    caller: Caller,
+    request: WatchJobEventsRequest,
+    tls: Tls | None,
+    show: Callable[[JobStateChangeEvent], None],
+) -> None:
+    """Show events until there are no more, or for ever."""
     async with open_channel(target, tls) as channel:
         stub: JobOperationsServiceAsyncStub = JobOperationsServiceStub(channel)
         async with aclosing(watched(stub, caller, request)) as responses:
             async for response in responses:
                 for event in response.events:
-                    sys.stdout.write(encode(event).decode() + "\n")
+                    show(event)
                 sys.stdout.flush()
 
 
 @click.command(cls=BriefCommand)
-@clients.endpoint()
-@options.data_dir()
+@clients.server()
 @clients.tls_of_client()
 @options.option("--follow", is_flag=True, help="Go on with what comes, until interrupted; begins now.")
 @options.option("--replay", is_flag=True, help="With --follow: first print what is kept.")
@@ -89,6 +115,7 @@ async def print_events(target: str, caller: Caller, request: WatchJobEventsReque
     type=click.Choice(list(_STATUSES)),
     help="Events of jobs that come into this state only; repeatable.",
 )
+@options.output("json: an object a line. table: a line for people.", default="json")
 @options.account_and_region()
 @options.logging()
 def events(
@@ -103,6 +130,7 @@ def events(
     status: Sequence[str],
     account: str,
     region: str,
+    output: str,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -119,8 +147,9 @@ def events(
         from_oldest=replay or not follow,
         until_caught_up=not follow,
     )
+    show = _print_object if output == "json" else _print_line
     with clients.talking_to(target, unread="nobody reads the events any more"):
         try:
-            anyio.run(print_events, target, clients.caller_for(account, region, tls), request, tls)
+            anyio.run(print_events, target, clients.caller_for(account, region, tls), request, tls, show)
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)

@@ -186,7 +186,7 @@ class Patience:
 class Follower:
     """Follows one job: its states from the watch, its output from the log of each attempt."""
 
-    def __init__(self, client: JobClient, job_id: str, show: Callable[[LogEvent], None] | None = None) -> None:
+    def __init__(self, client: JobClient, job_id: str, show: "Show | None" = None) -> None:
         """Print lines as they are, or let `show` do it."""
         self._client = client
         self._job_id = job_id
@@ -213,6 +213,10 @@ class Follower:
                 self._show(line)
 
 
+Show = Callable[[LogEvent], None]
+"""Does with a line of a log whatever is to be done."""
+
+
 def _print_line(event: LogEvent) -> None:
     print(event.message, flush=True)
 
@@ -225,13 +229,10 @@ def exit_code_of(change: JobChange) -> int:
     return change.exit_code or EXIT_FAILED_WITHOUT_CODE
 
 
-async def run_job(
-    target: str, caller: Caller, request: JobRequest, tls: Tls | None, attend: "Attend | None" = None
-) -> int:
+async def run_job(target: str, caller: Caller, request: JobRequest, tls: Tls | None, attend: "Attend") -> int:
     """Submit the job, attend to it until it has ended, and return what to exit with.
 
-    To attend to it is to print what it prints, unless said otherwise. The first interrupt terminates the job, the
-    second leaves it.
+    The first interrupt terminates the job, the second leaves it.
     """
     code: int | None = None
     async with open_channel(target, tls) as channel:
@@ -241,7 +242,7 @@ async def run_job(
             _log.info("submitted")
             async with anyio.create_task_group() as group:
                 group.start_soon(_terminate_on_signal, client, job_id, group.cancel_scope)
-                code = await (attend(channel, job_id) if attend is not None else _follow(client, job_id))
+                code = await attend(channel, job_id)
                 group.cancel_scope.cancel()
     return EXIT_INTERRUPTED if code is None else code
 
@@ -250,8 +251,9 @@ Attend = Callable[[grpc.aio.Channel, str], Awaitable[int]]
 """Waits for the end of a job, and returns what to exit with."""
 
 
-async def _follow(client: JobClient, job_id: str) -> int:
-    end = await Follower(client, job_id).to_the_end()
+async def follow(client: JobClient, job_id: str, show: Show | None = None) -> int:
+    """Print what a job prints, or let `show` do it; say why it failed; return what to exit with."""
+    end = await Follower(client, job_id, show).to_the_end()
     if end.status == JOB_STATUS_FAILED:
         detail = f" ({end.reason})" if end.reason else ""
         code = f", exit code {end.exit_code}" if end.HasField("exit_code") else ""

@@ -58,14 +58,14 @@ def _user_state() -> Path:
     return platformdirs.user_state_path("batchyard")
 
 
-def data_dir() -> Decorator:
+def data_dir(help_text: str = "Folder of everything that must survive a restart.") -> Decorator:
     """Declare --data-dir."""
     return option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
         default=_user_state,
         show_default="the user's state folder",
-        help="Folder of everything that must survive a restart.",
+        help=help_text,
     )
 
 
@@ -228,14 +228,11 @@ def allowed_host() -> Decorator:
     )
 
 
-def output() -> Decorator:
-    """Declare --output."""
-    return option(
-        "--output",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        help="table: for people. json: the answer in AWS's member names.",
-    )
+def output(
+    help_text: str = "table: for people. json: the answer in AWS's member names.", *, default: str = "table"
+) -> Decorator:
+    """Declare --output, which has the same values everywhere: BATCHYARD_OUTPUT is for all commands."""
+    return option("--output", type=click.Choice(["table", "json"]), default=default, help=help_text)
 
 
 def logging() -> Decorator:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Final, cast
 
 import msgspec
@@ -51,7 +52,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole:
     """
     console = console_of()
     are_numbers = [column.endswith("#") for column in columns]
-    lines = [[column.removesuffix("#") for column in columns], *([_plain(cell) for cell in row] for row in rows)]
+    lines = [[column.removesuffix("#") for column in columns], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     if console.is_terminal:
         heads = [width if name in whole else len(name) for name, width in zip(columns, widths, strict=True)]
@@ -75,7 +76,7 @@ def _fit(widths: list[int], room: int, smallest: Sequence[int]) -> None:
         widths[max(can, key=lambda place: widths[place])] -= 1
 
 
-def _plain(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text on one line, and without what would be an order to a terminal."""
     return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
 
@@ -87,7 +88,7 @@ def _cell(text: str, width: int, is_number: bool) -> str:
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and values, a line each; those without a value are left out."""
-    told = [(name, _plain(value)) for name, value in facts if value]
+    told = [(name, printable(value)) for name, value in facts if value]
     console = console_of()
     width = max((len(name) for name, _ in told), default=0) + 2
     for name, value in told:
@@ -104,7 +105,10 @@ def print_json(document: Any) -> None:
 
 def members_of(message: Message) -> Any:
     """Return a message in AWS's member names, ready to be printed as JSON."""
-    return msgspec.json.decode(compile_encoder(cast("Descriptor", message.DESCRIPTOR))(message))
+    return msgspec.json.decode(_encoder_of(cast("Descriptor", message.DESCRIPTOR))(message))
+
+
+_encoder_of = cache(compile_encoder)
 
 
 def age(since_ms: int | None) -> str:

@@ -12,7 +12,7 @@ import grpc.aio
 from batchyard.cli import clients, options
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
-from batchyard.cli.job_client import JobRequest, run_job
+from batchyard.cli.job_client import JobClient, JobRequest, follow, run_job
 from batchyard.cli.logging import configure_logging
 from batchyard.domain.names import Caller
 from batchyard.rpc.tls import Tls
@@ -34,16 +34,27 @@ def job_name_for(program: str) -> str:
     return name[:128] or "run"
 
 
-async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: str) -> int:
+async def _attend_to_job(caller: Caller, channel: grpc.aio.Channel, job_id: str, *, as_json: bool) -> int:
+    client = JobClient(channel, caller)
+    if not as_json:
+        return await follow(client, job_id)
+    from batchyard.cli.output import members_of, print_json
+    from batchyard.cli.session import Session
+
+    code = await follow(client, job_id, lambda line: click.echo(line.message, err=True))
+    print_json({"jobs": [members_of(job) for job in await Session(channel, caller).describe([job_id])]})
+    return code
+
+
+async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: str, *, as_json: bool) -> int:
     from batchyard.cli.session import Session
     from batchyard.cli.wait import wait_and_tell
 
-    return await wait_and_tell(Session(channel, caller), [job_id], as_json=False, timeout_s=None)
+    return await wait_and_tell(Session(channel, caller), [job_id], as_json=as_json, timeout_s=None)
 
 
 @click.command(cls=BriefCommand, context_settings={"allow_interspersed_args": False})
-@clients.endpoint()
-@options.data_dir()
+@clients.server()
 @clients.tls_of_client()
 @options.option("--queue", default="default", help="Job queue.")
 @options.option(
@@ -51,7 +62,7 @@ async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: st
     type=click.IntRange(min=2),
     default=None,
     metavar="N",
-    help="Run it N times, each with its AWS_BATCH_JOB_ARRAY_INDEX. Exits with 0 if all succeed.",
+    help="Run it N times, as an array job. Each has its AWS_BATCH_JOB_ARRAY_INDEX. Exits with 0 if all succeed.",
 )
 @options.option("--after", multiple=True, metavar="JOB", help="Wait for the success of this job; repeatable.")
 @options.option("--name", default=None, help="Job name. Default: that of the program.")
@@ -59,6 +70,7 @@ async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: st
 @options.option("--vcpus", type=click.IntRange(min=1), default=1, help="vCPUs to reserve.")
 @options.option("--memory", type=click.IntRange(min=4), default=256, help="Memory limit in MiB.")
 @options.option("--env", multiple=True, metavar="NAME=VALUE", callback=_environment, help="For the job; repeatable.")
+@options.output("json: print the job at its end, and its log to stderr.")
 @options.account_and_region()
 @options.logging()
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -77,6 +89,7 @@ def run(
     env: dict[str, str],
     account: str,
     region: str,
+    output: str,
     log_format: str,
     log_level: str,
     command: tuple[str, ...],
@@ -84,11 +97,13 @@ def run(
     """Run COMMAND as a job: print what it prints, exit with its exit code. Ctrl-C terminates the job.
 
     With --array nothing is printed but how they ended, and on a terminal a bar: see `batchyard logs` for each child.
+    With --output json there is one document on stdout at the end, as `batchyard describe --output json` prints it: the
+    job, or the array with its statusSummary. The exit code is the same.
     """
     configure_logging(log_format, log_level)
     request = JobRequest(command, name or job_name_for(command[0]), queue, image, vcpus, memory, env, array, after)
     caller = clients.caller_for(account, region, tls)
-    attend = None if array is None else partial(_attend_to_array, caller)
+    attend = partial(_attend_to_job if array is None else _attend_to_array, caller, as_json=output == "json")
     target = clients.target_of(endpoint, DataFolder(data_dir))
     with clients.talking_to(target, unread="nobody reads the output any more; the job goes on"):
         exit_code = anyio.run(run_job, target, caller, request, tls, attend)

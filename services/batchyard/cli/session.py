@@ -141,8 +141,7 @@ class Server:
 def server_options() -> options.Decorator:
     """Declare which server a command calls, for whom, and what it prints; the command gets all as one, `server`."""
     flags = options.all_of(
-        clients.endpoint(),
-        options.data_dir(),
+        clients.server(),
         clients.tls_of_client(),
         options.account_and_region(),
         options.output(),
