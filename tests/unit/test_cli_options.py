@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from batchyard.agent.runtimes.settings import PullSettings
 from batchyard.cli.agent_host import HostOptions, agent_host
-from batchyard.cli.brief import FURTHER
 from batchyard.cli.main import main
 from batchyard.cli.options import listening
 from batchyard.cli.run import job_name_for
@@ -60,10 +59,6 @@ def test_all_of_every_flag_is_told_to_those_who_ask(name: str) -> None:
     for option in options_of(name):
         assert option.opts[0] in told.output
         assert str(option.envvar) in re.sub(r"\s+", "", told.output)
-
-
-def test_what_a_brief_help_leaves_out_are_flags_that_there_are() -> None:
-    assert {option.name for name in COMMANDS for option in options_of(name)} >= FURTHER
 
 
 def test_the_list_of_commands_is_told() -> None:

@@ -46,7 +46,7 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
 @options.data_dir()
 @options.peer("scheduler", options.SCHEDULER_PORT)
 @options.peer("logs", options.LOGS_PORT)
-@options.option(
+@options.further_option(
     "--log-folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=None,
@@ -60,13 +60,13 @@ async def _run(config: AgentConfig, welcomed: anyio.Event) -> None:
 )
 @tls_files(Role.AGENT)
 @agent_host()
-@options.option(
+@options.further_option(
     "--separate-launcher",
     is_flag=True,
     help="Leave it to `batchyard launcher` on the same data folder to start what is to outlive this agent.",
 )
-@options.option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
-@options.option("--monitoring-host", default="127.0.0.1", help="Address for --monitoring-port.")
+@options.further_option("--with-parent", is_flag=True, help="Stop when the process that started this one is gone.")
+@options.further_option("--monitoring-host", default="127.0.0.1", help="Address for --monitoring-port.")
 @options.monitoring_port()
 @options.logging()
 def agent(

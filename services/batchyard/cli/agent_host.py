@@ -12,7 +12,7 @@ from batchyard.agent.policy import Policy
 from batchyard.agent.runtimes.secrets import Secrets, parse_secrets
 from batchyard.agent.runtimes.settings import PULL_TIMEOUT_S, PullPolicy, PullSettings
 from batchyard.agent.talkback import TalkBack, TalkBackError, read_credentials
-from batchyard.cli.options import Command, Decorator, all_of, option
+from batchyard.cli.options import Command, Decorator, all_of, further_option, option
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 
 _ACCOUNT: Final = "account"
@@ -109,14 +109,14 @@ def agent_host() -> Decorator:
             callback=_capacity,
             help="What to offer to jobs, in place of what the host has; as in vcpus=64,memory=256GiB.",
         ),
-        option(
+        further_option(
             "--reserve-vcpus",
             type=click.FloatRange(min=0),
             metavar="N",
             default=0,
             help="vCPUs of the host that are not offered to jobs. A vCPU is a share and no ceiling: others get theirs.",
         ),
-        option(
+        further_option(
             "--reserve-memory",
             metavar="SIZE",
             default=None,
@@ -127,8 +127,10 @@ def agent_host() -> Decorator:
         option(
             "--stop-jobs", is_flag=True, help="End running jobs at SIGTERM. Default: they go on, and are found again."
         ),
-        option("--allow-privileged", is_flag=True, help="Let jobs be privileged: they have the whole host then."),
-        option(
+        further_option(
+            "--allow-privileged", is_flag=True, help="Let jobs be privileged: they have the whole host then."
+        ),
+        further_option(
             "--allow-host-path",
             type=path,
             multiple=True,
@@ -136,7 +138,7 @@ def agent_host() -> Decorator:
             help="Let jobs have this folder or file of the host, and what is below, as a volume; repeatable, in the"
             " variable separated by colons. The socket of the container engine is included only if named itself.",
         ),
-        option(
+        further_option(
             "--allow-device",
             type=path,
             multiple=True,
@@ -144,21 +146,21 @@ def agent_host() -> Decorator:
             help="Let jobs have this device of the host, or those in this folder; repeatable, in the variable separated"
             " by colons.",
         ),
-        option(
+        further_option(
             "--log-limit",
             metavar="SIZE",
             default="256MiB",
             callback=_size,
             help="How much is kept of what an attempt prints; of more, the middle is cut out.",
         ),
-        option(
+        further_option(
             "--docker-network",
             metavar="NETWORK",
             default=None,
             show_default="the engine's default",
             help="Network of containers: bridge, host, none, or one of the engine's own.",
         ),
-        option(
+        further_option(
             "--job-endpoint",
             metavar="URL",
             default=None,
@@ -166,15 +168,15 @@ def agent_host() -> Decorator:
             help="Tell jobs that the AWS API is here, in AWS_ENDPOINT_URL_BATCH and its like, with a region and"
             " credentials. What a job sets by itself wins.",
         ),
-        option("--job-region", metavar="REGION", default=DEFAULT_REGION, help="Region that jobs are told."),
-        option(
+        further_option("--job-region", metavar="REGION", default=DEFAULT_REGION, help="Region that jobs are told."),
+        further_option(
             "--job-credentials",
             metavar="account|none|FILE",
             default=_ACCOUNT,
             help="account: jobs sign with their account as access key. FILE: with a key of their account from this"
             " file, which is like that of --access-keys.",
         ),
-        option(
+        further_option(
             "--secret",
             metavar="NAME=SOURCE",
             multiple=True,
@@ -182,25 +184,25 @@ def agent_host() -> Decorator:
             help="Let jobs have this secret, which they name in valueFrom; NAME=env:VARIABLE or NAME=file:PATH of the"
             " agent; repeatable, in the variable separated by white space.",
         ),
-        option(
+        further_option(
             "--stop-timeout",
             type=click.FloatRange(0),
             metavar="SECONDS",
             default=None,
             help="Between SIGTERM and SIGKILL of a job that is terminated or out of its time.  [default: 30]",
         ),
-        option(
+        further_option(
             "--cpu-hard-limit",
             is_flag=True,
             help="Give a container never more CPU time than its vCPUs. Default: as AWS, a share of what is there.",
         ),
-        option(
+        further_option(
             "--image-pull-policy",
             type=click.Choice(["missing", "always", "never"]),
             default="missing",
             help="missing: fetch images that are not on the host; always: look for a newer one each time.",
         ),
-        option(
+        further_option(
             "--image-pull-timeout",
             type=click.FloatRange(0, min_open=True),
             metavar="SECONDS",

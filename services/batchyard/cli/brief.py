@@ -7,54 +7,13 @@ from typing import Any, Final
 
 import click
 
-FURTHER: Final = frozenset(
-    {
-        "access_keys",
-        "account",
-        "agent_host",
-        "agent_port",
-        "allow_device",
-        "allow_host_path",
-        "allow_privileged",
-        "allowed_host",
-        "bare",
-        "clock_skew",
-        "compat",
-        "cpu_hard_limit",
-        "docker_network",
-        "durability",
-        "faults",
-        "heartbeat_interval",
-        "image_pull_policy",
-        "image_pull_timeout",
-        "insecure",
-        "job_credentials",
-        "job_endpoint",
-        "job_region",
-        "job_retention",
-        "log_folder",
-        "log_format",
-        "log_level",
-        "log_limit",
-        "monitoring_host",
-        "monitoring_port",
-        "region",
-        "reserve_memory",
-        "reserve_vcpus",
-        "reuse_port",
-        "secret",
-        "separate_launcher",
-        "stop_timeout",
-        "tls_ca",
-        "tls_cert",
-        "tls_key",
-        "with_parent",
-    }
-)
-"""Parameters that a brief help names and does not explain: most calls do without."""
 _ALL: Final = "batchyard.help.all"
 _FIRST_COLUMN_MAX: Final = 24
 _FAMILY_MIN: Final = 2
+
+
+class FurtherOption(click.Option):
+    """A flag that a brief help names and does not explain: most calls do without."""
 
 
 class BriefCommand(click.Command):
@@ -79,9 +38,9 @@ class BriefCommand(click.Command):
                 formatter.write_dl([record for param in shown if (record := param.get_help_record(ctx))])
             return
         with formatter.section("Options"):
-            rows = [_in_brief(param, ctx) for param in shown if param.name not in FURTHER]
+            rows = [_in_brief(param, ctx) for param in shown if not isinstance(param, FurtherOption)]
             formatter.write_dl(rows, col_max=_FIRST_COLUMN_MAX)
-        further = [param.opts[-1] for param in shown if param.name in FURTHER]
+        further = [param.opts[-1] for param in shown if isinstance(param, FurtherOption)]
         if further:
             with formatter.section("Further options"):
                 # Not by click, which would break lines within a flag.

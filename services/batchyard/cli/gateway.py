@@ -82,7 +82,7 @@ def _wrong_flags_told() -> Iterator[None]:
 
 @click.command(cls=BriefCommand)
 @entrance()
-@options.option(
+@options.further_option(
     "--reuse-port",
     is_flag=True,
     help="Share the ports with another gateway that has this flag: start a new one, then stop the old one.",

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 import click
 
 from batchyard.agent.capacity import parse_size
+from batchyard.cli.brief import FurtherOption
 from batchyard.domain.compat import Compat
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 
@@ -34,6 +35,11 @@ def option(flag: str, *letters: str, **attributes: Any) -> Decorator:
     """Declare a flag, with single letters for it, its environment variable, and the naming of both in the help text."""
     shown = {"show_envvar": True, "show_default": True, **attributes}
     return click.option(flag, *letters, envvar=variable_of(flag), **shown)
+
+
+def further_option(flag: str, *letters: str, **attributes: Any) -> Decorator:
+    """Declare a flag that most calls do without: it is named in the brief help, and explained by --help-all."""
+    return option(flag, *letters, cls=FurtherOption, **attributes)
 
 
 def variable_of(flag: str) -> str:
@@ -81,13 +87,15 @@ def listening(grpc_port: int) -> Decorator:
         option(
             "--grpc-port", type=click.IntRange(0, 65535), default=grpc_port, help="Port for gRPC; 0 is any free one."
         ),
-        option("--insecure", is_flag=True, help="Listen beyond loopback although requests are not authenticated."),
+        further_option(
+            "--insecure", is_flag=True, help="Listen beyond loopback although requests are not authenticated."
+        ),
     )
 
 
 def monitoring_port() -> Decorator:
     """Declare --monitoring-port."""
-    return option(
+    return further_option(
         "--monitoring-port",
         type=click.IntRange(0, 65535),
         default=None,
@@ -109,16 +117,16 @@ def peer(service: str, port: int) -> Decorator:
     )
 
 
-def seconds(flag: str, default: float, help_text: str) -> Decorator:
+def seconds(flag: str, default: float, help_text: str, declare: Callable[..., Decorator] = option) -> Decorator:
     """Declare a flag that is a time in seconds."""
     allowed = click.FloatRange(min=0, min_open=True)
-    return option(flag, type=allowed, metavar="SECONDS", default=default, help=help_text)
+    return declare(flag, type=allowed, metavar="SECONDS", default=default, help=help_text)
 
 
 def leases() -> Decorator:
     """Declare how long agents count as alive: --heartbeat-interval, --suspicion, --lease and --kill-budget."""
     return all_of(
-        seconds("--heartbeat-interval", 5, "How often agents must be heard of."),
+        seconds("--heartbeat-interval", 5, "How often agents must be heard of.", further_option),
         seconds("--suspicion", 15, "How long an agent may be silent before it is offered nothing more."),
         seconds(
             "--lease",
@@ -131,7 +139,7 @@ def leases() -> Decorator:
 
 def durability() -> Decorator:
     """Declare --durability."""
-    return option(
+    return further_option(
         "--durability",
         type=click.Choice(["full", "relaxed"]),
         default="full",
@@ -153,7 +161,7 @@ def seconds_of(_context: click.Context, _parameter: click.Parameter, value: str)
 
 def job_retention() -> Decorator:
     """Declare --job-retention."""
-    return option(
+    return further_option(
         "--job-retention",
         metavar="TIME",
         default="7d",
@@ -172,7 +180,7 @@ def bytes_of(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 def faults() -> Decorator:
     """Declare --faults."""
-    return option(
+    return further_option(
         "--faults",
         is_flag=True,
         help="For testing: let jobs ask, by the tag batchyard:fault, for attempts that fail without running.",
@@ -181,7 +189,7 @@ def faults() -> Decorator:
 
 def compat() -> Decorator:
     """Declare --compat."""
-    return option(
+    return further_option(
         "--compat",
         type=click.Choice([profile.value for profile in Compat]),
         default=Compat.SEED.value,
@@ -194,33 +202,35 @@ def compat() -> Decorator:
 def account_and_region() -> Decorator:
     """Declare --account and --region."""
     return all_of(
-        option(
+        further_option(
             "--account",
             metavar="DIGITS",
             default=DEFAULT_NAMESPACE,
             help="Account of requests whose access key is not itself an account of 12 digits.",
         ),
-        option("--region", default=DEFAULT_REGION, help="Region of requests that name none."),
+        further_option("--region", default=DEFAULT_REGION, help="Region of requests that name none."),
     )
 
 
 def signatures() -> Decorator:
     """Declare how signatures are verified: --access-keys and --clock-skew."""
     return all_of(
-        option(
+        further_option(
             "--access-keys",
             metavar="FILE",
             type=click.Path(dir_okay=False, path_type=Path),
             default=None,
             help="Access keys that may sign requests, in TOML; every signature is then verified. See docs/security.md.",
         ),
-        seconds("--clock-skew", 900, "How far apart the clocks of client and server may be, for signatures."),
+        seconds(
+            "--clock-skew", 900, "How far apart the clocks of client and server may be, for signatures.", further_option
+        ),
     )
 
 
 def allowed_host() -> Decorator:
     """Declare --allowed-host."""
-    return option(
+    return further_option(
         "--allowed-host",
         multiple=True,
         metavar="NAME",
@@ -238,8 +248,10 @@ def output(
 def logging() -> Decorator:
     """Declare --log-format and --log-level."""
     return all_of(
-        option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Form of the log on stderr."),
-        option(
+        further_option(
+            "--log-format", type=click.Choice(["text", "json"]), default="text", help="Form of the log on stderr."
+        ),
+        further_option(
             "--log-level",
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",

@@ -214,7 +214,7 @@ def scheduler(
 @click.command(cls=BriefCommand)
 @options.data_dir()
 @options.peer("jobstore", options.JOBSTORE_PORT)
-@options.option(
+@options.further_option(
     "--log-limit",
     metavar="SIZE",
     default="512MiB",

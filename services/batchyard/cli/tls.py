@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import click
 
 from batchyard.cli.errors import CannotStartError
-from batchyard.cli.options import Command, Decorator, all_of, option, variable_of
+from batchyard.cli.options import Command, Decorator, all_of, further_option, variable_of
 from batchyard.rpc import hosts
 from batchyard.rpc.peers import Role
 from batchyard.rpc.tls import Tls, TlsError, TlsFiles
@@ -24,9 +24,11 @@ def tls_files(*roles: Role) -> Decorator:
     """
     cert, key, ca = _FLAGS
     flags = all_of(
-        option(cert, metavar="FILE", type=_FILE, help="Own certificate, in PEM; see `batchyard certificates`."),
-        option(key, metavar="FILE", type=_FILE, help="Private key of --tls-cert, in PEM."),
-        option(ca, metavar="FILE", type=_FILE, help="Certificate of the authority whose certificates count, in PEM."),
+        further_option(cert, metavar="FILE", type=_FILE, help="Own certificate, in PEM; see `batchyard certificates`."),
+        further_option(key, metavar="FILE", type=_FILE, help="Private key of --tls-cert, in PEM."),
+        further_option(
+            ca, metavar="FILE", type=_FILE, help="Certificate of the authority whose certificates count, in PEM."
+        ),
     )
 
     def decorate(command: Command) -> Command:

@@ -191,20 +191,20 @@ def _agent_command(config: UpConfig, target: str) -> Sequence[str]:
 @options.job_retention()
 @options.faults()
 @options.option("--no-agent", is_flag=True, help="Start no local agent.")
-@options.option(
+@options.further_option(
     "--agent-port",
     type=click.IntRange(0, 65535),
     default=None,
     help="Port for agents that are started apart, here or on other hosts; 0 is any free one. None unless given.",
 )
-@options.option(
+@options.further_option(
     "--agent-host",
     metavar="ADDRESS",
     default=None,
     show_default="that of --host",
     help="Address for --agent-port, if clients are to reach this host by another one, or not at all.",
 )
-@options.option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
+@options.further_option("--bare", is_flag=True, help="Create no default compute environment and job queue.")
 @options.logging()
 def up(
     *,
