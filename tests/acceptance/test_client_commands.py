@@ -1,16 +1,9 @@
-"""The commands for people: piped, as scripts use them, and on a terminal."""
+"""The commands for people: piped, as scripts use them."""
 
-import fcntl
 import json
-import os
-import pty
 import re
-import signal
-import struct
-import subprocess
-import sys
-import termios
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +14,7 @@ from click.testing import CliRunner, Result
 from batchyard.cli.main import main
 from support.aws import Account
 from support.installation import Installation, start_up
+from support.terminal import piped
 
 LARGE = {"vcpus": 1000}
 """Has a job wait for ever."""
@@ -43,54 +37,9 @@ def account(up: Installation) -> Iterator[Account]:
 
 
 @pytest.fixture
-def call(up: Installation, account: Account, monkeypatch: pytest.MonkeyPatch) -> Any:
+def call(up: Installation, account: Account) -> Callable[..., Result]:
     """Return what calls a command in this process, as if its output were piped."""
-    monkeypatch.setenv("BATCHYARD_DATA_DIR", str(up.folder))
-
-    def call(*arguments: str, stdin: str | None = None, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, arguments, input=stdin, catch_exceptions=False)
-        assert result.exit_code == code, (result.stdout, result.stderr)
-        assert "\x1b" not in result.output
-        return result
-
-    return call
-
-
-def on_terminal(
-    up: Installation,
-    *arguments: str,
-    columns: int = 100,
-    until: Callable[[str], bool] | None = None,
-    **variables: str,
-) -> tuple[str, int]:
-    """Return what a command writes to a terminal, and its exit code; it is interrupted once it has written enough."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {**os.environ, "BATCHYARD_DATA_DIR": str(up.folder), "TERM": "xterm-256color", **variables}
-    environment.pop("COLUMNS", None)
-    with subprocess.Popen(
-        [sys.executable, "-m", "batchyard.cli", *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        os.close(slave)
-        written = b""
-        while True:
-            if until is not None and until(written.decode(errors="replace")):
-                process.send_signal(signal.SIGINT)
-                until = None
-            try:
-                chunk = os.read(master, 4096)
-            except OSError:  # how a terminal says that nobody has it open any more
-                break
-            if not chunk:
-                break
-            written += chunk
-    os.close(master)
-    return written.decode(), process.returncode
+    return partial(piped, up)
 
 
 def rows(result: Result) -> list[list[str]]:
@@ -146,14 +95,6 @@ def test_a_job_is_described_with_its_attempts(call: Any, account: Account) -> No
     document = json.loads(call("describe", "--output", "json", job_id).stdout)
     assert document["jobs"][0]["attempts"][1]["container"]["exitCode"] == 3
     assert "there is no job nobody in account 123456789012" in call("describe", job_id, "nobody", code=1).stderr
-
-
-def test_what_users_write_is_no_order_to_a_terminal(call: Any, up: Installation, account: Account) -> None:
-    job_id = account.submit(["printf", "a\nb\x1b[31mc"], containerOverrides=LARGE)
-    account.batch.cancel_job(jobId=job_id, reason="two\nlines and \x1b[31mred")
-    assert "  two lines and  [31mred\n" in call("describe", job_id).stdout
-    written, _ = on_terminal(up, "jobs", "--limit", "1", columns=200)
-    assert "two lines and  [31mred" in written
 
 
 def test_logs_are_printed_and_followed_over_all_attempts(call: Any, account: Account) -> None:
@@ -254,94 +195,6 @@ def test_a_command_is_run_as_an_array_after_another_job(call: Any, account: Acco
     assert rows(result)[1][1:3] == ["sh", "SUCCEEDED"]
 
 
-def test_on_a_terminal_a_true_bar_goes_up_to_the_end(up: Installation, account: Account, tmp_path: Path) -> None:
-    # A quarter of the children ends whenever the bar has shown the one before.
-    wait = f"until [ -e {tmp_path}/$((AWS_BATCH_JOB_ARRAY_INDEX / 25)) ]; do sleep 0.05; done"
-    array = account.submit(["sh", "-c", wait], arrayProperties={"size": 100})
-
-    def release(written: str) -> bool:
-        for quarter in range(4):
-            if f" {25 * quarter}/100" in written:
-                (tmp_path / str(quarter)).touch()
-        return False
-
-    written, code = on_terminal(up, "wait", array, until=release)
-    assert code == 0
-    shown = [int(count) for count in re.findall(r"(\d+)/100\b", written)]
-    assert shown == sorted(shown)
-    assert {0, 25, 50, 75} <= set(shown)
-    assert shown[-1] == 100
-    assert "100 succeeded" in written
-    assert re.search(r"\d\.\d/s", written)
-    assert re.search(r"\d:\d\d:\d\d", written)
-    assert "\x1b[32mSUCCEEDED" in written
-
-
-def test_the_bar_of_ten_thousand_children_counts_them_all(up: Installation, account: Account) -> None:
-    array = account.submit(arrayProperties={"size": 10_000}, containerOverrides=LARGE)
-    written, code = on_terminal(up, "wait", "--timeout", "0", array)
-    assert code == 124
-    assert "0/10000" in written
-    assert "10000 waiting" in written
-    account.batch.cancel_job(jobId=array, reason="enough")
-    written, code = on_terminal(up, "wait", array, columns=200)
-    assert code == 1
-    assert "10000/10000" in written
-    assert "10000 failed" in written
-    assert "enough: 0, 1, 2, 3, 4 and 9995 more" in written
-
-
-def test_a_terminal_can_be_without_colours_and_never_cuts_an_id(up: Installation, account: Account) -> None:
-    job_id = account.submit(jobName="a-name-that-is-much-longer-than-what-a-narrow-terminal-has-room-for")
-    account.wait(job_id)
-    written, code = on_terminal(up, "jobs", "--limit", "1", columns=80, NO_COLOR="1")
-    assert code == 0
-    assert job_id in written
-    assert "…" in written
-    assert not re.search(r"\x1b\[3\dm", written)
-    assert all(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip()) <= 80 for line in written.splitlines())
-
-
-def test_a_watched_list_changes_with_its_jobs_until_it_is_interrupted(
-    call: Any, up: Installation, account: Account
-) -> None:
-    job_id = account.submit(jobName="watched", containerOverrides=LARGE)
-    seen: list[str] = []
-
-    def enough(written: str) -> bool:
-        if not seen and "RUNNABLE" in written:
-            seen.append("RUNNABLE")
-            account.batch.cancel_job(jobId=job_id, reason="seen on a terminal")
-        return "seen on a terminal" in written
-
-    written, code = on_terminal(up, "jobs", "--name", "watched", "--watch", columns=160, until=enough)
-    assert code == 130
-    assert written.index("RUNNABLE") < written.index("FAILED")
-    assert "Traceback" not in written
-    assert "for a terminal" in call("jobs", "--watch", code=2).stderr
-
-
-def test_top_shows_queues_agents_and_what_runs_and_follows_them(call: Any, up: Installation, account: Account) -> None:
-    job_id = account.submit(["sleep", "600"], jobName="long")
-    account.wait(job_id, "RUNNING")
-
-    def enough(written: str) -> bool:
-        if job_id in written and account.describe(job_id)["status"] == "RUNNING":
-            account.batch.terminate_job(jobId=job_id, reason="seen")
-        return job_id in written and job_id not in written.rpartition(" agents, ")[2] and "RUNNING" in written[-400:]
-
-    try:
-        written, code = on_terminal(up, "top", columns=160, until=enough)
-    finally:
-        account.batch.terminate_job(jobId=job_id, reason="over")
-    assert code == 130
-    assert "Traceback" not in written
-    told = json.loads(call("top", "--output", "json").stdout)
-    assert [agent["status"] for agent in told["agents"]] == ["ACTIVE"]
-    assert {queue["jobQueueName"] for queue in told["queues"]} == {"queue"}
-    assert call("top").stdout.startswith("1 of 1 agents, ")
-
-
 def test_an_agent_is_drained_and_resumed(call: Any) -> None:
     (agent,) = json.loads(call("agents", "--output", "json").stdout)["agents"]
     told = [
@@ -352,26 +205,6 @@ def test_an_agent_is_drained_and_resumed(call: Any) -> None:
         (agent["agentId"], "DRAINING"),
         (agent["agentId"], "ACTIVE"),
     ]
-
-
-@pytest.mark.parametrize("command", ["queues", "environments", "agents", "usage", "describe", "logs", "run"])
-def test_a_terminal_shows_what_a_pipe_gets_and_colours(
-    call: Any, up: Installation, account: Account, command: str
-) -> None:
-    job_id = account.submit(["echo", "hello"], jobName="shown")
-    account.wait(job_id)
-    arguments = {
-        "describe": [job_id],
-        "logs": [job_id],
-        "run": ["--queue", "queue", "--log-level", "error", "--", "echo", "hello"],
-    }.get(command, [])
-    written, code = on_terminal(up, command, *arguments, columns=200)
-    assert code == 0
-    assert "Traceback" not in written
-    shown = set(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).split())
-    # Some of it is different a moment later: what has run, and for how long.
-    piped = set(call(command, *arguments).stdout.split())
-    assert len(shown & piped) >= len(piped) / 2
 
 
 def clients_in(group: click.Group, *before: str) -> Iterator[str]:

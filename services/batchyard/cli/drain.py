@@ -1,6 +1,5 @@
 """`batchyard drain`: take a host out of use without harm to its jobs."""
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from batchyard.api.operations.v1.agents_service_pb2 import (
 from batchyard.cli import clients, options
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
-from batchyard.cli.job_client import EXIT_INTERRUPTED
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.output import members_of, print_json
 from batchyard.cli.session import Session
@@ -127,4 +125,4 @@ def drain(
                 print_json(members_of(summary))
         except KeyboardInterrupt:
             click.echo("batchyard: the agent stays drained; it takes jobs again with --resume", err=True)
-            sys.exit(EXIT_INTERRUPTED)
+            raise

@@ -1,6 +1,11 @@
 """Why a command could not do what it was asked."""
 
+from typing import Final
+
 import click
+
+EXIT_INTERRUPTED: Final = 130
+"""After a Ctrl-C, as a local command's."""
 
 
 class CannotStartError(click.ClickException):

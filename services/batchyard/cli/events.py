@@ -22,7 +22,7 @@ from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOpera
 from batchyard.cli import clients, options
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
-from batchyard.cli.job_client import EXIT_INTERRUPTED, RECONNECT_PAUSE_S
+from batchyard.cli.job_client import RECONNECT_PAUSE_S
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.output import STYLES, console_of, printable
 from batchyard.domain.names import Caller
@@ -149,7 +149,4 @@ def events(
     )
     show = _print_object if output == "json" else _print_line
     with clients.talking_to(target, unread="nobody reads the events any more"):
-        try:
-            anyio.run(print_events, target, clients.caller_for(account, region, tls), request, tls, show)
-        except KeyboardInterrupt:
-            sys.exit(EXIT_INTERRUPTED)
+        anyio.run(print_events, target, clients.caller_for(account, region, tls), request, tls, show)

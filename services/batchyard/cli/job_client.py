@@ -28,6 +28,7 @@ from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceStub
 from batchyard.api.registry.v1.job_definition_pb2 import ContainerProperties
 from batchyard.api.registry.v1.registry_service_pb2 import DescribeJobDefinitionsRequest, RegisterJobDefinitionRequest
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from batchyard.cli.errors import EXIT_INTERRUPTED
 from batchyard.domain.names import Caller
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.identity import metadata_for
@@ -52,7 +53,6 @@ LAST_LINES_TIMEOUT_S: Final = 10.0
 """How long the end of the log is waited for, once the job has ended."""
 
 EXIT_FAILED_WITHOUT_CODE: Final = 1
-EXIT_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,9 +161,10 @@ def jobs(
 @job_argument(several=True)
 def describe(*, server: Server, jobs: Sequence[str]) -> None:
     """Tell all about each JOB, by id or ARN: what it is, why it waits, how its attempts went."""
+    names = unique(jobs)
 
     async def act(session: Session) -> None:
-        found = await session.describe(unique(jobs))
+        found = await session.describe(names)
         if server.as_json:
             print_json({"jobs": [members_of(job) for job in found]})
             return

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import click
 
+from batchyard.cli.errors import EXIT_INTERRUPTED
 from batchyard.cli.init import be_init_if_first
 from batchyard.cli.loading import load
 
@@ -45,6 +46,13 @@ class LazyGroup(click.Group):
         """Run a subcommand; as the first process of a container in a child, before there is anything to be copied."""
         be_init_if_first()
         return super().main(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a subcommand; one that is interrupted ends quietly."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, most used first."""

@@ -2,12 +2,11 @@
 
 import io
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import anyio
 import click
@@ -23,7 +22,7 @@ from batchyard.api.operations.v1.overview_service_pb2_grpc import OverviewServic
 from batchyard.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from batchyard.cli import clients, options
 from batchyard.cli.folder import DataFolder
-from batchyard.cli.job_client import CONNECT_TIMEOUT_S, EXIT_INTERRUPTED, Patience
+from batchyard.cli.job_client import CONNECT_TIMEOUT_S, Patience
 from batchyard.cli.logging import configure_logging
 from batchyard.domain.names import Caller
 from batchyard.gateway.transcoder import words_of
@@ -119,23 +118,15 @@ class Server:
 
     def run(self, act: Callable[[Session], Awaitable[int | None]]) -> None:
         """Carry a command out over a channel of its own; exit with the code that it returns, if it is not 0."""
-        with self._ended_in_order():
+        with clients.talking_to(self.target, unread="nobody reads the output any more"):
             code = anyio.run(self._with_session, act)
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.flush()
         sys.exit(code or 0)
 
     async def _with_session(self, act: Callable[[Session], Awaitable[int | None]]) -> int | None:
         async with open_channel(self.target, self.tls) as channel:
             return await act(Session(channel, self.caller))
-
-    @contextmanager
-    def _ended_in_order(self) -> Iterator[None]:
-        with clients.talking_to(self.target, unread="nobody reads the output any more"):
-            try:
-                yield
-                if isinstance(sys.stdout, io.TextIOWrapper):
-                    sys.stdout.flush()
-            except KeyboardInterrupt:
-                sys.exit(EXIT_INTERRUPTED)
 
 
 def server_options() -> options.Decorator:
@@ -181,8 +172,18 @@ def job_argument(*, several: bool) -> Callable[[options.Command], options.Comman
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Return names, each once; `-` stands for those on stdin, separated by white space."""
+    """Return names, each once; `-` stands for those on stdin, separated by white space.
+
+    Not for use in a loop, which would hold back a Ctrl-C of whoever types them.
+    """
     found: dict[str, None] = {}
     for name in names:
-        found.update(dict.fromkeys(sys.stdin.read().split() if name == "-" else [name]))
+        found.update(dict.fromkeys(read(sys.stdin, "ids of jobs").split() if name == "-" else [name]))
     return list(found)
+
+
+def read(file: IO[str], what: str) -> str:
+    """Return all of a file; on a terminal say what is to be typed."""
+    if file.isatty():
+        click.echo(f"batchyard: type {what}; Ctrl-D ends them, Ctrl-C gives up", err=True)
+    return file.read()

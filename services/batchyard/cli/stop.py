@@ -32,8 +32,10 @@ async def _stop(session: Session, jobs: Sequence[str], reason: str, *, terminate
 
 
 def _end(server: Server, jobs: Sequence[str], reason: str, *, terminate: bool) -> None:
+    names = unique(jobs)
+
     async def act(session: Session) -> int:
-        stopped, errors = await _stop(session, unique(jobs), reason, terminate=terminate)
+        stopped, errors = await _stop(session, names, reason, terminate=terminate)
         if server.as_json:
             told = [{"job": error.job, "code": error.code, "message": error.message} for error in errors]
             print_json({"successful": stopped, "errors": told})

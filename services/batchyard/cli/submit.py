@@ -12,7 +12,7 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import SubmitJobsReq
 from batchyard.cli import options
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.output import members_of, print_json
-from batchyard.cli.session import Server, Session, server_options
+from batchyard.cli.session import Server, Session, read, server_options
 from batchyard.cli.wait import wait_and_tell
 from batchyard.gateway.transcoder import MemberError, compile_decoder, member_name
 
@@ -79,7 +79,7 @@ def submit(*, server: Server, file: IO[str], wait: bool) -> None:
     FILE is JSON or YAML in the member names of AWS's SubmitJob (jobName, jobQueue, jobDefinition, ...): one job, a list
     of jobs, or several YAML documents. Each job is accepted or refused alone; exits with 1 if any is refused.
     """
-    requests = requests_in(file.read())
+    requests = requests_in(read(file, "jobs in JSON or YAML"))
 
     async def act(session: Session) -> int:
         accepted, refused = await submit_all(session, requests)

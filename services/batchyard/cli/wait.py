@@ -155,8 +155,9 @@ def wait(*, server: Server, jobs: Sequence[str], timeout: float | None) -> None:
 
     On a terminal a bar shows how many have ended; of an array, how many of its children.
     """
+    names = unique(jobs)
 
     async def act(session: Session) -> int:
-        return await wait_and_tell(session, unique(jobs), as_json=server.as_json, timeout_s=timeout)
+        return await wait_and_tell(session, names, as_json=server.as_json, timeout_s=timeout)
 
     server.run(act)
