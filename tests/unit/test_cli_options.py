@@ -61,10 +61,23 @@ def test_all_of_every_flag_is_told_to_those_who_ask(name: str) -> None:
         assert str(option.envvar) in re.sub(r"\s+", "", told.output)
 
 
-def test_the_list_of_commands_is_told() -> None:
-    result = CliRunner().invoke(main, ["--help"])
-    assert result.exit_code == 0
-    assert all(f"  {name} " in result.output for name in COMMANDS)
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_all_commands_are_named_on_a_screen_those_for_a_beginning_with_what_they_do(arguments: list[str]) -> None:
+    lines = CliRunner().invoke(main, arguments, prog_name="batchyard", terminal_width=80).output.splitlines()
+    assert len(lines) < SCREEN_LINES  # a prompt follows
+    assert max(map(len, lines)) <= SCREEN_COLUMNS
+    named = {word for line in lines if line.startswith("  ") for word in re.split(r"[\s,]+", line)}
+    assert named >= set(COMMANDS)
+    explained = [line.split()[0] for line in lines[lines.index("First steps:") + 1 : lines.index("More commands:") - 1]]
+    assert explained == COMMANDS[: len(explained)]
+    assert {"up", "run", "submit", "jobs", "logs", "wait"} <= set(explained)
+
+
+def test_all_commands_are_explained_in_a_line_each_to_those_who_ask() -> None:
+    lines = CliRunner().invoke(main, ["--help-all"], terminal_width=80).output.splitlines()
+    explained = [line.split()[0] for line in lines if re.match(r"  [a-z]+ {2,}[A-Z]", line)]
+    assert sorted(explained) == sorted([*COMMANDS, "logs"])  # a command and a service
+    assert max(map(len, lines)) <= SCREEN_COLUMNS
 
 
 def test_an_unknown_command_is_refused() -> None:

@@ -16,8 +16,13 @@ class FurtherOption(click.Option):
     """A flag that a brief help names and does not explain: most calls do without."""
 
 
-class BriefCommand(click.Command):
-    """A command with a help of a screen, and another one of all."""
+def tells_all(ctx: click.Context) -> bool:
+    """Return whether --help-all was given."""
+    return _ALL in ctx.meta
+
+
+class Brief(click.Command):
+    """A command, or group of them, with a help of a screen, and another one of all."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """Return --help, which is told of in the last line."""
@@ -30,10 +35,24 @@ class BriefCommand(click.Command):
         """Return the parameters, with --help-all."""
         return [*super().get_params(ctx), _help_all()]
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the command does: in brief its first paragraph."""
+        text = self.help
+        try:
+            if text is not None and not tells_all(ctx):
+                self.help = text.partition("\n\n")[0]
+            super().format_help_text(ctx, formatter)
+        finally:
+            self.help = text
+
+
+class BriefCommand(Brief):
+    """A command whose brief help has its most used flags in a line each, and names the others."""
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags: all of them with all there is to say, or the most used in a line each."""
         shown = [param for param in self.get_params(ctx) if isinstance(param, click.Option) and not param.hidden]
-        if ctx.meta.get(_ALL):
+        if tells_all(ctx):
             with formatter.section("Options"):
                 formatter.write_dl([record for param in shown if (record := param.get_help_record(ctx))])
             return
@@ -47,16 +66,6 @@ class BriefCommand(click.Command):
                 formatter.write(_filled(", ".join(_families(further)), formatter.width))
         formatter.write_paragraph()
         formatter.write_text("--help-all tells more, and variables, as BATCHYARD_DATA_DIR.")
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what the command does: in brief its first paragraph."""
-        text = self.help
-        try:
-            if text is not None and not ctx.meta.get(_ALL):
-                self.help = text.partition("\n\n")[0]
-            super().format_help_text(ctx, formatter)
-        finally:
-            self.help = text
 
 
 def _families(flags: Sequence[str]) -> Iterator[str]:
