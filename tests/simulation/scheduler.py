@@ -14,6 +14,7 @@ from batchyard.scheduler.session import Session
 from simulation.kernel import HostClock, Kernel, Life
 from simulation.network import End, Network
 from simulation.registry import Registry
+from simulation.spectator import Spectator
 
 
 class SchedulerActor:
@@ -43,6 +44,7 @@ class SchedulerActor:
         self.life = Life(self.name)
         self._starts += 1
         self.core = Scheduler(self._config, self._clock)
+        self.spectator = Spectator(self.core, self._clock)
         self._heartbeat = 0
         self._sessions: list[tuple[End, Session]] = []
         self._is_turning = False

@@ -109,6 +109,8 @@ class World:
             for scheduler in (self.scheduler, self.rival):
                 if scheduler.life.alive:
                     scheduler.core.planner.sanity_check()
+                    missed = scheduler.spectator.missed()
+                    self.checker.require(not missed, "I14", f"nobody was told of {missed}")
             self.kernel.after(self.config.lease_s / 5, watcher, look)
 
         look()

@@ -6,21 +6,28 @@ from dataclasses import replace
 from typing import Any, Final
 
 import anyio
-import anyio.lowlevel
 import pytest
 from grpc import StatusCode
 
-from batchyard.api.operations.v1 import agents_service_pb2, logs_service_pb2
+from batchyard.api.operations.v1 import logs_service_pb2
+from batchyard.api.operations.v1.agents_service_pb2 import AgentSummary, WatchAgentsResponse
 from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange, WatchJobsResponse
+from batchyard.domain.names import Caller
 from batchyard.gateway.access_keys import AccessKey
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.console import live
+from batchyard.gateway.console.api import Api
+from batchyard.gateway.console.watches import Watches
 from batchyard.gateway.http_app import HttpApp
 from support.gateway import Context, FakeServices, ask, in_process, refusing, scope_of
+from support.loop_time import LoopTime
+from support.waiting import eventually
 
 CHANGES: Final = "/live/changes?agents=1"
 LOG: Final = "/live/log?stream=a-log"
 END: Final = b"event: end\ndata: {}\n\n"
+HOUR_S: Final = 3600
+CHANGED: Final = b"event: changed\ndata: {}\n\n"
 
 
 class Watched:
@@ -81,6 +88,13 @@ class Tab:
                 await self._news.wait()
 
 
+@pytest.fixture
+def services(services: FakeServices) -> FakeServices:
+    """Services that have agents, of which nothing changes."""
+    services.answer("WatchAgents", Watched(WatchAgentsResponse(caught_up=True)))
+    return services
+
+
 @asynccontextmanager
 async def an_app(services: FakeServices, config: GatewayConfig | None = None) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
@@ -104,7 +118,7 @@ async def test_a_tab_that_is_closed_ends_what_was_watched_for_it(services: FakeS
     services.answer("WatchJobs", watch)
     async with an_app(services) as app:
         async with opened(app, CHANGES) as tab:
-            await tab.until(lambda: tab.heard == [b"event: changed\ndata: {}\n\n"])
+            await tab.until(lambda: tab.heard == [CHANGED])
             tab.close()
         with anyio.fail_after(30):
             await watch.ended.wait()
@@ -124,7 +138,6 @@ async def test_tabs_of_an_account_share_one_watch_for_as_long_as_one_is_open(ser
             ended.set()
 
     services.answer("WatchJobs", watch)
-    services.answer("ListAgents", agents_service_pb2.ListAgentsResponse())
     async with an_app(services) as app:
         async with opened(app, "/live/changes") as first:
             await first.until(lambda: len(first.heard) == 1)
@@ -258,14 +271,53 @@ async def test_a_browser_is_told_what_it_need_not_ask_again(
     assert (tab.status, tab.heard) == (200, heard)
 
 
-async def test_agents_are_looked_at_without_their_jobs(services: FakeServices) -> None:
-    watch = Watched()
-    services.answer("WatchJobs", watch)
-    services.answer("ListAgents", agents_service_pb2.ListAgentsResponse())
-    async with an_app(services) as app, opened(app, CHANGES) as tab:
-        await watch.begun.wait()
-        while not any(call.method == "ListAgents" for call in services.received):
-            await anyio.lowlevel.checkpoint()
-        tab.close()
-    (call,) = (call for call in services.received if call.method == "ListAgents")
-    assert not call.request.include_jobs
+async def test_all_accounts_share_one_watch_of_the_agents_that_names_no_jobs(services: FakeServices) -> None:
+    go_on = anyio.Event()
+
+    async def watch(request: Any, context: Context) -> AsyncIterator[WatchAgentsResponse]:
+        yield WatchAgentsResponse(agents=[AgentSummary(agent_id="a")])
+        yield WatchAgentsResponse(agents=[AgentSummary(agent_id="b")], caught_up=True)
+        await go_on.wait()
+        yield WatchAgentsResponse(agents=[AgentSummary(agent_id="b", connected=True)], caught_up=True)
+        await anyio.sleep_forever()
+
+    services.answer("WatchJobs", Watched(WatchJobsResponse(revision=1)))
+    services.answer("WatchAgents", watch)
+    other = {"cookie": "batchyard-account=210987654321"}
+    async with an_app(services) as app, opened(app, CHANGES) as first, opened(app, CHANGES, **other) as second:
+        for tab in (first, second):
+            await tab.until(lambda tab=tab: tab.heard == [CHANGED])  # type: ignore[misc]
+        go_on.set()
+        for tab in (first, second):
+            await tab.until(lambda tab=tab: tab.heard == [CHANGED] * 2)  # type: ignore[misc]
+            tab.close()
+    assert sorted(call.method for call in services.received) == ["WatchAgents", "WatchJobs", "WatchJobs"]
+    (asked,) = (call.request for call in services.received if call.method == "WatchAgents")
+    assert not asked.include_jobs
+
+
+async def test_a_page_costs_nothing_while_nothing_changes(
+    services: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.answer("WatchJobs", Watched(WatchJobsResponse(revision=1)))
+    async with in_process(services) as upstreams:
+        events, watches = live.changes(Watches(Api(upstreams)), Caller(), {"agents": "1"})
+        heard: list[bytes] = []
+        hear = heard.append
+
+        async def listen() -> None:
+            async for event in events:
+                hear(event)
+
+        async with anyio.create_task_group() as page:
+            for watch in watches:
+                page.start_soon(watch)
+            page.start_soon(listen)
+            await eventually(lambda: heard == [CHANGED], "both watches have begun")
+            time = LoopTime(monkeypatch)
+            for _ in range(HOUR_S):
+                await time.passes(1)
+            page.cancel_scope.cancel()
+    assert len(heard) > HOUR_S / live.KEEP_ALIVE_S - 2, "the hour has passed"
+    assert set(heard[1:]) == {b": still here\n\n"}
+    assert sorted(call.method for call in services.received) == ["WatchAgents", "WatchJobs"]

@@ -5,6 +5,7 @@ ahead holds no room: its agent claims it when there is some, in the order of the
 counts against the ceiling of its compute environment from the start, because agents know nothing of ceilings.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from math import inf
 from typing import Final, Generic, Protocol, TypeVar
@@ -78,6 +79,10 @@ class Ahead(Generic[P]):
     def count(self, agent_id: str) -> int:
         """Return how much a host has ahead."""
         return len(self._by_agent.get(agent_id, ()))
+
+    def of(self, agent_id: str) -> Iterable[P]:
+        """Return what a host has ahead."""
+        return self._by_agent.get(agent_id, ())
 
     def contains(self, placement: P) -> bool:
         """Tell whether a placement is ahead."""

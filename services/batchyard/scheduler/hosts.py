@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol, TypeAlias
 
+from batchyard.domain.jobs import JobKey
 from batchyard.scheduler.lines import Line
 from batchyard.scheduler.model import NOTHING, Agent, Resources, sum_of
 
@@ -89,6 +90,11 @@ class Run(Protocol):
     @property
     def agent_id(self) -> str:
         """Where it is."""
+        ...
+
+    @property
+    def job(self) -> JobKey:
+        """What it is a run of."""
         ...
 
     @property

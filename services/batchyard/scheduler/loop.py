@@ -18,6 +18,7 @@ from batchyard.domain.errors import StaleIncarnationError, SupersededError, Unav
 from batchyard.domain.jobs import Fence
 from batchyard.rpc.log_context import job_fields
 from batchyard.scheduler import setback
+from batchyard.scheduler.agent_changes import AgentChanges
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.convert import (
     agent_of,
@@ -64,7 +65,8 @@ class Scheduler:
         self.planner: Final = Planner(
             compat=config.compat, starvation_bound_s=config.starvation_bound_s, jobs_a_line=config.jobs_a_line
         )
-        self.roster: Final = Roster()
+        self.agent_changes: Final = AgentChanges(self.planner)
+        self.roster: Final = Roster(self.agent_changes.note)
         self.drains: Final = Drains()
         self._leases = Leases(
             lease_s=config.lease_s, kill_budget_s=config.kill_budget_s, suspicion_s=config.suspicion_s
@@ -113,6 +115,7 @@ class Scheduler:
         for agent_id in due.suspects:
             _log.warning("agent %s is silent", agent_id)
             self.planner.agent_suspended(agent_id)
+            self.agent_changes.note(agent_id)
         for agent in due.lost:
             self._lose(agent, self._store)
         for agent_id in self.drains.due(now):
@@ -146,10 +149,13 @@ class Scheduler:
         """Whether this scheduler decides now."""
         return self._store is not None and self._may_act(self._clock.monotonic_s())
 
-    def lease_left(self, agent_id: str, now: float) -> float | None:
-        """Return in how many seconds an agent counts as lost if it is not heard again; None without a lease."""
-        deadline = self._leases.deadline_of(agent_id)
-        return None if deadline is None else deadline - now
+    def lease_ends_at(self, agent_id: str) -> float | None:
+        """Return when, on the clock, an agent counts as lost if it is not heard again; None without a lease."""
+        return self._leases.deadline_of(agent_id)
+
+    def is_late(self, agent_id: str) -> bool:
+        """Tell whether an agent with a lease has been silent for too long to be offered anything."""
+        return self._leases.is_suspect(agent_id)
 
     def resources_changed(self, *, complete: bool) -> None:
         """Note that queues or environments in the picture have changed; planning begins when they are complete."""
@@ -221,6 +227,7 @@ class Scheduler:
             self._is_complete = True
             for agent_id in self.drains.snapshot_ends():
                 self.planner.agent_undrained(agent_id)
+                self.agent_changes.note(agent_id)
             self._lead_if_it_may()
         self._wake.set()
 
@@ -263,6 +270,7 @@ class Scheduler:
         for agent_id in self.drains:
             self._ask_offers_back(agent_id)
         for record in self.roster:
+            self.agent_changes.note(record.agent_id)
             if record.session is not None:
                 self._resume(record, record.session, now)
             elif record.agent_id not in self._live:
@@ -292,6 +300,7 @@ class Scheduler:
         session.outbox.close(UnavailableError(f"{reason}: present yourself anew"))
         record.session = None
         self.planner.agent_suspended(record.agent_id)
+        self.agent_changes.note(record.agent_id)
 
     def _resume(self, record: AgentRecord, session: Session, now: float) -> None:
         live = self._live.get(record.agent_id)
@@ -363,6 +372,7 @@ class Scheduler:
     def _drain_told(self, message: wire.AgentDrain) -> None:
         agent_id = message.agent_id
         self.drains.told(message, self._clock.monotonic_s())
+        self.agent_changes.note(agent_id)
         if agent_id in self.drains:
             self.planner.agent_drained(agent_id)
             if self._leads:
@@ -386,6 +396,7 @@ class Scheduler:
         lease_s = outcome.lease_ms / 1000 if outcome.lease_ms else self._config.lease_s
         if outcome.accepted:
             self._leases.grant(Incarnation(outcome.agent_id, outcome.incarnation), now, lease_s)
+            self.agent_changes.note(outcome.agent_id)
         session = record.session
         if session is None or session.agent.incarnation != outcome.incarnation:
             return
@@ -443,6 +454,7 @@ class Scheduler:
             older.outbox.close(SupersededError("a newer session of this agent has taken over"))
         record.session, record.registration = session, session.registration
         self.planner.agent_suspended(session.agent.agent_id)
+        self.agent_changes.note(session.agent.agent_id)
         self._apply(session)
 
     def session_closed(self, session: Session) -> None:
@@ -452,6 +464,7 @@ class Scheduler:
             _log.info("agent %s has left", record.agent_id)
             record.session = None
             self.planner.agent_suspended(record.agent_id)
+            self.agent_changes.note(record.agent_id)
             # Before it leads it knows of no leases, and the snapshot may have told of what is held for this agent.
             if self._leads and not self._leases.has(record.agent_id):
                 self._forget(record)
@@ -463,7 +476,9 @@ class Scheduler:
             return
         now = self._clock.monotonic_s()
         news = session.hear(request.reports, now)
-        record.unshipped_logs = request.unshipped_logs
+        if record.unshipped_logs != request.unshipped_logs:
+            record.unshipped_logs = request.unshipped_logs
+            self.agent_changes.note(record.agent_id)
         session.heartbeat = max(session.heartbeat, request.heartbeat)
         if self._store is None or not self._may_act(now) or not session.accepted:
             return
@@ -476,6 +491,7 @@ class Scheduler:
             if was_suspect:
                 _log.info("agent %s is heard again", record.agent_id)
                 self.planner.agent_resumed(record.agent_id)
+                self.agent_changes.note(record.agent_id)
                 self._wake.set()
 
     def _apply(self, session: Session) -> None:
@@ -491,6 +507,7 @@ class Scheduler:
         )
         session.accepted = session.is_vetted = True
         self.planner.agent_joined(agent)
+        self.agent_changes.note(agent.agent_id)
         session.outbox.welcome(self._terms(session))
         session.outbox.answer(session.heartbeat)
         self._send_what_is_held(record, session)
@@ -521,6 +538,7 @@ class Scheduler:
         _log.warning("agent %s is lost: its lease is over", agent.agent_id)
         _AGENTS_LOST.inc()
         store.lose(agent)
+        self.agent_changes.note(agent.agent_id)
         record = self.roster.get(agent.agent_id)
         if record is not None and record.session is not None:
             self._refuse(record.session)
@@ -531,6 +549,7 @@ class Scheduler:
         """End a session whose incarnation has no right to run anything."""
         session.accepted, session.is_vetted = False, True
         self.planner.agent_suspended(session.agent.agent_id)
+        self.agent_changes.note(session.agent.agent_id)
         session.outbox.close(_stale(session.agent))
 
     def _forget(self, record: AgentRecord) -> None:

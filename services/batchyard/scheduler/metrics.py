@@ -37,9 +37,9 @@ class AgentGauges(Collector):
             agent = (record.agent_id,)
             connected.add_metric(agent, record.is_connected)
             draining.add_metric(agent, record.agent_id in self._scheduler.drains)
-            left = self._scheduler.lease_left(record.agent_id, now)
-            if left is not None:
-                lease.add_metric(agent, left)
+            ends_at = self._scheduler.lease_ends_at(record.agent_id)
+            if ends_at is not None:
+                lease.add_metric(agent, ends_at - now)
             use = self._scheduler.planner.use_of(record.agent_id)
             runs.add_metric(agent, use.runs)
             taken = use.used.vcpus_milli / 1000, use.used.memory_mib, use.used.gpus

@@ -9,6 +9,7 @@ room is held for it (see `holds`). Jobs that are over in milliseconds are offere
 `feeding`).
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from math import inf
@@ -87,6 +88,8 @@ class Planner:
         """Of the latest plan."""
         self._found: list[Placement] = []
         """Runs that a snapshot told of since the latest plan: how long they may take counts from the next."""
+        self.use_changed: Callable[[str], None] | None = None
+        """Is told the id of an agent when something is placed on it or has ended there; None: nobody wants to know."""
         self.looks = 0
         """How often a job was held against the hosts: what planning has cost so far."""
 
@@ -180,6 +183,9 @@ class Planner:
 
     def forget_jobs(self) -> None:
         """Forget all jobs and runs, but not where they could run: a new snapshot of them follows."""
+        if self.use_changed is not None:
+            for placement in (*self._proposed.values(), *self._runs.values()):
+                self.use_changed(placement.agent_id)
         self._holds.relieve_all()
         self._refresh_holds()
         self._waiting.forget_jobs()
@@ -245,12 +251,11 @@ class Planner:
         host = self._hosts.get(agent_id)
         return host.holder.head_key() if host is not None and host.holder is not None else None
 
-    def jobs_by_agent(self) -> dict[str, list[JobKey]]:
-        """Return the jobs that are offered to each agent or run on it; costs as much as there are runs anywhere."""
-        found: dict[str, list[JobKey]] = {}
-        for placement in self._runs.values():
-            found.setdefault(placement.agent_id, []).append(placement.job)
-        return found
+    def jobs_on(self, agent_id: str) -> Iterator[JobKey]:
+        """Yield the jobs that `use_of` counts as an agent's runs."""
+        host = self._hosts.get(agent_id)
+        yield from (run.job for run in (host.runs if host is not None else ()))
+        yield from (placement.job for placement in self._ahead.of(agent_id))
 
     def use_of(self, agent_id: str) -> HostUse:
         """Return how much of an agent's host is taken by proposals and runs; what it has ahead counts as runs."""
@@ -327,6 +332,8 @@ class Planner:
         else:
             placement.ends_by = ends_by(self._now, placement.time_limit_s)
             self._hosts.charge(placement)
+        if self.use_changed is not None:
+            self.use_changed(placement.agent_id)
 
     def _discharge(self, placement: Placement) -> None:
         vcpus_milli, share = placement.need.vcpus_milli, placement.share
@@ -346,6 +353,8 @@ class Planner:
                     self._usage.charge(claimed.share, claimed.need.vcpus_milli, ahead=False)
             self._waiting.host_has_room(host)
         self._waiting.wake_for_ceiling(environment)
+        if self.use_changed is not None:
+            self.use_changed(placement.agent_id)
 
     def _learn(self, agent_id: str, line: LineKey, ran_for_ms: int) -> None:
         """Take in how long a job took; if such jobs are swift and their agent has few ahead, have more looked at."""

@@ -1,6 +1,6 @@
 """The agents that are known, connected or not, and what is held for each of them until it has it for sure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
@@ -42,8 +42,10 @@ class AgentRecord:
 class Roster:
     """All agents that are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        """Tell `changed` the id of each agent that has become known, or is not any more."""
         self._records: dict[str, AgentRecord] = {}
+        self._changed = changed
 
     def __iter__(self) -> Iterator[AgentRecord]:
         return iter(list(self._records.values()))
@@ -57,11 +59,13 @@ class Roster:
         record = self._records.get(agent_id)
         if record is None:
             record = self._records[agent_id] = AgentRecord(agent_id)
+            self._changed(agent_id)
         return record
 
     def forget(self, agent_id: str) -> None:
         """Forget an agent."""
-        self._records.pop(agent_id, None)
+        if self._records.pop(agent_id, None) is not None:
+            self._changed(agent_id)
 
     def forget_runs(self) -> None:
         """Forget all offers and demands: a new snapshot of them follows."""

@@ -1,9 +1,10 @@
-"""The scheduler's services: sessions of agents, and the list of them."""
+"""The scheduler's services: sessions of agents, the list of them, and a watch of it."""
 
 import logging
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import grpc
@@ -16,7 +17,6 @@ from batchyard.api.operations.v1 import agents_service_pb2 as agents_pb2
 from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceServicer
 from batchyard.domain.clock import Clock
 from batchyard.domain.errors import InvalidRequestError, UnavailableError
-from batchyard.domain.jobs import JobKey
 from batchyard.rpc.identity import caller_of
 from batchyard.rpc.peers import peer_of
 from batchyard.scheduler.loop import Scheduler
@@ -24,6 +24,9 @@ from batchyard.scheduler.session import Session
 
 JOB_IDS_MAX: Final = 100
 """Jobs that are named of an agent."""
+
+AGENTS_A_MESSAGE: Final = 500
+"""Agents in one message of a watch."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,21 +87,54 @@ class AgentsServicer(AgentsServiceServicer):
         self, request: agents_pb2.ListAgentsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> agents_pb2.ListAgentsResponse:
         """List all agents, connected or not, by id."""
-        known = {record.agent_id for record in self._scheduler.roster}
-        drained = self._scheduler.drains
-        agent_ids = sorted(known.union(drained))
-        jobs = self._scheduler.planner.jobs_by_agent() if request.include_jobs or drained else {}
-        namespace = caller_of(context).namespace if request.only_own_jobs else None
-        return agents_pb2.ListAgentsResponse(
-            agents=[
-                self._summary(
-                    agent_id,
-                    jobs.get(agent_id, ()) if request.include_jobs or agent_id in drained else (),
-                    namespace,
-                )
-                for agent_id in agent_ids
-            ]
-        )
+        view = View.of(request, context)
+        return agents_pb2.ListAgentsResponse(agents=[self._summary(agent_id, view) for agent_id in self._agent_ids()])
+
+    async def WatchAgents(  # noqa: N802
+        self, request: agents_pb2.WatchAgentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[agents_pb2.WatchAgentsResponse]:
+        """Send all agents, then those of which something has changed, until the client leaves.
+
+        A reader that is slow finds each agent as it is when the reader comes back: nothing is queued for it.
+        """
+        view = View.of(request, context)
+        told: dict[str, _News] = {}
+        caught_up = False
+        with self._scheduler.agent_changes.watch() as watch:
+            agent_ids = self._agent_ids()
+            while True:
+                for start in range(0, len(agent_ids) or 1, AGENTS_A_MESSAGE):
+                    response = self._response(agent_ids[start : start + AGENTS_A_MESSAGE], told, view)
+                    response.caught_up = caught_up or start + AGENTS_A_MESSAGE >= len(agent_ids)
+                    if response.agents or response.gone_agent_ids or response.caught_up > caught_up:
+                        caught_up = response.caught_up
+                        yield response
+                agent_ids = sorted(await watch.changed())
+
+    def _response(
+        self, agent_ids: Iterable[str], told: "dict[str, _News]", view: "View"
+    ) -> agents_pb2.WatchAgentsResponse:
+        """Return what is to be told of these agents to who was told this of them last, and note it."""
+        response = agents_pb2.WatchAgentsResponse()
+        for agent_id in agent_ids:
+            if agent_id not in self._scheduler.drains and self._scheduler.roster.get(agent_id) is None:
+                if told.pop(agent_id, None) is not None:
+                    response.gone_agent_ids.append(agent_id)
+                continue
+            summary = self._summary(agent_id, view)
+            news = self._news_of(summary)
+            if told.get(agent_id) != news:
+                told[agent_id] = news
+                response.agents.append(summary)
+        return response
+
+    def _news_of(self, summary: agents_pb2.AgentSummary) -> "_News":
+        compared = agents_pb2.AgentSummary()
+        compared.CopyFrom(summary)
+        compared.ClearField("lease_left_ms")
+        ends_at = self._scheduler.lease_ends_at(summary.agent_id)
+        is_renewed = summary.connected and not summary.late and ends_at is not None
+        return _News(compared.SerializeToString(), None if is_renewed else ends_at, is_renewed)
 
     async def DrainAgent(  # noqa: N802
         self, request: agents_pb2.DrainAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -110,7 +146,7 @@ class AgentsServicer(AgentsServiceServicer):
             )
         limit_ms = request.limit_seconds * 1000 if request.HasField("limit_seconds") else None
         await self._scheduler.drain(request.agent_id, draining=True, limit_ms=limit_ms)
-        return agents_pb2.DrainAgentResponse(agent=self._summary(request.agent_id, self._jobs_on(request.agent_id)))
+        return agents_pb2.DrainAgentResponse(agent=self._summary(request.agent_id))
 
     async def ResumeAgent(  # noqa: N802
         self, request: agents_pb2.ResumeAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -119,13 +155,13 @@ class AgentsServicer(AgentsServiceServicer):
         await self._scheduler.drain(request.agent_id, draining=False)
         return agents_pb2.ResumeAgentResponse(agent=self._summary(request.agent_id))
 
-    def _jobs_on(self, agent_id: str) -> Iterable[JobKey]:
-        return self._scheduler.planner.jobs_by_agent().get(agent_id, ())
+    def _agent_ids(self) -> list[str]:
+        known = {record.agent_id for record in self._scheduler.roster}
+        return sorted(known.union(self._scheduler.drains))
 
-    def _summary(
-        self, agent_id: str, jobs: Iterable[JobKey] = (), namespace: str | None = None
-    ) -> agents_pb2.AgentSummary:
-        """Return an agent as it is now; of these jobs the first are named, those of a namespace if one is given."""
+    def _summary(self, agent_id: str, view: "View | None" = None) -> agents_pb2.AgentSummary:
+        """Return an agent as it is now, seen as of default by who may see all."""
+        view = view or View()
         scheduler = self._scheduler
         record, use, is_drained = (
             scheduler.roster.get(agent_id),
@@ -141,11 +177,14 @@ class AgentsServicer(AgentsServiceServicer):
             runs=use.runs,
             status="DRAINING" if is_drained else "ACTIVE",
         )
-        named = (job.job_id for job in jobs if namespace is None or job.namespace == namespace)
-        summary.job_ids.extend(islice(named, JOB_IDS_MAX))
-        lease_left = scheduler.lease_left(agent_id, self._clock.monotonic_s())
-        if lease_left is not None:
-            summary.lease_left_ms = int(lease_left * 1000)
+        if is_drained or view.include_jobs:
+            jobs = scheduler.planner.jobs_on(agent_id)
+            named = (job.job_id for job in jobs if view.namespace is None or job.namespace == view.namespace)
+            summary.job_ids.extend(islice(named, JOB_IDS_MAX))
+        ends_at = scheduler.lease_ends_at(agent_id)
+        if ends_at is not None:
+            summary.lease_left_ms = int((ends_at - self._clock.monotonic_s()) * 1000)
+            summary.late = scheduler.is_late(agent_id)
         if record is not None and record.registration is not None:
             summary.unshipped_logs = record.unshipped_logs
             summary.hostname = record.registration.hostname
@@ -155,3 +194,31 @@ class AgentsServicer(AgentsServiceServicer):
             summary.gpus = record.registration.capacity.gpus
             summary.compute_environments.extend(record.registration.compute_environments)
         return summary
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a reader wants to see of each agent."""
+
+    include_jobs: bool = False
+    namespace: str | None = None
+    """Of the jobs that are named; None: of all."""
+
+    @classmethod
+    def of(
+        cls,
+        request: agents_pb2.ListAgentsRequest | agents_pb2.WatchAgentsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> "View":
+        """Return what a request asks for."""
+        return cls(request.include_jobs, caller_of(context).namespace if request.only_own_jobs else None)
+
+
+class _News(NamedTuple):
+    """What of an agent is told anew when it is another."""
+
+    summary: bytes
+    """But for what is left of its lease."""
+    lease_ends_at: float | None
+    """Of a lease that is not renewed."""
+    is_renewed: bool

@@ -9,6 +9,8 @@ import msgspec
 from google.protobuf.descriptor import MethodDescriptor
 
 from batchyard.api.operations.v1 import overview_service_pb2 as overview_pb2
+from batchyard.api.operations.v1.agents_service_pb2 import WatchAgentsRequest, WatchAgentsResponse
+from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceStub
 from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest, WatchJobsResponse
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
 from batchyard.api.operations.v1.logs_service_pb2 import FollowLogEventsRequest, FollowLogEventsResponse
@@ -20,6 +22,7 @@ from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, reached, una
 from batchyard.rpc.identity import metadata_for
 
 if TYPE_CHECKING:
+    from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceAsyncStub
     from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceAsyncStub
     from batchyard.api.operations.v1.logs_service_pb2_grpc import LogsServiceAsyncStub
     from batchyard.api.operations.v1.overview_service_pb2_grpc import OverviewServiceAsyncStub
@@ -42,6 +45,7 @@ class Api:
         }
         self._overview: OverviewServiceAsyncStub = OverviewServiceStub(upstreams.jobs)
         self._watches: JobOperationsServiceAsyncStub = JobOperationsServiceStub(upstreams.jobs)
+        self._agents: AgentsServiceAsyncStub = AgentsServiceStub(upstreams.scheduler)
         self._logs: LogsServiceAsyncStub = LogsServiceStub(upstreams.logs)
 
     async def call(self, caller: Caller, operation: str, members: Json) -> Json:
@@ -62,6 +66,11 @@ class Api:
     def watch(self, caller: Caller, job_ids: list[str]) -> AsyncIterable[WatchJobsResponse]:
         """Follow jobs from now on; none named: all."""
         return self._watches.WatchJobs(WatchJobsRequest(job_ids=job_ids), metadata=tuple(metadata_for(caller)))
+
+    def watch_agents(self) -> AsyncIterable[WatchAgentsResponse]:
+        """Follow the agents: how they are, then what changes of them, without what they run."""
+        # Agents are nobody's: of no account more than of another.
+        return self._agents.WatchAgents(WatchAgentsRequest(), metadata=tuple(metadata_for(Caller())))
 
     def follow(self, caller: Caller, log_stream_name: str, after: str = "") -> AsyncIterable[FollowLogEventsResponse]:
         """Follow a log to its end, from its beginning or after a token."""

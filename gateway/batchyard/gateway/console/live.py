@@ -20,6 +20,8 @@ from batchyard.rpc.http_server import Receive, Send
 
 CHANGES_EVERY_S: Final = 1.0
 """A page is told of changes no more often."""
+GATHERED_S: Final = 0.05
+"""Within this time a change is told of by all who tell of it: the end of a job changes the job and its agent."""
 KEEP_ALIVE_S: Final = 30.0
 STREAMS_MAX: Final = 500
 """Streams that a server has open at the same time; pages that nobody looks at have none."""
@@ -98,12 +100,15 @@ def changes(watches: Watches, caller: Caller, query: Mapping[str, str]) -> tuple
             except TimeoutError:
                 yield b": still here\n\n"
                 continue
+            await anyio.sleep(GATHERED_S)
             changed.clear()
             yield b"event: changed\ndata: {}\n\n"
             await anyio.sleep(CHANGES_EVERY_S)
 
-    wanted = [watches.jobs, *([watches.agents] if "agents" in query else [])]
-    return events(), [partial(watch, caller, heard) for watch in wanted]
+    wanted: list[Watch] = [partial(watches.jobs, caller, heard)]
+    if "agents" in query:
+        wanted.append(partial(watches.agents, heard))
+    return events(), wanted
 
 
 async def log_lines(api: Api, caller: Caller, log_stream_name: str, after: str) -> AsyncIterator[bytes]:

@@ -194,7 +194,13 @@ async def agents(api: Api, caller: Caller, _parts: Sequence[str], _query: Query)
     answer = await api.call(caller, "ListAgents", {"includeJobs": True, "onlyOwnJobs": True})
     return View(
         "agents.html",
-        {"title": "Agents", "live": "agents=1", "agents": answer["agents"], "fleet": _fleet(answer["agents"])},
+        {
+            "title": "Agents",
+            "live": "agents=1",
+            "agents": answer["agents"],
+            "fleet": _fleet(answer["agents"]),
+            "now": _now_ms(),
+        },
     )
 
 

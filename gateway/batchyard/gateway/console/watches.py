@@ -1,9 +1,10 @@
-"""What the open pages of an account watch for: once for all of them, as long as one of them is open."""
+"""What open pages watch for: once for all pages that want the same, as long as one of them is open."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -11,57 +12,48 @@ from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange
 from batchyard.domain.names import Caller
 from batchyard.gateway.console.api import Api
 
-AGENTS_EVERY_S: Final = 3.0
-"""While pages that show agents are open they are looked at as often: agents send no changes of their own."""
-
 Heard: TypeAlias = Callable[[Sequence[JobChange]], None]
 """Takes what has changed; nothing in particular: the page is to look anew, as what changed before was not told."""
 
 
 class Watches:
-    """One watch of the jobs, and one of the agents, for each account that has pages open."""
+    """One watch of the jobs of each account that has pages open, and one of the agents for all accounts."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._shared: dict[tuple[str, Caller], _Shared] = {}
+        self._shared: dict[Caller | None, _Shared] = {}
+        """Of the jobs by account; None: of the agents."""
 
     async def jobs(self, caller: Caller, heard: Heard) -> None:
         """Hear of changes of the account's jobs until cancelled; raises AioRpcError when the watch breaks."""
-        await self._follow("jobs", caller, heard, self._watch_jobs)
+        await self._follow(caller, heard, partial(self._watch_jobs, caller))
 
-    async def agents(self, caller: Caller, heard: Heard) -> None:
-        """Hear when agents have changed, until cancelled; raises AioRpcError when they cannot be looked at."""
-        await self._follow("agents", caller, heard, self._watch_agents)
+    async def agents(self, heard: Heard) -> None:
+        """Hear when agents have changed, until cancelled; raises AioRpcError when the watch breaks."""
+        await self._follow(None, heard, self._watch_agents)
 
     async def _follow(
-        self, what: str, caller: Caller, heard: Heard, watch: "Callable[[_Shared, Caller], Coroutine[Any, Any, None]]"
+        self, key: Caller | None, heard: Heard, watch: "Callable[[_Shared], Coroutine[Any, Any, None]]"
     ) -> None:
-        key = (what, caller)
         shared = self._shared.get(key)
         if shared is None or shared.has_ended:
             shared = self._shared[key] = _Shared()
-            shared.begin(watch(shared, caller))
+            shared.begin(watch(shared))
         try:
             await shared.follow(heard)
         finally:
             if shared.has_ended and self._shared.get(key) is shared:
                 del self._shared[key]
 
-    async def _watch_jobs(self, shared: "_Shared", caller: Caller) -> None:
+    async def _watch_jobs(self, caller: Caller, shared: "_Shared") -> None:
         async for response in self._api.watch(caller, []):
             # The first says that the watch has begun.
             shared.tell(response.changes if shared.has_begun else ())
 
-    async def _watch_agents(self, shared: "_Shared", caller: Caller) -> None:
-        before: Any = None
-        while True:
-            agents = await self._api.call(caller, "ListAgents", {})
-            for agent in agents["agents"]:
-                agent.pop("leaseLeftMs", None)
-            if before is not None and agents != before:
+    async def _watch_agents(self, shared: "_Shared") -> None:
+        async for response in self._api.watch_agents():
+            if response.caught_up:
                 shared.tell(())
-            before = agents
-            await anyio.sleep(AGENTS_EVERY_S)
 
 
 class _Shared:

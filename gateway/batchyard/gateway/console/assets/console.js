@@ -21,6 +21,23 @@ function tellTimes(root = document) {
   }
 }
 
+// How long something still is, by the server's clock: counted here, so that nothing needs to be asked or told.
+
+let skew = 0;
+
+function noteSkew() {
+  skew = Date.now() - Number(page().dataset.now);
+  countDown();
+}
+
+function countDown() {
+  for (const left of document.querySelectorAll("[data-until]")) {
+    const seconds = Math.max(0, Math.round((Number(left.dataset.until) - Date.now() + skew) / 1000));
+    const minutes = Math.floor(seconds / 60);
+    left.textContent = minutes ? `${minutes} min ${seconds % 60} s` : `${seconds} s`;
+  }
+}
+
 // Live: the server says that something has changed, and the page fetches itself anew.
 
 let changes = null;
@@ -69,6 +86,7 @@ async function refresh() {
     });
     if (chosen) document.getElementById(chosen)?.classList.add("chosen");
     tellTimes();
+    noteSkew();
     follow();
     openLog();
   } finally {
@@ -224,6 +242,8 @@ document.addEventListener("input", (event) => {
 
 tellTimes();
 setInterval(tellTimes, 10000);
+noteSkew();
+setInterval(countDown, 1000);
 follow();
 openLog();
 const more = document.getElementById("more");

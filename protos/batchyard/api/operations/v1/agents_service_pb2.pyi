@@ -163,6 +163,71 @@ class ListAgentsResponse(_message.Message):
 Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
 
 @_typing.final
+class WatchAgentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_JOBS_FIELD_NUMBER: _builtins.int
+    ONLY_OWN_JOBS_FIELD_NUMBER: _builtins.int
+    include_jobs: _builtins.bool
+    """As in ListAgentsRequest."""
+    only_own_jobs: _builtins.bool
+    """As in ListAgentsRequest."""
+    def __init__(
+        self,
+        *,
+        include_jobs: _builtins.bool | None = ...,
+        only_own_jobs: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "_only_own_jobs", b"_only_own_jobs", "include_jobs", b"include_jobs", "only_own_jobs", b"only_own_jobs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs", "_only_own_jobs", b"_only_own_jobs", "include_jobs", b"include_jobs", "only_own_jobs", b"only_own_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__include_jobs: _TypeAlias = _typing.Literal["include_jobs"]  # noqa: Y015
+    _WhichOneofArgType__include_jobs: _TypeAlias = _typing.Literal["_include_jobs", b"_include_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__only_own_jobs: _TypeAlias = _typing.Literal["only_own_jobs"]  # noqa: Y015
+    _WhichOneofArgType__only_own_jobs: _TypeAlias = _typing.Literal["_only_own_jobs", b"_only_own_jobs"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__include_jobs) -> _WhichOneofReturnType__include_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__only_own_jobs) -> _WhichOneofReturnType__only_own_jobs | None: ...
+
+Global___WatchAgentsRequest: _TypeAlias = WatchAgentsRequest  # noqa: Y015
+
+@_typing.final
+class WatchAgentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    GONE_AGENT_IDS_FIELD_NUMBER: _builtins.int
+    CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    caught_up: _builtins.bool
+    """Whether all agents have been sent: when there are many they come in several responses."""
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentSummary]:
+        """At first all agents, then those of which something has changed, by id."""
+
+    @_builtins.property
+    def gone_agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the agents that ListAgents does not list any more."""
+
+    def __init__(
+        self,
+        *,
+        agents: _abc.Iterable[Global___AgentSummary] | None = ...,
+        gone_agent_ids: _abc.Iterable[_builtins.str] | None = ...,
+        caught_up: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caught_up", b"_caught_up", "caught_up", b"caught_up"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caught_up", b"_caught_up", "agents", b"agents", "caught_up", b"caught_up", "gone_agent_ids", b"gone_agent_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__caught_up: _TypeAlias = _typing.Literal["caught_up"]  # noqa: Y015
+    _WhichOneofArgType__caught_up: _TypeAlias = _typing.Literal["_caught_up", b"_caught_up"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__caught_up) -> _WhichOneofReturnType__caught_up | None: ...
+
+Global___WatchAgentsResponse: _TypeAlias = WatchAgentsResponse  # noqa: Y015
+
+@_typing.final
 class AgentSummary(_message.Message):
     """An agent as the scheduler sees it."""
 
@@ -184,6 +249,7 @@ class AgentSummary(_message.Message):
     JOB_IDS_FIELD_NUMBER: _builtins.int
     LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
     UNSHIPPED_LOGS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     hostname: _builtins.str
     connected: _builtins.bool
@@ -203,10 +269,13 @@ class AgentSummary(_message.Message):
     """"ACTIVE", or "DRAINING" if it is offered nothing."""
     lease_left_ms: _builtins.int
     """In how many milliseconds it counts as lost, with all that it runs, if it is not heard again; absent if it has no
-    lease.
+    lease. That this time passes is no change that a watch tells of, nor that an agent which is heard in time has more of
+    it again.
     """
     unshipped_logs: _builtins.int
     """Ended jobs whose whole log is on this host alone, as far as is known: they are lost if the host is taken away now."""
+    late: _builtins.bool
+    """Whether it has a lease and has not been heard for so long that it is offered nothing until it is."""
     @_builtins.property
     def compute_environments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the compute environments that it serves; empty: all."""
@@ -236,10 +305,11 @@ class AgentSummary(_message.Message):
         job_ids: _abc.Iterable[_builtins.str] | None = ...,
         lease_left_ms: _builtins.int | None = ...,
         unshipped_logs: _builtins.int | None = ...,
+        late: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_unshipped_logs", b"_unshipped_logs", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "unshipped_logs", b"unshipped_logs", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_late", b"_late", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_unshipped_logs", b"_unshipped_logs", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "late", b"late", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "unshipped_logs", b"unshipped_logs", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_unshipped_logs", b"_unshipped_logs", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "unshipped_logs", b"unshipped_logs", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id", "_connected", b"_connected", "_gpus", b"_gpus", "_gpus_used", b"_gpus_used", "_hostname", b"_hostname", "_late", b"_late", "_lease_left_ms", b"_lease_left_ms", "_memory_mib", b"_memory_mib", "_memory_mib_used", b"_memory_mib_used", "_runs", b"_runs", "_runtime", b"_runtime", "_status", b"_status", "_unshipped_logs", b"_unshipped_logs", "_vcpus_milli", b"_vcpus_milli", "_vcpus_milli_used", b"_vcpus_milli_used", "agent_id", b"agent_id", "compute_environments", b"compute_environments", "connected", b"connected", "gpus", b"gpus", "gpus_used", b"gpus_used", "hostname", b"hostname", "job_ids", b"job_ids", "late", b"late", "lease_left_ms", b"lease_left_ms", "memory_mib", b"memory_mib", "memory_mib_used", b"memory_mib_used", "runs", b"runs", "runtime", b"runtime", "status", b"status", "unshipped_logs", b"unshipped_logs", "vcpus_milli", b"vcpus_milli", "vcpus_milli_used", b"vcpus_milli_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_id: _TypeAlias = _typing.Literal["agent_id"]  # noqa: Y015
     _WhichOneofArgType__agent_id: _TypeAlias = _typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
@@ -251,6 +321,8 @@ class AgentSummary(_message.Message):
     _WhichOneofArgType__gpus_used: _TypeAlias = _typing.Literal["_gpus_used", b"_gpus_used"]  # noqa: Y015
     _WhichOneofReturnType__hostname: _TypeAlias = _typing.Literal["hostname"]  # noqa: Y015
     _WhichOneofArgType__hostname: _TypeAlias = _typing.Literal["_hostname", b"_hostname"]  # noqa: Y015
+    _WhichOneofReturnType__late: _TypeAlias = _typing.Literal["late"]  # noqa: Y015
+    _WhichOneofArgType__late: _TypeAlias = _typing.Literal["_late", b"_late"]  # noqa: Y015
     _WhichOneofReturnType__lease_left_ms: _TypeAlias = _typing.Literal["lease_left_ms"]  # noqa: Y015
     _WhichOneofArgType__lease_left_ms: _TypeAlias = _typing.Literal["_lease_left_ms", b"_lease_left_ms"]  # noqa: Y015
     _WhichOneofReturnType__memory_mib: _TypeAlias = _typing.Literal["memory_mib"]  # noqa: Y015
@@ -279,6 +351,8 @@ class AgentSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpus_used) -> _WhichOneofReturnType__gpus_used | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hostname) -> _WhichOneofReturnType__hostname | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late) -> _WhichOneofReturnType__late | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_left_ms) -> _WhichOneofReturnType__lease_left_ms | None: ...
     @_typing.overload

@@ -40,6 +40,11 @@ class AgentsServiceStub:
                 request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.WatchAgents = channel.unary_stream(
+                '/batchyard.api.operations.v1.AgentsService/WatchAgents',
+                request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.WatchAgentsRequest.SerializeToString,
+                response_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.WatchAgentsResponse.FromString,
+                _registered_method=True)
         self.DrainAgent = channel.unary_unary(
                 '/batchyard.api.operations.v1.AgentsService/DrainAgent',
                 request_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.DrainAgentRequest.SerializeToString,
@@ -58,6 +63,17 @@ class AgentsServiceServicer:
 
     def ListAgents(self, request, context):
         """Lists the agents that the scheduler knows, connected or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAgents(self, request, context):
+        """Sends the agents as they are, and then each of them again when something of it has changed that ListAgents shows:
+        that it comes, goes, is silent or heard again, is drained or resumed, what it has, and what is on it. Nothing is sent
+        while nothing changes. What changes within a second comes in one response, with the agents as they are by then.
+
+        It has no revisions to go on from: a stream that is opened anew begins with all agents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +106,11 @@ def add_AgentsServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'WatchAgents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAgents,
+                    request_deserializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.WatchAgentsRequest.FromString,
+                    response_serializer=batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.WatchAgentsResponse.SerializeToString,
             ),
             'DrainAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainAgent,
@@ -130,6 +151,33 @@ class AgentsService:
             '/batchyard.api.operations.v1.AgentsService/ListAgents',
             batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsRequest.SerializeToString,
             batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/batchyard.api.operations.v1.AgentsService/WatchAgents',
+            batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.WatchAgentsRequest.SerializeToString,
+            batchyard_dot_api_dot_operations_dot_v1_dot_agents__service__pb2.WatchAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

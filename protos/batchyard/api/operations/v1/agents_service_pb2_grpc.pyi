@@ -35,6 +35,13 @@ class AgentsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AgentsServiceAsyncStub: ...
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agents_service_pb2.ListAgentsRequest, _agents_service_pb2.ListAgentsResponse]
     """Lists the agents that the scheduler knows, connected or not."""
+    WatchAgents: _grpc.UnaryStreamMultiCallable[_agents_service_pb2.WatchAgentsRequest, _agents_service_pb2.WatchAgentsResponse]
+    """Sends the agents as they are, and then each of them again when something of it has changed that ListAgents shows:
+    that it comes, goes, is silent or heard again, is drained or resumed, what it has, and what is on it. Nothing is sent
+    while nothing changes. What changes within a second comes in one response, with the agents as they are by then.
+
+    It has no revisions to go on from: a stream that is opened anew begins with all agents.
+    """
     DrainAgent: _grpc.UnaryUnaryMultiCallable[_agents_service_pb2.DrainAgentRequest, _agents_service_pb2.DrainAgentResponse]
     """Has an agent offered no more jobs, before its host is taken away. What it was offered and has not begun is placed
     elsewhere. Its jobs go on; with a limit, those that still run after it are ended as if the host were gone, with the
@@ -55,6 +62,13 @@ class AgentsServiceAsyncStub(AgentsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAgents: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.ListAgentsRequest, _agents_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the agents that the scheduler knows, connected or not."""
+    WatchAgents: _aio.UnaryStreamMultiCallable[_agents_service_pb2.WatchAgentsRequest, _agents_service_pb2.WatchAgentsResponse]  # type: ignore[assignment]
+    """Sends the agents as they are, and then each of them again when something of it has changed that ListAgents shows:
+    that it comes, goes, is silent or heard again, is drained or resumed, what it has, and what is on it. Nothing is sent
+    while nothing changes. What changes within a second comes in one response, with the agents as they are by then.
+
+    It has no revisions to go on from: a stream that is opened anew begins with all agents.
+    """
     DrainAgent: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.DrainAgentRequest, _agents_service_pb2.DrainAgentResponse]  # type: ignore[assignment]
     """Has an agent offered no more jobs, before its host is taken away. What it was offered and has not begun is placed
     elsewhere. Its jobs go on; with a limit, those that still run after it are ended as if the host were gone, with the
@@ -78,6 +92,19 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agents_service_pb2.ListAgentsResponse, _abc.Awaitable[_agents_service_pb2.ListAgentsResponse]]:
         """Lists the agents that the scheduler knows, connected or not."""
+
+    @_abc_1.abstractmethod
+    def WatchAgents(
+        self,
+        request: _agents_service_pb2.WatchAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agents_service_pb2.WatchAgentsResponse], _abc.AsyncIterator[_agents_service_pb2.WatchAgentsResponse]]:
+        """Sends the agents as they are, and then each of them again when something of it has changed that ListAgents shows:
+        that it comes, goes, is silent or heard again, is drained or resumed, what it has, and what is on it. Nothing is sent
+        while nothing changes. What changes within a second comes in one response, with the agents as they are by then.
+
+        It has no revisions to go on from: a stream that is opened anew begins with all agents.
+        """
 
     @_abc_1.abstractmethod
     def DrainAgent(
