@@ -1,9 +1,10 @@
 """What `batchyard drain --wait` waits for, with a server that says how far it is."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import repeat
 from typing import Any
 
+import anyio
 import pytest
 
 from batchyard.api.operations.v1 import agents_service_pb2 as pb
@@ -12,6 +13,7 @@ from batchyard.api.operations.v1.agents_service_pb2_grpc import (
     add_AgentsServiceServicer_to_server,
 )
 from batchyard.cli import drain
+from batchyard.domain.errors import UnavailableError
 from batchyard.rpc.server import Service, serve_grpc
 
 
@@ -21,6 +23,7 @@ class FakeAgents(AgentsServiceServicer):
     def __init__(self, states: Iterator[tuple[int, int]]) -> None:
         self._states = states
         self.resumed: list[str] = []
+        self.watches = 0
 
     def _next(self) -> pb.AgentSummary:
         runs, unshipped = next(self._states)
@@ -28,6 +31,18 @@ class FakeAgents(AgentsServiceServicer):
 
     async def ListAgents(self, request: Any, context: Any) -> pb.ListAgentsResponse:  # noqa: N802
         return pb.ListAgentsResponse(agents=[self._next()])
+
+    async def WatchAgents(self, request: Any, context: Any) -> AsyncIterator[pb.WatchAgentsResponse]:  # noqa: N802
+        """Tell of three states, break off, and go on when asked again, until nothing is there any more."""
+        self.watches += 1
+        other = pb.AgentSummary(agent_id="other")
+        for _ in range(3):
+            yield pb.WatchAgentsResponse(agents=[other], caught_up=True)
+            agent = self._next()
+            yield pb.WatchAgentsResponse(agents=[agent, other], caught_up=True)
+            if not agent.runs and not agent.unshipped_logs:
+                await anyio.sleep_forever()
+        raise UnavailableError("the server is stopping")
 
     async def DrainAgent(self, request: Any, context: Any) -> pb.DrainAgentResponse:  # noqa: N802
         return pb.DrainAgentResponse(agent=self._next())
@@ -37,15 +52,13 @@ class FakeAgents(AgentsServiceServicer):
         return pb.ResumeAgentResponse(agent=self._next())
 
 
-async def test_a_drain_waits_for_jobs_and_then_for_their_logs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(drain, "POLL_S", 0.01)
+async def test_a_drain_waits_for_jobs_and_then_for_their_logs(capsys: pytest.CaptureFixture[str]) -> None:
     states = iter([(1, 0), (1, 0), (1, 0), (0, 2), (0, 2), (0, 1), (0, 0), (9, 9)])
     agents = FakeAgents(states)
     async with serve_grpc([Service.of(add_AgentsServiceServicer_to_server, agents)], address="127.0.0.1:0") as port:
         await drain.drain_agent(f"127.0.0.1:{port}", "agent", None, limit_s=None, resume=False, wait=True)
     assert list(states) == [(9, 9)]
+    assert agents.watches == 2
     said = [line.partition("DRAINING, ")[2] for line in capsys.readouterr().err.splitlines()]
     assert said[1:] == [
         "nothing runs on it, and 2 logs are still on their way",

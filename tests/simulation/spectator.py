@@ -9,7 +9,7 @@ from typing import Final, cast
 from batchyard.domain.clock import Clock
 from batchyard.scheduler.agent_changes import AgentWatch
 from batchyard.scheduler.loop import Scheduler
-from batchyard.scheduler.service import AgentsServicer, View
+from batchyard.scheduler.service import AgentsServicer, News, View
 
 _NEVER: Final = cast("asyncio.TimerHandle", object())
 _VIEW: Final = View(include_jobs=True)
@@ -26,12 +26,12 @@ class Spectator:
         self._changes._watches.add(AgentWatch())
         self._changes._timer = _NEVER
         scheduler.planner.use_changed = self._changes.note
-        self._told: dict[str, object] = {}
+        self._told: dict[str, News] = {}
 
     def missed(self) -> list[str]:
         """Take in what was noted; return the agents that are not as was told even so."""
         noted, self._changes._noted = self._changes._noted, set()
-        told = cast("dict[str, object]", self._told)
+        told = self._told
         self._servicer._response(sorted(noted), told, _VIEW)
         everyone = sorted({*told, *self._servicer._agent_ids()})
         rest = self._servicer._response(everyone, dict(told), _VIEW)

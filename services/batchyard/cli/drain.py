@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import anyio
 import click
+import grpc.aio
 
 from batchyard.api.operations.v1.agents_service_pb2 import (
     AgentSummary,
     DrainAgentRequest,
     ListAgentsRequest,
     ResumeAgentRequest,
+    WatchAgentsRequest,
 )
 from batchyard.cli import clients, options
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.folder import DataFolder
+from batchyard.cli.job_client import Patience
 from batchyard.cli.logging import configure_logging
 from batchyard.cli.output import members_of, print_json
 from batchyard.cli.session import Session
 from batchyard.domain.names import DEFAULT_NAMESPACE, DEFAULT_REGION
 from batchyard.rpc.connection import open_channel
 from batchyard.rpc.tls import Tls
-
-POLL_S: Final = 0.5
 
 
 async def drain_agent(
@@ -44,15 +44,36 @@ async def drain_agent(
         request = DrainAgentRequest(agent_id=agent_id, limit_seconds=limit_s)
         agent = (await session.call(session.agents.DrainAgent, request)).agent
         click.echo(f"agent {agent_id} is DRAINING, {_what_runs(agent)}", err=True)
-        while wait and (agent.runs or agent.unshipped_logs):
-            await anyio.sleep(POLL_S)
-            found = next((each for each in await _agents(session) if each.agent_id == agent_id), AgentSummary())
-            if found.status != "DRAINING":
-                raise click.ClickException(f"agent {agent_id} is not drained any more")
-            if _what_runs(found) != _what_runs(agent):
-                click.echo(f"agent {agent_id} is DRAINING, {_what_runs(found)}", err=True)
-            agent = found
-        return agent
+        return await _until_free(session, agent) if wait else agent
+
+
+async def _until_free(session: Session, agent: AgentSummary) -> AgentSummary:
+    """Say what is left on a drained agent whenever that changes, until nothing is; return it as it is then."""
+    patience = Patience()
+    while _is_needed(agent):
+        watch = session.agents.WatchAgents(WatchAgentsRequest(), metadata=session.metadata)
+        try:
+            async for response in watch:
+                patience.renew()
+                found = next((each for each in response.agents if each.agent_id == agent.agent_id), None)
+                if agent.agent_id in response.gone_agent_ids or (found is not None and found.status != "DRAINING"):
+                    raise click.ClickException(f"agent {agent.agent_id} is not drained any more")
+                if found is None:
+                    continue
+                if _what_runs(found) != _what_runs(agent):
+                    click.echo(f"agent {agent.agent_id} is DRAINING, {_what_runs(found)}", err=True)
+                agent = found
+                if not _is_needed(agent):
+                    break
+        except grpc.aio.AioRpcError as error:
+            await patience.wait_or_raise(error)
+        finally:
+            watch.cancel()
+    return agent
+
+
+def _is_needed(agent: AgentSummary) -> bool:
+    return bool(agent.runs or agent.unshipped_logs)
 
 
 async def _agents(session: Session) -> Sequence[AgentSummary]:

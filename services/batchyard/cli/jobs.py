@@ -1,6 +1,6 @@
 """`batchyard jobs` and `describe`: which jobs there are, and all about one."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Sequence
 from heapq import merge
 from itertools import islice
 from typing import Any, Final
@@ -11,7 +11,8 @@ import grpc.aio
 
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import KeyValuesPair, ListJobsRequest
-from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest
+from batchyard.api.operations.v1.agents_service_pb2 import WatchAgentsRequest, WatchAgentsResponse
+from batchyard.api.operations.v1.job_operations_service_pb2 import WatchJobsRequest, WatchJobsResponse
 from batchyard.cli import options
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.job_client import Patience
@@ -21,6 +22,7 @@ from batchyard.cli.session import STATUS_NUMBERS, Server, Session, job_argument,
 
 PAGE: Final = 100
 WATCH_PAUSE_S: Final = 1.0
+MEANWHILE_S: Final = 5.0
 
 _COLUMNS: Final = ("JOB", "NAME", "QUEUE", "STATUS", "AGE", "RAN", "REASON")
 
@@ -37,27 +39,48 @@ async def listed(session: Session, request: ListJobsRequest, statuses: Collectio
 
 
 async def whenever_changed(
-    session: Session, act: Callable[[Session], Awaitable[None]], *, at_least_every_s: float | None = None
+    session: Session,
+    act: Callable[[Session], Awaitable[None]],
+    *,
+    agents: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
-    """Do something now, and whenever a job of the account has changed, though not more often than people can look."""
-    changed = anyio.Event()
+    """Do something now, and whenever a job of the account has changed, though not more often than people can look.
 
-    async def follow() -> None:
-        request, patience = WatchJobsRequest(), Patience()
+    With `agents` also when one of them has changed; `meanwhile` is done now and then while nothing changes.
+    """
+    changed = anyio.Event()
+    request = WatchJobsRequest()
+
+    def jobs() -> AsyncIterable[WatchJobsResponse]:
+        return session.operations.WatchJobs(request, metadata=session.metadata)
+
+    def all_agents() -> AsyncIterable[WatchAgentsResponse]:
+        return session.agents.WatchAgents(WatchAgentsRequest(), metadata=session.metadata)
+
+    async def follow(watch: Callable[[], AsyncIterable[WatchJobsResponse | WatchAgentsResponse]]) -> None:
+        patience = Patience()
         while True:
             try:
-                async for response in session.operations.WatchJobs(request, metadata=session.metadata):
+                async for response in watch():
                     patience.renew()
-                    request.after_revision = response.revision
+                    if isinstance(response, WatchJobsResponse):
+                        request.after_revision = response.revision
                     changed.set()
             except grpc.aio.AioRpcError as error:
                 await patience.wait_or_raise(error)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(follow)
+        group.start_soon(follow, jobs)
+        if agents:
+            group.start_soon(follow, all_agents)
+        # Watches tell of their beginning too: what changes from then on is not missed.
         while True:
-            with anyio.move_on_after(at_least_every_s):
-                await changed.wait()
+            while not changed.is_set():
+                with anyio.move_on_after(None if meanwhile is None else MEANWHILE_S):
+                    await changed.wait()
+                if meanwhile is not None and not changed.is_set():
+                    meanwhile()
             changed = anyio.Event()
             await act(session)
             await anyio.sleep(WATCH_PAUSE_S)

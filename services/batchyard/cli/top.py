@@ -1,5 +1,6 @@
 """`batchyard top`: the fleet, the queues and what runs, at a glance and live."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,8 +19,7 @@ from batchyard.cli.session import Server, Session, server_options
 
 AGENTS_SHOWN: Final = 10
 JOBS_SHOWN: Final = 15
-LOOK_EVERY_S: Final = 5.0
-"""Agents come and go without a job changing."""
+MINUTE_S: Final = 60.0
 
 _WAITING: Final = ("PENDING", "RUNNABLE")
 _ACTIVE: Final = ("STARTING", "RUNNING")
@@ -30,6 +30,8 @@ class _Picture:
     agents: Sequence[AgentSummary]
     counts: CountJobsResponse
     running: Sequence[tuple[str, JobSummary]]
+    looked_at: float
+    """In seconds since the epoch."""
 
 
 @click.command(cls=BriefCommand)
@@ -37,6 +39,14 @@ class _Picture:
 def top(*, server: Server) -> None:
     """Show how full the fleet is, what waits in each queue and what runs; on a terminal live, until interrupted."""
     live = console_of().is_terminal and not server.as_json
+
+    pictures: list[_Picture] = []
+
+    def show_again() -> None:
+        """Show how long it all is by now: what it is has not changed."""
+        for picture in pictures:
+            console_of().clear()
+            _print(picture)
 
     async def show(session: Session) -> None:
         picture = await _look(session)
@@ -50,11 +60,13 @@ def top(*, server: Server) -> None:
             )
             return
         if live:
-            console_of().clear()
-        _print(picture)
+            pictures[:] = [picture]
+            show_again()
+        else:
+            _print(picture)
 
     async def act(session: Session) -> None:
-        await (whenever_changed(session, show, at_least_every_s=LOOK_EVERY_S) if live else show(session))
+        await (whenever_changed(session, show, agents=True, meanwhile=show_again) if live else show(session))
 
     server.run(act)
 
@@ -67,12 +79,15 @@ async def _look(session: Session) -> _Picture:
         request = ListJobsRequest(job_queue=queue, job_status=JobStatus.JOB_STATUS_RUNNING)
         running += [(queue, job) for job in await listed(session, request, (), JOBS_SHOWN)]
     running.sort(key=lambda entry: -entry[1].started_at)
-    return _Picture(agents.agents, counts, running[:JOBS_SHOWN])
+    return _Picture(agents.agents, counts, running[:JOBS_SHOWN], time.time())
 
 
 def _print(picture: _Picture) -> None:
     connected = [agent for agent in picture.agents if agent.connected]
-    ended = sum(minute.succeeded + minute.failed for minute in picture.counts.minutes[-2:-1])
+    # The latest minute is that in which was looked. Where it is over, nothing more has ended in it.
+    place = -2 + int(time.time() // MINUTE_S - picture.looked_at // MINUTE_S)
+    minutes = {number - len(picture.counts.minutes): each for number, each in enumerate(picture.counts.minutes)}
+    ended = minutes[place].succeeded + minutes[place].failed if place in minutes else 0
     click.echo(
         f"{len(connected)} of {len(picture.agents)} agents, "
         f"{sum(agent.vcpus_milli_used for agent in connected) / 1000:g} of "

@@ -98,7 +98,7 @@ class AgentsServicer(AgentsServiceServicer):
         A reader that is slow finds each agent as it is when the reader comes back: nothing is queued for it.
         """
         view = View.of(request, context)
-        told: dict[str, _News] = {}
+        told: dict[str, News] = {}
         caught_up = False
         with self._scheduler.agent_changes.watch() as watch:
             agent_ids = self._agent_ids()
@@ -112,7 +112,7 @@ class AgentsServicer(AgentsServiceServicer):
                 agent_ids = sorted(await watch.changed())
 
     def _response(
-        self, agent_ids: Iterable[str], told: "dict[str, _News]", view: "View"
+        self, agent_ids: Iterable[str], told: "dict[str, News]", view: "View"
     ) -> agents_pb2.WatchAgentsResponse:
         """Return what is to be told of these agents to who was told this of them last, and note it."""
         response = agents_pb2.WatchAgentsResponse()
@@ -128,13 +128,13 @@ class AgentsServicer(AgentsServiceServicer):
                 response.agents.append(summary)
         return response
 
-    def _news_of(self, summary: agents_pb2.AgentSummary) -> "_News":
+    def _news_of(self, summary: agents_pb2.AgentSummary) -> "News":
         compared = agents_pb2.AgentSummary()
         compared.CopyFrom(summary)
         compared.ClearField("lease_left_ms")
         ends_at = self._scheduler.lease_ends_at(summary.agent_id)
         is_renewed = summary.connected and not summary.late and ends_at is not None
-        return _News(compared.SerializeToString(), None if is_renewed else ends_at, is_renewed)
+        return News(compared.SerializeToString(), None if is_renewed else ends_at, is_renewed)
 
     async def DrainAgent(  # noqa: N802
         self, request: agents_pb2.DrainAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -214,7 +214,7 @@ class View:
         return cls(request.include_jobs, caller_of(context).namespace if request.only_own_jobs else None)
 
 
-class _News(NamedTuple):
+class News(NamedTuple):
     """What of an agent is told anew when it is another."""
 
     summary: bytes
