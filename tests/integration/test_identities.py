@@ -421,10 +421,14 @@ async def test_a_client_acts_for_the_account_in_its_certificate_alone(fleet: Fle
             f"The certificate of client ci is for account {ACCOUNT} alone.",
         )
         agents: Any = AgentsServiceStub(channel)
-        error = await failure_of(agents.ListAgents(agents_pb2.ListAgentsRequest(), timeout=PATIENCE_S))
-        assert error.code() is DENIED
+        for call in (
+            agents.ListAgents(agents_pb2.ListAgentsRequest(), timeout=PATIENCE_S),
+            agents.WatchAgents(agents_pb2.WatchAgentsRequest(), timeout=PATIENCE_S).read(),
+        ):
+            assert (await failure_of(call)).code() is DENIED
     async with open_channel(fleet.targets["gateway"], fleet.tls(Role.CLIENT, "operator")) as channel:
         jobs, agents = JobsServiceStub(channel), AgentsServiceStub(channel)
         for account in (ACCOUNT, "123456789012"):
             await jobs.DescribeJobs(request, metadata=tuple(metadata_for(Caller(account))), timeout=PATIENCE_S)
         await agents.ListAgents(agents_pb2.ListAgentsRequest(), timeout=PATIENCE_S)
+        assert (await agents.WatchAgents(agents_pb2.WatchAgentsRequest(), timeout=PATIENCE_S).read()).caught_up

@@ -3,25 +3,46 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import grpc
+import grpc.aio
 import pytest
 
 from batchyard.api.agent.v1 import agent_session_service_pb2 as session_pb2
 from batchyard.api.agent.v1 import run_pb2
 from batchyard.api.operations.v1.agents_service_pb2 import AgentSummary, WatchAgentsRequest, WatchAgentsResponse
+from batchyard.api.operations.v1.agents_service_pb2_grpc import (
+    AgentsServiceStub,
+    add_AgentsServiceServicer_to_server,
+)
 from batchyard.api.scheduler.v1 import dispatch_service_pb2 as wire
 from batchyard.domain.clock import CLOCK_MARGIN
 from batchyard.rpc.identity import NAMESPACE_KEY
+from batchyard.rpc.server import Service
 from batchyard.scheduler import service
 from batchyard.scheduler.agent_changes import PASSED_ON_EVERY_S
 from batchyard.scheduler.config import SchedulerConfig
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.service import AgentsServicer
+from support.contexts import held_open
 from support.loop_time import LoopTime
 from support.scheduler import NAMESPACE
-from support.scheduler_world import VirtualClock, a_fence, a_held_run, join, lead
+from support.scheduler_world import (
+    Transport,
+    VirtualClock,
+    a_fence,
+    a_held_run,
+    in_process,
+    join,
+    lead,
+    over_a_socket,
+)
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from batchyard.api.operations.v1.agents_service_pb2_grpc import AgentsServiceAsyncStub
 
 LIVE = [wire.LiveAgent(agent_id="agent", incarnation=1)]
 STARTED = run_pb2.RUN_STATE_STARTED
@@ -291,3 +312,24 @@ async def test_nothing_is_noted_while_nobody_watches(scheduler: Scheduler, clock
         await second.next()
     assert scheduler.planner.use_changed is None
     assert not scheduler.agent_changes.is_watched
+
+
+@pytest.mark.parametrize("transport", [in_process, over_a_socket])
+async def test_a_watch_ends_with_its_reader_or_its_deadline(
+    scheduler: Scheduler, clock: VirtualClock, transport: Transport
+) -> None:
+    lead(scheduler)
+    served = [Service.of(add_AgentsServiceServicer_to_server, AgentsServicer(scheduler, clock))]
+    async with held_open(transport(served)) as channel:
+        agents: AgentsServiceAsyncStub = AgentsServiceStub(channel)
+        watch = agents.WatchAgents(WatchAgentsRequest())
+        with anyio.fail_after(30):
+            assert isinstance(await watch.read(), WatchAgentsResponse)
+        assert scheduler.agent_changes.is_watched
+        watch.cancel()
+        await eventually(lambda: not scheduler.agent_changes.is_watched, "the watch ends")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for _ in agents.WatchAgents(WatchAgentsRequest(), timeout=0.1):
+                pass
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await eventually(lambda: not scheduler.agent_changes.is_watched, "the watch ends")

@@ -10,7 +10,7 @@ import click
 from batchyard.api.jobs.v1.jobs_pb2 import JobStatus, JobSummary
 from batchyard.api.jobs.v1.jobs_service_pb2 import ListJobsRequest
 from batchyard.api.operations.v1.agents_service_pb2 import AgentSummary, ListAgentsRequest
-from batchyard.api.operations.v1.overview_service_pb2 import CountJobsRequest, CountJobsResponse
+from batchyard.api.operations.v1.overview_service_pb2 import CountJobsRequest, CountJobsResponse, MinuteCounts
 from batchyard.cli.brief import BriefCommand
 from batchyard.cli.jobs import listed, whenever_changed
 from batchyard.cli.output import age, console_of, members_of, print_json, print_table
@@ -82,12 +82,18 @@ async def _look(session: Session) -> _Picture:
     return _Picture(agents.agents, counts, running[:JOBS_SHOWN], time.time())
 
 
+def ended_before(minutes: Sequence[MinuteCounts], looked_at: float, now: float) -> int:
+    """Return how many jobs ended in the minute before this one.
+
+    The last of the minutes is that in which was looked, in seconds since the epoch. Nothing has ended since.
+    """
+    place = len(minutes) - 2 + int(now // MINUTE_S - looked_at // MINUTE_S)
+    return minutes[place].succeeded + minutes[place].failed if 0 <= place < len(minutes) else 0
+
+
 def _print(picture: _Picture) -> None:
     connected = [agent for agent in picture.agents if agent.connected]
-    # The latest minute is that in which was looked. Where it is over, nothing more has ended in it.
-    place = -2 + int(time.time() // MINUTE_S - picture.looked_at // MINUTE_S)
-    minutes = {number - len(picture.counts.minutes): each for number, each in enumerate(picture.counts.minutes)}
-    ended = minutes[place].succeeded + minutes[place].failed if place in minutes else 0
+    ended = ended_before(picture.counts.minutes, picture.looked_at, time.time())
     click.echo(
         f"{len(connected)} of {len(picture.agents)} agents, "
         f"{sum(agent.vcpus_milli_used for agent in connected) / 1000:g} of "
