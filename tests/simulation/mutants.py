@@ -23,6 +23,7 @@ from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.leadership import Leadership
 from batchyard.jobstore.offers import Proposal, Refusal, refused_for_agent
 from batchyard.rpc.peers import Peer
+from batchyard.scheduler.agent_changes import AgentChanges
 from batchyard.scheduler.leases import Leases
 from batchyard.scheduler.loop import Scheduler
 from batchyard.scheduler.setback import SetBack
@@ -37,6 +38,7 @@ Mutation = tuple[type | ModuleType, str, Callable[..., Any]]
 _refused_for_agent = refused_for_agent
 _report, _why_not, _register, _cancel = Group.report, Group._why_not, Group.register, Group.cancel
 _offer, _startable, _take = Ledger.offer, Ledger.startable, Reconciler._take
+_note = AgentChanges.note
 _extend, _leases_init, _journal_init = Leases._extend, Leases.__init__, Journal.__init__
 
 
@@ -189,6 +191,11 @@ def _leases_without_margin(self: Leases, *, lease_s: float, kill_budget_s: float
     self.length_s = lambda lease_s: lease_s  # type: ignore[method-assign]
 
 
+def _note_of_what_runs(self: AgentChanges, agent_id: str) -> None:
+    if self._planner.use_of(agent_id).runs:
+        _note(self, agent_id)
+
+
 def _nothing(*_: object, **__: object) -> None:
     pass
 
@@ -228,6 +235,7 @@ MUTANTS: Final[Mapping[str, Mutation]] = {
     "a restored store lets a scheduler lead at once": (store, "holder_of", lambda counters: ""),
     "a scheduler grants without its own lease": (Scheduler, "_may_act", lambda self, now: self._leads),
     "the rest of a line is never asked for": (Waiting, "take_requests", lambda self: []),
+    "of an agent without runs nothing is told": (AgentChanges, "note", _note_of_what_runs),
 }
 
 _FENCE = "a fence names one run of one agent for ever, and that alone keeps such a word from counting"
