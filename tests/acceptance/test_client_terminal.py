@@ -125,6 +125,21 @@ def test_top_shows_queues_agents_and_what_runs_and_follows_them(up: Installation
     assert piped(up, "top").stdout.startswith("1 of 1 agents, ")
 
 
+@pytest.mark.parametrize("command", ["jobs", "queues", "environments", "agents", "usage", "top"])
+def test_tables_fit_a_narrow_terminal_with_what_counts_whole(up: Installation, account: Account, command: str) -> None:
+    job_id = account.submit(jobName="a-name-that-is-much-longer-than-what-a-narrow-terminal-has-room-for")
+    account.wait(job_id)
+    # What is live goes on until somebody has seen enough.
+    until = (lambda written: "RUNNING" in written) if command == "top" else None
+    written, _ = on_terminal(up, command, columns=80, until=until)
+    lines = [line.rstrip() for line in plain(written).replace("^C", "").splitlines()]
+    assert max(map(len, lines)) <= 80
+    words = set("\n".join(lines).split())
+    assert {"jobs": {job_id, "SUCCEEDED", "queue"}, "queues": {"queue", "ENABLED"}, "agents": {"ACTIVE"}}.get(
+        command, set()
+    ) <= words
+
+
 @pytest.mark.parametrize("command", ["queues", "environments", "agents", "usage", "describe", "logs", "run"])
 def test_a_terminal_shows_what_a_pipe_gets_and_colours(up: Installation, account: Account, command: str) -> None:
     job_id = account.submit(["echo", "hello"], jobName="shown")

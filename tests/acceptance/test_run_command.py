@@ -55,6 +55,19 @@ def test_programs_read_the_array_and_how_its_children_ended(up: Installation) ->
     assert (done.stderr, done.returncode) == ("", 1)
 
 
+def test_says_why_a_job_waits(up: Installation) -> None:
+    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder), "--vcpus", "1000", "true"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        submitted, waits = process.stderr.readline().split(), process.stderr.readline()
+        assert submitted == ["batchyard:", "job", submitted[2], "is", "submitted"]
+        assert waits.startswith(f"batchyard: job {submitted[2]} waits: MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT")
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert "Interrupted by the user" in rest
+    assert process.returncode == 1
+
+
 def test_prints_all_attempts_lines_of_a_long_output_in_order(up: Installation) -> None:
     done = run(up, "seq", "20000")
     assert done.stdout.split() == [str(number) for number in range(1, 20001)]

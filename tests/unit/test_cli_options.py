@@ -80,8 +80,13 @@ def test_all_commands_are_explained_in_a_line_each_to_those_who_ask() -> None:
     assert max(map(len, lines)) <= SCREEN_COLUMNS
 
 
-def test_an_unknown_command_is_refused() -> None:
-    assert CliRunner().invoke(main, ["nothing"]).exit_code == 2
+@pytest.mark.parametrize(
+    ("name", "told"), [("nothing", "No such command 'nothing'.\n"), ("job", "'job'. Did you mean jobs?\n")]
+)
+def test_an_unknown_command_is_refused(name: str, told: str) -> None:
+    result = CliRunner().invoke(main, [name])
+    assert result.exit_code == 2
+    assert result.output.endswith(told)
 
 
 def test_run_refuses_what_is_no_assignment() -> None:

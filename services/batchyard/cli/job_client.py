@@ -14,12 +14,15 @@ import grpc
 from batchyard.api.common.v1.container_pb2 import KeyValuePair
 from batchyard.api.jobs.v1.jobs_pb2 import (
     JOB_STATUS_FAILED,
+    JOB_STATUS_PENDING,
+    JOB_STATUS_RUNNABLE,
+    JOB_STATUS_SUBMITTED,
     JOB_STATUS_SUCCEEDED,
     ArrayProperties,
     ContainerOverrides,
     JobDependency,
 )
-from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, TerminateJobRequest
+from batchyard.api.jobs.v1.jobs_service_pb2 import DescribeJobsRequest, SubmitJobRequest, TerminateJobRequest
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceStub
 from batchyard.api.operations.v1.job_operations_service_pb2 import JobChange, WatchJobsRequest
 from batchyard.api.operations.v1.job_operations_service_pb2_grpc import JobOperationsServiceStub
@@ -53,6 +56,10 @@ LAST_LINES_TIMEOUT_S: Final = 10.0
 """How long the end of the log is waited for, once the job has ended."""
 
 EXIT_FAILED_WITHOUT_CODE: Final = 1
+LOOK_WHY_IT_WAITS_S: Final = 1.0
+"""How often a job that has not begun is asked for its reason, of which a change is not told."""
+
+_WAITS: Final = frozenset({JOB_STATUS_SUBMITTED, JOB_STATUS_PENDING, JOB_STATUS_RUNNABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,16 @@ class JobClient:
             timeout=RECONNECT_TIMEOUT_S,
         )
 
+    async def reason_for_waiting(self, job_id: str) -> str:
+        """Return why the job has not begun; empty if it has, or if nobody can say it now."""
+        request = DescribeJobsRequest(jobs=[job_id])
+        try:
+            answer = await self._jobs.DescribeJobs(request, metadata=self._metadata, timeout=CONNECT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            _log.debug("it is not known why the job waits", extra={"detail": error.details()})
+            return ""
+        return next((job.status_reason for job in answer.jobs if job.status in _WAITS), "")
+
     async def changes(self, job_id: str) -> AsyncGenerator[JobChange]:
         """Yield the job as it is, then each change, without gap or repetition also when the connection breaks."""
         request = WatchJobsRequest(job_ids=[job_id])
@@ -192,12 +209,21 @@ class Follower:
         self._job_id = job_id
         self._show = show or _print_line
         self._printed: set[str] = set()
+        self._waits = True
 
     async def to_the_end(self) -> JobChange:
-        """Print what the job prints; return its last change."""
+        """Print what the job prints, and on stderr why it waits; return its last change."""
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(self._tell_why_it_waits)
+            end = await self._changed_to_the_end()
+            waiting.cancel_scope.cancel()
+        return end
+
+    async def _changed_to_the_end(self) -> JobChange:
         async with anyio.create_task_group() as logs, aclosing(self._client.changes(self._job_id)) as changes:
             async for change in changes:
                 _log.debug("the job changed", extra={"status": change.status, "reason": change.status_reason})
+                self._waits = change.status in _WAITS
                 stream = change.log_stream_name
                 if stream and stream not in self._printed:
                     self._printed.add(stream)
@@ -206,6 +232,15 @@ class Follower:
                     logs.cancel_scope.deadline = anyio.current_time() + LAST_LINES_TIMEOUT_S
                     return change
         raise AssertionError("a watch ends only with an error")
+
+    async def _tell_why_it_waits(self) -> None:
+        told = ""
+        while True:
+            await anyio.sleep(LOOK_WHY_IT_WAITS_S)
+            reason = await self._client.reason_for_waiting(self._job_id) if self._waits else ""
+            if reason not in ("", told):
+                click.echo(f"batchyard: job {self._job_id} waits: {reason}", err=True)
+                told = reason
 
     async def _print_log(self, log_stream_name: str) -> None:
         async with aclosing(self._client.lines(log_stream_name)) as lines:
@@ -239,7 +274,8 @@ async def run_job(target: str, caller: Caller, request: JobRequest, tls: Tls | N
         client = JobClient(channel, caller)
         job_id = await client.submit(request)
         with about_job(job_id):
-            _log.info("submitted")
+            if _log.isEnabledFor(logging.INFO):
+                click.echo(f"batchyard: job {job_id} is submitted", err=True)
             async with anyio.create_task_group() as group:
                 group.start_soon(_terminate_on_signal, client, job_id, group.cancel_scope)
                 code = await attend(channel, job_id)

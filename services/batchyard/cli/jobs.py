@@ -171,7 +171,7 @@ def jobs(
         if server.as_json:
             print_json({"jobSummaryList": [members_of(job) for _, job in found]})
         else:
-            print_table(_COLUMNS, [_row(place, job) for place, job in found], whole=["JOB"])
+            print_table(_COLUMNS, [_row(place, job) for place, job in found], whole=["JOB", "STATUS"], spare=["REASON"])
 
     async def act(session: Session) -> None:
         await (whenever_changed(session, show) if watch else show(session))
@@ -231,7 +231,7 @@ def _facts(job: JobDetail) -> list[tuple[str, str]]:
         ("environment", " ".join(f"{each.name}={each.value}" for each in container.environment)),
         ("share", job.share_identifier),
         ("timeout", f"{job.timeout.attempt_duration_seconds} s" if job.HasField("timeout") else ""),
-        ("attempts", f"{len(job.attempts)} of {job.retry_strategy.attempts}"),
+        ("attempts", "" if array.size else f"{len(job.attempts)} of {job.retry_strategy.attempts}"),
         ("log", container.log_stream_name),
         ("tags", " ".join(f"{name}={value}" for name, value in sorted(job.tags.items()))),
     ]

@@ -1,5 +1,6 @@
 """The `batchyard` command and its subcommands, each imported only when it is called."""
 
+from difflib import get_close_matches
 from typing import Any, Final
 
 import click
@@ -81,6 +82,16 @@ class LazyGroup(Brief, click.Group):
         command = getattr(load(_MODULES[cmd_name]), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the subcommand that is meant; tell whoever has mistyped its name which ones are like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], _MODULES)
+            raise click.UsageError(f"{error.message} Did you mean {near[0]}?" if near else error.message, ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of subcommands, without importing them: all with a line each, or so that it fits a screen."""

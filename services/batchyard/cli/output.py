@@ -35,6 +35,8 @@ STYLES: Final = {
 GAP: Final = 2
 """Between columns."""
 CELL_WIDTH_MIN: Final = 4
+SPARE_WIDTH_MIN: Final = 16
+"""Of columns that are left out sooner than cut to less."""
 
 _AGES: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
@@ -44,33 +46,50 @@ def console_of(*, stderr: bool = False) -> Console:
     return Console(file=sys.stderr if stderr else sys.stdout, highlight=False)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
     """Print rows under their columns' names, two blanks apart at least.
 
-    On a terminal cells are cut to fit its width, but not those of the columns in `whole`; elsewhere none are. A column
-    whose name ends in `#` is of numbers.
+    On a terminal cells are cut to fit its width, but not numbers and those of the columns in `whole`. Where it is so
+    narrow that this is not enough, columns in `spare` are left out, the first of them first. Elsewhere everything is
+    printed. A column whose name ends in `#` is of numbers.
     """
     console = console_of()
     are_numbers = [column.endswith("#") for column in columns]
     lines = [[column.removesuffix("#") for column in columns], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     if console.is_terminal:
-        heads = [width if name in whole else len(name) for name, width in zip(columns, widths, strict=True)]
-        _fit(widths, console.width, heads)
+        smallest = [
+            width
+            if name in whole or is_number
+            else min(width, max(len(name), SPARE_WIDTH_MIN if name in spare else CELL_WIDTH_MIN))
+            for name, is_number, width in zip(columns, are_numbers, widths, strict=True)
+        ]
+        for place in map(columns.index, spare):
+            if _room_for(smallest) > console.width:
+                smallest[place] = widths[place] = 0
+        _fit(widths, console.width, smallest)
     for number, line in enumerate(lines):
-        cells = [_cell(*each) for each in zip(line, widths, are_numbers, strict=True)]
+        shown = [each for each in zip(line, widths, are_numbers, strict=True) if each[1]]
+        cells = [_cell(*each) for each in shown]
         if not console.is_terminal:
             print((" " * GAP).join(cells).rstrip())
             continue
-        styles = ["bold" if number == 0 else STYLES.get(text, "") for text in line]
+        styles = ["bold" if number == 0 else STYLES.get(text, "") for text, *_ in shown]
         texts = [Text(cell, style) for cell, style in zip(cells, styles, strict=True)]
         console.print(Text(" " * GAP).join(texts), no_wrap=True, overflow="ignore", crop=False)
 
 
+def _room_for(widths: Sequence[int]) -> int:
+    """Return how wide a table is with columns of these widths; one of no width is not there."""
+    return sum(width + GAP for width in widths if width) - GAP
+
+
 def _fit(widths: list[int], room: int, smallest: Sequence[int]) -> None:
     """Take from the widest columns what does not fit, as far as they go."""
-    while sum(widths) + GAP * (len(widths) - 1) > room:
-        can = [place for place in range(len(widths)) if widths[place] > max(smallest[place], CELL_WIDTH_MIN)]
+    while _room_for(widths) > room:
+        can = [place for place in range(len(widths)) if widths[place] > smallest[place]]
         if not can:
             return
         widths[max(can, key=lambda place: widths[place])] -= 1
@@ -93,7 +112,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in told), default=0) + 2
     for name, value in told:
         if console.is_terminal:
-            console.print(Text(name.ljust(width), "bold") + Text(value, STYLES.get(value, "")))
+            console.print(Text.assemble((name.ljust(width), "bold"), (value, STYLES.get(value, ""))))
         else:
             print(f"{name.ljust(width)}{value}")
 

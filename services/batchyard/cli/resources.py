@@ -44,7 +44,8 @@ def queues(*, server: Server) -> None:
             )
         else:
             columns = ("QUEUE", "PRIORITY#", "STATE", "STATUS", *(f"{status}#" for status in _COUNTED), "ENVIRONMENTS")
-            print_table(columns, [_queue_row(queue, counts.get(queue.job_queue_name, {})) for queue in found])
+            rows = [_queue_row(queue, counts.get(queue.job_queue_name, {})) for queue in found]
+            print_table(columns, rows, whole=["QUEUE", "STATE"], spare=["ENVIRONMENTS", "STATUS", "PRIORITY#"])
 
     server.run(act)
 
@@ -73,7 +74,8 @@ def environments(*, server: Server) -> None:
             print_json({"computeEnvironments": [members_of(environment) for environment in found]})
         else:
             columns = ("ENVIRONMENT", "TYPE", "STATE", "STATUS", "MAX VCPUS#", "REASON")
-            print_table(columns, [_environment_row(environment) for environment in found])
+            rows = [_environment_row(environment) for environment in found]
+            print_table(columns, rows, whole=["ENVIRONMENT", "STATE", "STATUS"], spare=["TYPE", "MAX VCPUS#"])
 
     server.run(act)
 
@@ -101,7 +103,8 @@ def agents(*, server: Server) -> None:
             print_json(members_of(answer))
         else:
             columns = ("AGENT", "HOST", "STATUS", "RUNTIME", "RUNS#", "VCPUS#", "MEMORY MIB#", "ENVIRONMENTS")
-            print_table(columns, [_agent_row(agent) for agent in answer.agents], whole=["AGENT"])
+            rows = [_agent_row(agent) for agent in answer.agents]
+            print_table(columns, rows, whole=["AGENT", "STATUS"], spare=["ENVIRONMENTS", "RUNTIME"])
 
     server.run(act)
 

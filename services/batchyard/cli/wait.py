@@ -123,7 +123,7 @@ async def wait_and_tell(session: Session, job_ids: Sequence[str], *, as_json: bo
         print_json({"jobs": [members_of(job) for job in ended]})
     else:
         rows = [(job.job_id, job.job_name, status_of(job), await _reason(session, job)) for job in ended]
-        print_table(("JOB", "NAME", "STATUS", "REASON"), rows, whole=["JOB", "REASON"])
+        print_table(("JOB", "NAME", "STATUS", "REASON"), rows, whole=["JOB", "STATUS", "REASON"])
     statuses = {status_of(job) for job in ended}
     if statuses <= ENDED:
         return 0 if statuses == {"SUCCEEDED"} else 1
