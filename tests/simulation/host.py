@@ -310,7 +310,7 @@ class SimulatedLauncher(Launcher):
             self._inbox = wire.LineBuffer()
             end.received = self._obey_all
             end.closed = lambda _: self._lose_agent(end)
-            self._ledger.take_changes()
+            self._withdraw(self._ledger.take_changes())
             self._send(
                 {
                     "protocol": wire.PROTOCOL,

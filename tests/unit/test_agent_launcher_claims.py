@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from errno import ENOSPC
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import pytest
 
 from batchyard.agent.launcher import wire
 from batchyard.agent.launcher.detach import Options
-from batchyard.agent.launcher.journal import Journal
-from batchyard.agent.launcher.ledger import Run, RunEnd, RunState
+from batchyard.agent.launcher.journal import History, Journal, read_journal
+from batchyard.agent.launcher.ledger import Fence, Run, RunEnd, RunState
 from batchyard.agent.launcher.server import Launcher
+from support.waiting import soon
 
 MARGIN_S = 15.0
 ORDER = wire.StartOrder(argv=["true"], env={}, log="log")
@@ -25,9 +26,14 @@ class SlowDisk(Journal):
     takes_s = 0.0
     is_full = False
 
-    def claim(self, runs: Iterable[Run]) -> None:
+    def __init__(self, path: str, boot_id: str) -> None:
+        super().__init__(path, boot_id)
+        self.claimed: list[int] = []
+
+    def claim(self, runs: Collection[Run]) -> None:
         super().claim(runs)
         SlowDisk.clock += self.takes_s
+        self.claimed.append(len(runs))
 
     def begin(self, run: Run) -> None:
         if self.is_full:
@@ -84,3 +90,71 @@ def test_a_start_that_cannot_be_marked_does_not_take_place(launcher: Launcher, m
     launcher._ledger.renew_lease(wire.now() + 60, MARGIN_S)
     launcher._start(wire.now())
     assert later.state is RunState.STARTED
+
+
+def on_disk(launcher: Launcher) -> History:
+    return read_journal(f"{launcher._options.folder}/journal")
+
+
+def claimed_on_disk(launcher: Launcher) -> dict[Fence, RunState]:
+    return {fence: run.state for fence, run in on_disk(launcher).runs.items()}
+
+
+def claims_per_sync(launcher: Launcher) -> list[int]:
+    assert isinstance(launcher._journal, SlowDisk)
+    return launcher._journal.claimed
+
+
+def offered_one_by_one(launcher: Launcher, count: int) -> list[Run]:
+    """Offer runs of which one has room at a time."""
+    runs = [Run((1, number), (1, 0, 0), {}, ORDER) for number in range(1, count + 1)]
+    launcher._ledger.set_capacity((1, 1, 0))
+    launcher._ledger.renew_lease(wire.now() + 60, MARGIN_S)
+    for run in runs:
+        launcher._ledger.offer(run)
+    return runs
+
+
+def run_one(launcher: Launcher, run: Run) -> None:
+    launcher.turn()
+    assert run.begun
+
+    def has_ended() -> bool:
+        launcher._reap()
+        return run.state is RunState.DONE
+
+    soon(has_ended, "it has ended")
+
+
+def test_runs_that_wait_for_room_are_claimed_in_the_same_sync_as_those_that_have_it(launcher: Launcher) -> None:
+    runs = offered_one_by_one(launcher, 40)
+    for run in runs[:33]:
+        run_one(launcher, run)
+    assert claims_per_sync(launcher) == [32, 8]
+    assert [run.state for run in runs[33:]] == [RunState.OFFERED] * 7
+
+
+def test_nothing_is_left_of_a_claim_that_was_given_back_when_its_agent_hears_of_that(launcher: Launcher) -> None:
+    first, second, third = offered_one_by_one(launcher, 3)
+    launcher.turn()
+    assert claimed_on_disk(launcher).keys() == {first.fence, second.fence, third.fence}
+    launcher._ledger.revoke(second.fence)
+    launcher.turn()
+    assert claimed_on_disk(launcher).keys() == {first.fence, third.fence}
+    assert on_disk(launcher).forgotten == [second.fence]
+    launcher._ledger.revoke(third.fence)
+    launcher.turn()
+    assert claimed_on_disk(launcher).keys() == {first.fence}
+
+
+def test_a_rewritten_journal_holds_the_claims_of_runs_that_wait_for_room(launcher: Launcher) -> None:
+    first, second, third = offered_one_by_one(launcher, 3)
+    launcher.turn()
+    launcher._ledger.revoke(third.fence)
+    launcher._journal.compact(launcher._ledger, {first.fence: 42})
+    assert claimed_on_disk(launcher) == {first.fence: RunState.STARTED, second.fence: RunState.CLAIMED}
+    history = on_disk(launcher)
+    assert [run.fence for run in history.runs.values() if history.has_never_started(run, "boot")] == [second.fence]
+    run_one(launcher, first)
+    run_one(launcher, second)
+    assert claims_per_sync(launcher) == [3]

@@ -8,7 +8,7 @@ A file of JSON lines, appended to and now and then rewritten without what was ac
     ["B", [fence, ...]]                                 about to be started
     ["S", [[fence, pid, started], ...]]                 started
     ["D", [[fence, end, exit code, reason, started, ended], ...]]
-    ["A", [fence, ...]]                                 acknowledged, forgotten
+    ["A", [fence, ...]]                                 acknowledged or given back, forgotten
 
 Only claims are synced: whatever else is lost with the machine is lost with the runs themselves. What a process has
 written survives it, so a claim of this boot that nobody was about to start has never started; of one of an earlier boot
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd, RunState
 
@@ -82,9 +82,11 @@ class Journal:
         """Close the file."""
         os.close(self._fd)
 
-    def claim(self, runs: Iterable[Run]) -> None:
+    def claim(self, runs: Collection[Run]) -> None:
         """Put claims on disk. When this returns, the runs may start."""
         self._append("C", [_claim(run) for run in runs], sync=True)
+        for run in runs:
+            run.journalled = True
 
     def begin(self, run: Run) -> None:
         """Note that a claimed run is about to be started: without this it must not be."""
@@ -100,7 +102,7 @@ class Journal:
         self._append("D", [_done(run) for run in runs])
 
     def forget(self, fences: Iterable[Fence]) -> None:
-        """Note runs whose end was acknowledged."""
+        """Note runs whose end was acknowledged, or that were given back after their claim."""
         self._append("A", list(fences))
 
     def is_worth_compacting(self) -> bool:
@@ -109,7 +111,7 @@ class Journal:
 
     def compact(self, ledger: Ledger, pids: dict[Fence, int]) -> None:
         """Rewrite the file from the ledger; `pids` are those of `start`."""
-        kept = [run for run in ledger.runs.values() if run.state not in (RunState.OFFERED, RunState.REVOKED)]
+        kept = [run for run in ledger.runs.values() if run.journalled and run.state is not RunState.REVOKED]
         started = [[run.fence, pids.get(run.fence, 0), run.started] for run in kept if run.state is RunState.STARTED]
         lines: list[list[object]] = [
             self._head,
@@ -205,7 +207,7 @@ def _apply(history: History, line: list[Any]) -> None:
     elif kind == "C":
         for fence, need, about in entries:
             run = Run(_fence(fence), (need[0], need[1], need[2]), about, None)
-            run.state, run.begun = RunState.CLAIMED, not history.marks_starts
+            run.state, run.journalled, run.begun = RunState.CLAIMED, True, not history.marks_starts
             history.runs[run.fence] = run
     elif kind == "B":
         for fence in map(_fence, entries):

@@ -7,6 +7,7 @@ their arrival and hold nothing; a claim holds room until the run is DONE. A fenc
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from itertools import islice
 
 Fence = tuple[int, int]
 """Store epoch and number: names one offer of one job to one agent, for ever."""
@@ -46,7 +47,20 @@ _HOLDS_ROOM = frozenset({RunState.CLAIMED, RunState.STARTED})
 class Run:
     """One fence and what became of it. Times are seconds of CLOCK_BOOTTIME."""
 
-    __slots__ = ("about", "begun", "end", "ended", "exit_code", "fence", "need", "order", "reason", "started", "state")
+    __slots__ = (
+        "about",
+        "begun",
+        "end",
+        "ended",
+        "exit_code",
+        "fence",
+        "journalled",
+        "need",
+        "order",
+        "reason",
+        "started",
+        "state",
+    )
 
     def __init__(self, fence: Fence, need: Need, about: dict[str, str], order: object) -> None:
         self.fence = fence
@@ -56,6 +70,8 @@ class Run:
         self.order = order
         """How to start it; the runtime's own words."""
         self.state = RunState.OFFERED
+        self.journalled = False
+        """Whether a claim of it is on disk; it may be before there is room."""
         self.begun = False
         """Whether it may have started, be it only for want of a proof that it has not."""
         self.started: float | None = None
@@ -182,6 +198,10 @@ class Ledger:
             free = _minus(free, run.need)
             found.append(run)
         return found
+
+    def first_waiting(self, count: int) -> list[Run]:
+        """Return so many of the waiting runs, oldest first: those that have room, and those to have it next."""
+        return list(islice((run for run in self._waiting if run.state is RunState.OFFERED), count))
 
     def claim(self, runs: Iterable[Run]) -> None:
         """Take room for runs that `startable` returned."""

@@ -18,7 +18,7 @@ from batchyard.agent.launcher import tree, wire
 from batchyard.agent.launcher.cgroups import CgroupPool, open_cgroups
 from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import Journal
-from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd
+from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd, RunState
 from batchyard.agent.launcher.memory_watch import MemoryWatch
 from batchyard.agent.launcher.processes import OUT_OF_MEMORY, Process, StartError
 from batchyard.agent.launcher.starting import Starter
@@ -36,6 +36,8 @@ _BUSY_PAUSE_S = 0.020
 """After so many changes were told at once, the next are told after a pause: a short run's start and end together."""
 _YOUNG_S = 0.003
 """So long a start alone is not told: most of what does next to nothing is over by then."""
+_CLAIMS_PER_SYNC = 32
+"""More are claimed on disk than have room: a sync takes as long as the starts of a few short runs."""
 _STANDBY_AFTER_S = 0.005
 """After so long without a run one is prepared for."""
 _STDERR = 2
@@ -176,7 +178,7 @@ class Launcher:
         self._agent = connection
         self._inbox = wire.LineBuffer()
         self._selector.register(connection, selectors.EVENT_READ, self._receive)
-        self._ledger.take_changes()
+        self._withdraw(self._ledger.take_changes())
         self._send(
             {
                 "protocol": wire.PROTOCOL,
@@ -244,6 +246,7 @@ class Launcher:
         if now < self._to_be_told_at():
             return
         changed = self._ledger.take_changes(now, _YOUNG_S)
+        self._withdraw(changed)
         if len(changed) >= _BUSY_RUNS:
             self._told_enough_until = now + _BUSY_PAUSE_S
         if changed and self._agent is not None:
@@ -288,7 +291,9 @@ class Launcher:
         if not runs:
             return
         try:
-            self._journal.claim(runs)
+            if not all(run.journalled for run in runs):
+                next_ones = self._ledger.first_waiting(max(len(runs), _CLAIMS_PER_SYNC))
+                self._journal.claim([run for run in next_ones if not run.journalled])
         except OSError as error:
             _log(f"nothing starts, the journal can't be written: {error}")
             # A disk that fails may take its time to say so.
@@ -304,6 +309,12 @@ class Launcher:
                 started.append((run, process.pid))
         self._note(lambda: self._journal.start(started))
         self._note(lambda: self._journal.finish(failed))
+
+    def _withdraw(self, changed: Iterable[Run]) -> None:
+        """Take claims back of what was given back, before anybody hears of that."""
+        withdrawn = [run.fence for run in changed if run.journalled and run.state is RunState.REVOKED]
+        if withdrawn:
+            self._note(lambda: self._journal.forget(withdrawn))
 
     def _may_start(self, run: Run) -> bool:
         """Mark a run as about to start, then look at the lease again: a disk can take longer than was left of it."""
