@@ -56,7 +56,7 @@ def test_events_are_filtered_by_queue_and_status(installation: Installation, acc
     account.make_queue("other")
     first, second = account.submit(), account.submit(jobQueue="other")
     account.wait_all([first, second])
-    ends = events(installation, account, "--status", "SUCCEEDED", "--status", "FAILED")
+    ends = events(installation, account, "--status", "succeeded", "--status", "FAILED")
     assert {event["detail"]["jobId"] for event in ends} == {first, second}
     of_queue = events(installation, account, "--queue", "other")
     assert {event["detail"]["jobId"] for event in of_queue} == {second}

@@ -35,7 +35,7 @@ def server() -> options.Decorator:
             callback=_endpoint,
             help="The server to call. Default: the `up` that runs on --data-dir.",
         ),
-        options.data_dir("Data folder of the `up` to call, without --endpoint."),
+        options.data_dir("Data folder of the `up` to call."),
     )
 
 

@@ -101,8 +101,6 @@ def _what_runs(agent: AgentSummary) -> str:
 
 
 @click.command(cls=BriefCommand)
-@clients.server()
-@clients.tls_of_client()
 @options.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -114,6 +112,8 @@ def _what_runs(agent: AgentSummary) -> str:
     "--wait", is_flag=True, help="Return only when nothing runs on it any more, and all its logs are held elsewhere."
 )
 @options.option("--resume", is_flag=True, help="Let it take jobs again.")
+@clients.server()
+@clients.tls_of_client()
 @options.output()
 @options.logging()
 @click.argument("agent")

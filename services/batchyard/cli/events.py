@@ -103,8 +103,6 @@ async def print_events(
 
 
 @click.command(cls=BriefCommand)
-@clients.server()
-@clients.tls_of_client()
 @options.option("--follow", is_flag=True, help="Go on with what comes, until interrupted; begins now.")
 @options.option("--replay", is_flag=True, help="With --follow: first print what is kept.")
 @options.option("--queue", multiple=True, metavar="NAME", help="Events of jobs in this queue only; repeatable.")
@@ -112,9 +110,12 @@ async def print_events(
 @options.option(
     "--status",
     multiple=True,
-    type=click.Choice(list(_STATUSES)),
-    help="Events of jobs that come into this state only; repeatable.",
+    type=click.Choice(list(_STATUSES), case_sensitive=False),
+    metavar="STATUS",
+    help=f"Events of jobs that come into this status; repeatable. One of {', '.join(_STATUSES)}.",
 )
+@clients.server()
+@clients.tls_of_client()
 @options.output("json: an object a line. table: a line for people.", default="json")
 @options.account_and_region()
 @options.logging()

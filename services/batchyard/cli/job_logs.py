@@ -74,12 +74,12 @@ def _show(event: LogEvent, *, as_json: bool) -> None:
 
 
 @click.command(cls=PrintOrServe)
-@server_options()
 @options.option(
     "--follow", "-f", is_flag=True, help="Go on with what comes, over all attempts, until the job has ended."
 )
 @options.option("--attempt", type=click.IntRange(min=1), default=None, help="Of this attempt, which has ended; from 1.")
 @options.option("--tail", type=click.IntRange(1, 10_000), default=None, metavar="LINES", help="Only the last lines.")
+@server_options()
 @job_argument(several=False)
 def logs(*, server: Server, job: str, follow: bool, attempt: int | None, tail: int | None) -> None:
     """Print what JOB has printed: its latest attempt. With --output json, an object a line.

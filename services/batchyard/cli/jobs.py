@@ -136,18 +136,19 @@ def _ran(job: Any) -> str:
 
 
 @click.command(cls=BriefCommand)
-@server_options()
 @options.option("--queue", multiple=True, metavar="NAME", help="Jobs of this queue; repeatable. Default: of all.")
 @options.option(
     "--status",
     multiple=True,
     type=click.Choice(list(STATUS_NUMBERS), case_sensitive=False),
-    help="Jobs in this status; repeatable. Default: in all.",
+    metavar="STATUS",
+    help=f"Jobs in this status; repeatable. One of {', '.join(STATUS_NUMBERS)}. Default: in all.",
 )
 @options.option("--name", metavar="NAME", default=None, help="Jobs of this name, in any case; a final * is a wildcard.")
 @options.option("--array", metavar="JOB", default=None, help="The children of this array job, in place of queues.")
 @options.option("--limit", type=click.IntRange(min=1), default=50, help="How many, the newest first.")
 @options.option("--watch", is_flag=True, help="On a terminal: show them anew whenever one changes, until interrupted.")
+@server_options()
 def jobs(
     *,
     server: Server,

@@ -239,7 +239,7 @@ def allowed_host() -> Decorator:
 
 
 def output(
-    help_text: str = "table: for people. json: the answer in AWS's member names.", *, default: str = "table"
+    help_text: str = "A table for people, or JSON in AWS's member names.", *, default: str = "table"
 ) -> Decorator:
     """Declare --output, which has the same values everywhere: BATCHYARD_OUTPUT is for all commands."""
     return option("--output", type=click.Choice(["table", "json"]), default=default, help=help_text)

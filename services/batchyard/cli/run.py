@@ -54,8 +54,6 @@ async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: st
 
 
 @click.command(cls=BriefCommand, context_settings={"allow_interspersed_args": False})
-@clients.server()
-@clients.tls_of_client()
 @options.option("--queue", default="default", help="Job queue.")
 @options.option(
     "--array",
@@ -70,6 +68,8 @@ async def _attend_to_array(caller: Caller, channel: grpc.aio.Channel, job_id: st
 @options.option("--vcpus", type=click.IntRange(min=1), default=1, help="vCPUs to reserve.")
 @options.option("--memory", type=click.IntRange(min=4), default=256, help="Memory limit in MiB.")
 @options.option("--env", multiple=True, metavar="NAME=VALUE", callback=_environment, help="For the job; repeatable.")
+@clients.server()
+@clients.tls_of_client()
 @options.output("json: print the job at its end, and its log to stderr.")
 @options.account_and_region()
 @options.logging()

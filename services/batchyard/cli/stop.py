@@ -50,8 +50,8 @@ def _end(server: Server, jobs: Sequence[str], reason: str, *, terminate: bool) -
 
 
 @click.command(cls=BriefCommand)
-@server_options()
 @options.option("--reason", default="Cancelled by the user", help="The jobs' status reason.")
+@server_options()
 @job_argument(several=True)
 def cancel(*, server: Server, jobs: Sequence[str], reason: str) -> None:
     """Cancel each JOB that has not begun; what runs goes on. `-`: the ids on stdin.
@@ -62,8 +62,8 @@ def cancel(*, server: Server, jobs: Sequence[str], reason: str) -> None:
 
 
 @click.command(cls=BriefCommand)
-@server_options()
 @options.option("--reason", default="Terminated by the user", help="The jobs' status reason.")
+@server_options()
 @job_argument(several=True)
 def terminate(*, server: Server, jobs: Sequence[str], reason: str) -> None:
     """End each JOB in whatever status: SIGTERM, and after 30 s SIGKILL. `-`: the ids on stdin.

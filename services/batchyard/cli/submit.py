@@ -70,8 +70,8 @@ async def submit_all(session: Session, requests: list[SubmitJobRequest]) -> tupl
 
 
 @click.command(cls=BriefCommand)
-@server_options()
 @options.option("--wait", is_flag=True, help="Wait until they have ended, as `batchyard wait` does.")
+@server_options()
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 def submit(*, server: Server, file: IO[str], wait: bool) -> None:
     """Submit the jobs in FILE and print their ids; `-` is stdin.

@@ -141,7 +141,6 @@ async def _reason(session: Session, job: JobDetail) -> str:
 
 
 @click.command(cls=BriefCommand)
-@server_options()
 @options.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -149,6 +148,7 @@ async def _reason(session: Session, job: JobDetail) -> str:
     default=None,
     help=f"Wait no longer than that; then exit with {EXIT_TIMEOUT}.",
 )
+@server_options()
 @job_argument(several=True)
 def wait(*, server: Server, jobs: Sequence[str], timeout: float | None) -> None:
     """Wait until each JOB has ended; exit with 0 only if all have SUCCEEDED, else with 1. `-`: the ids on stdin.
