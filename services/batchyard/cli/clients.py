@@ -94,4 +94,6 @@ def talking_to(target: str, *, unread: str) -> Iterator[None]:
         text = failure.details() or failure.code().name
         if failure.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             text = f"the server at grpc://{target} does not answer: {text}"
+        if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
+            text = f"the server at grpc://{target} is of an older version than this command: {text}"
         raise click.ClickException(text) from None
