@@ -99,7 +99,8 @@ def _print(picture: _Picture) -> None:
         f"{sum(agent.vcpus_milli_used for agent in connected) / 1000:g} of "
         f"{sum(agent.vcpus_milli for agent in connected) / 1000:g} vCPUs, "
         f"{sum(agent.memory_mib_used for agent in connected)} of "
-        f"{sum(agent.memory_mib for agent in connected)} MiB; {ended} jobs ended in the last whole minute\n"
+        f"{sum(agent.memory_mib for agent in connected)} MiB\n"
+        f"{ended} jobs ended in the last whole minute\n"
     )
     print_table(
         ("QUEUE", "WAITING#", "ACTIVE#", "SUCCEEDED#", "FAILED#"),
