@@ -62,6 +62,10 @@ LOOK_WHY_IT_WAITS_S: Final = 1.0
 _WAITS: Final = frozenset({JOB_STATUS_SUBMITTED, JOB_STATUS_PENDING, JOB_STATUS_RUNNABLE})
 
 
+Show = Callable[[LogEvent], None]
+"""Does with a line of a log whatever is to be done."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobRequest:
     """What the user asks for."""
@@ -203,7 +207,7 @@ class Patience:
 class Follower:
     """Follows one job: its states from the watch, its output from the log of each attempt."""
 
-    def __init__(self, client: JobClient, job_id: str, show: "Show | None" = None) -> None:
+    def __init__(self, client: JobClient, job_id: str, show: Show | None = None) -> None:
         """Print lines as they are, or let `show` do it."""
         self._client = client
         self._job_id = job_id
@@ -246,10 +250,6 @@ class Follower:
         async with aclosing(self._client.lines(log_stream_name)) as lines:
             async for line in lines:
                 self._show(line)
-
-
-Show = Callable[[LogEvent], None]
-"""Does with a line of a log whatever is to be done."""
 
 
 def _print_line(event: LogEvent) -> None:
