@@ -13,7 +13,6 @@ from batchyard.agent.launcher.detach import Options
 from batchyard.agent.launcher.journal import History, Journal, read_journal
 from batchyard.agent.launcher.ledger import Fence, Run, RunEnd, RunState
 from batchyard.agent.launcher.server import Launcher
-from support.waiting import soon
 
 MARGIN_S = 15.0
 ORDER = wire.StartOrder(argv=["true"], env={}, log="log")
@@ -116,14 +115,14 @@ def offered_one_by_one(launcher: Launcher, count: int) -> list[Run]:
 
 
 def run_one(launcher: Launcher, run: Run) -> None:
-    launcher.turn()
-    assert run.begun
-
-    def has_ended() -> bool:
-        launcher._reap()
-        return run.state is RunState.DONE
-
-    soon(has_ended, "it has ended")
+    """Start a run and see its end, without a look at other children of this process."""
+    launcher._start(wire.now())
+    process = launcher._processes[run.fence]
+    os.waitpid(process.pid, 0)
+    del launcher._unreaped[process.pid]
+    process.exit_code = 0
+    launcher._finish([process])
+    launcher._tell(wire.now())
 
 
 def test_runs_that_wait_for_room_are_claimed_in_the_same_sync_as_those_that_have_it(launcher: Launcher) -> None:
@@ -136,25 +135,26 @@ def test_runs_that_wait_for_room_are_claimed_in_the_same_sync_as_those_that_have
 
 def test_nothing_is_left_of_a_claim_that_was_given_back_when_its_agent_hears_of_that(launcher: Launcher) -> None:
     first, second, third = offered_one_by_one(launcher, 3)
-    launcher.turn()
+    launcher._start(wire.now())
     assert claimed_on_disk(launcher).keys() == {first.fence, second.fence, third.fence}
     launcher._ledger.revoke(second.fence)
-    launcher.turn()
+    launcher._tell(float("inf"))
     assert claimed_on_disk(launcher).keys() == {first.fence, third.fence}
     assert on_disk(launcher).forgotten == [second.fence]
     launcher._ledger.revoke(third.fence)
-    launcher.turn()
+    launcher._tell(float("inf"))
     assert claimed_on_disk(launcher).keys() == {first.fence}
 
 
 def test_a_rewritten_journal_holds_the_claims_of_runs_that_wait_for_room(launcher: Launcher) -> None:
     first, second, third = offered_one_by_one(launcher, 3)
-    launcher.turn()
+    launcher._start(wire.now())
     launcher._ledger.revoke(third.fence)
     launcher._journal.compact(launcher._ledger, {first.fence: 42})
     assert claimed_on_disk(launcher) == {first.fence: RunState.STARTED, second.fence: RunState.CLAIMED}
     history = on_disk(launcher)
     assert [run.fence for run in history.runs.values() if history.has_never_started(run, "boot")] == [second.fence]
-    run_one(launcher, first)
+    (process,) = launcher._processes.values()
+    launcher._finish([process])
     run_one(launcher, second)
     assert claims_per_sync(launcher) == [3]

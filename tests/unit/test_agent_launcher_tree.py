@@ -1,8 +1,13 @@
 """Which processes count as a run's, also when its first one is gone and its number has come to name another."""
 
+import os
+
 import pytest
 
 from batchyard.agent.launcher import tree
+from batchyard.agent.launcher.processes import MARKS as MARK_NAMES
+from batchyard.agent.launcher.processes import Process
+from batchyard.agent.launcher.wire import StartOrder
 
 LAUNCHER, ROOT = 1, 100
 MARKS = (b"AWS_BATCH_JOB_ID=job",)
@@ -83,3 +88,11 @@ def test_neither_the_first_processes_of_other_runs_nor_what_descends_from_them_i
     proc.add(200, parent=ROOT, marked=True)
     proc.add(201, parent=200)
     assert members(200) == {ROOT}
+
+
+def test_who_has_no_marks_does_not_take_everybody_for_its_own() -> None:
+    name, value = next(iter(os.environ.items()))
+    assert not tree.carries(os.getpid(), [])
+    assert tree.carries(os.getpid(), [os.fsencode(f"{name}={value}")])
+    for env in ({}, {MARK_NAMES[0]: "agent"}):
+        assert Process((1, 1), ROOT, StartOrder(argv=["true"], env=env, log="log"), "", None).marks == []

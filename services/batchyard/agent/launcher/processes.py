@@ -55,8 +55,10 @@ class Process:
 
     @property
     def marks(self) -> list[bytes]:
-        """What stands in the environment of all its processes, but for those that have removed it."""
-        return [os.fsencode(f"{name}={self._env[name]}") for name in MARKS if name in self._env]
+        """What stands in the environment of all its processes, but for those that have removed it; nothing or all."""
+        if not all(name in self._env for name in MARKS):
+            return []
+        return [os.fsencode(f"{name}={self._env[name]}") for name in MARKS]
 
     def stop(self, end: RunEnd, now: float, grace_s: float) -> None:
         """Ask it to end, and kill it after the grace. A later call may only shorten the grace."""

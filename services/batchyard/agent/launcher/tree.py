@@ -54,10 +54,13 @@ def processes() -> dict[int, Stat]:
 
 
 def carries(pid: int, marks: Collection[bytes]) -> bool:
-    """Tell whether all `marks` (`NAME=value`) stand in the environment that the process was started with."""
+    """Tell whether all `marks` (`NAME=value`) stand in the environment that the process was started with.
+
+    Without marks nobody carries them: what has no name of its own must not be taken for everything.
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return set(marks) <= set(file.read().split(b"\0"))
+            return bool(marks) and set(marks) <= set(file.read().split(b"\0"))
     except OSError:
         return False
 
