@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.aws import Account
-from support.installation import Installation, start_up
+from support.installation import ANY_PORTS, HOST_OPTIONS, Installation, start_up
 from support.terminal import has_colour, on_terminal, piped, plain
 
 LARGE = {"vcpus": 1000}
@@ -254,3 +254,12 @@ def test_a_terminal_shows_what_a_job_prints_and_then_the_job_for_programs(up: In
     said, brace, document = written.partition("{")
     assert (code, said.splitlines()[0]) == (3, "hi")
     assert json.loads(brace + document)["jobs"][0]["container"]["exitCode"] == 3
+
+
+def test_ctrl_c_stops_all_of_up_in_order(up: Installation, tmp_path: Path) -> None:
+    arguments = ("up", "--data-dir", str(tmp_path / "data"), *ANY_PORTS, *HOST_OPTIONS)
+    written, code = on_terminal(up, *arguments, until=lambda written: "batchyard ready http" in written)
+    assert code == 0
+    # The agent, which has the same terminal, is stopped by its parent.
+    assert written.count("stopping signal=SIGINT") == 1
+    assert "started again" not in written

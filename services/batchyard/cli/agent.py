@@ -116,4 +116,4 @@ def agent(
         secrets=host_options.secrets,
         stop_timeout_s=host_options.stop_timeout,
     )
-    serve(partial(open_agent, config, monitoring_host, monitoring_port))
+    serve(partial(open_agent, config, monitoring_host, monitoring_port), with_parent=with_parent)

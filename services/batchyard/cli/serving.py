@@ -27,8 +27,10 @@ STOP_DEADLINE_S: Final = 4.5
 """A stop that takes longer is cut short: whoever sent the signal counts on five seconds."""
 
 
-def serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
-    """Run a service until SIGTERM or SIGINT.
+def serve(service: Callable[[], AbstractAsyncContextManager[str]], *, with_parent: bool = False) -> None:
+    """Run a service until SIGTERM or SIGINT; `with_parent`, until SIGTERM.
+
+    A Ctrl-C interrupts all that is on the terminal: what another one of it stops in order must not go before its time.
 
     Entering the context makes it ready and gives its ready line, the one line that goes to stdout. Leaving it stops it
     in order. A signal before it is ready cancels the start. A CannotStartError is raised bare, out of the groups of
@@ -36,7 +38,7 @@ def serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
     """
     gc.set_threshold(ALLOCATIONS_A_COLLECTION, 20, 20)
     try:
-        anyio.run(_serve, service, backend_options={"use_uvloop": True})
+        anyio.run(_serve, service, with_parent, backend_options={"use_uvloop": True})
     except Exception as error:
         told = first_of(error, CannotStartError)
         if told is not None:
@@ -66,11 +68,11 @@ def _text_of(error: Exception) -> str:
     return str(error)
 
 
-async def _serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> None:
+async def _serve(service: Callable[[], AbstractAsyncContextManager[str]], with_parent: bool) -> None:
     ready, stop = anyio.Event(), anyio.Event()
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
-            await group.start(_await_signals, ready, stop, scope)
+            await group.start(_await_signals, ready, stop, scope, with_parent)
             async with service() as ready_line:
                 print(ready_line, flush=True)
                 notify("READY=1")
@@ -85,11 +87,18 @@ async def _serve(service: Callable[[], AbstractAsyncContextManager[str]]) -> Non
 
 
 async def _await_signals(
-    ready: anyio.Event, stop: anyio.Event, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
+    ready: anyio.Event,
+    stop: anyio.Event,
+    scope: anyio.CancelScope,
+    with_parent: bool,
+    *,
+    task_status: anyio.abc.TaskStatus[None],
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
+            if with_parent and number == signal.SIGINT:
+                continue
             _log.info("stopping", extra={"signal": signal.Signals(number).name})
             stop.set()
             if ready.is_set():
