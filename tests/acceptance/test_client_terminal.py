@@ -11,6 +11,8 @@ from support.aws import Account
 from support.installation import ANY_PORTS, HOST_OPTIONS, Installation, start_up
 from support.terminal import has_colour, on_terminal, piped, plain
 
+pytestmark = pytest.mark.usefixtures("account")
+
 LARGE = {"vcpus": 1000}
 """Has a job wait for ever."""
 
@@ -127,7 +129,6 @@ def test_top_shows_queues_agents_and_what_runs_and_follows_them(up: Installation
 
 
 @pytest.mark.parametrize("command", ["queues", "agents", "top"])
-@pytest.mark.usefixtures("account")
 def test_tables_fit_a_narrow_terminal_with_what_counts_whole(up: Installation, command: str) -> None:
     # What is live goes on until somebody has seen enough.
     until = (lambda written: "RUNNING" in written) if command == "top" else None
