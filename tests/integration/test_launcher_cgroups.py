@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent.launcher import cgroups
+from batchyard.agent.launcher import cgroups, wire
 from batchyard.agent.launcher.cgroups import MIB, Cgroup, CgroupPool, Layout, Tree, open_cgroups
+from batchyard.agent.launcher.ledger import Run
+from batchyard.agent.launcher.processes import Process
+from batchyard.agent.launcher.starting import SHARED_AFTER_S, Starter
+from batchyard.agent.launcher.workfolders import WorkFolders
 from support.waiting import soon
 
 FILES = {
@@ -316,3 +320,40 @@ def test_what_was_forked_before_its_parent_was_placed_has_the_same_share_of_cpu(
         soon(lambda: not group.kill(), "all of it is dead")
         job.wait()
         real.release(group)
+
+
+def test_a_process_that_lasts_gets_its_share_of_cpu_by_a_move(real: CgroupPool, tmp_path: Path) -> None:
+    if real.layout.cpu is None or real.layout.cpu in real.layout.entered:
+        pytest.skip("kernel: processes get their shares of CPU by their start here")
+    starter = Starter(WorkFolders(f"{tmp_path}/work"), real)
+
+    def started(number: int, *argv: str) -> Process:
+        order = wire.StartOrder(argv=list(argv), env={"PATH": os.defpath}, log=f"{tmp_path}/log", memory_mib=64)
+        return starter.start(Run((1, number), (1000, 64, 0), {}, order), (4000, 4096, 0))
+
+    over, lasts = started(1, "true"), started(2, "sleep", "600")
+    cgroup = lasts.cgroup
+    assert cgroup is not None
+    begun = wire.now()
+    over.exit_code = os.waitstatus_to_exitcode(os.waitpid(over.pid, 0)[1])
+    try:
+        starter.share_cpu(starter.share_due() - SHARED_AFTER_S / 2)
+        assert shared_by(real, lasts) == []
+        assert starter.share_due() <= begun + SHARED_AFTER_S
+        starter.share_cpu(begun + SHARED_AFTER_S)
+        assert shared_by(real, lasts) == [lasts.pid]
+        assert starter.share_due() == float("inf")
+    finally:
+        soon(lambda: not cgroup.kill(), "all of it is dead")
+        os.waitpid(lasts.pid, 0)
+        for process in (over, lasts):
+            starter.take_back(process)
+
+
+def shared_by(pool: CgroupPool, process: Process) -> list[int]:
+    """Return the processes that share the CPU as a run."""
+    assert pool.layout.cpu is not None
+    assert process.cgroup is not None
+    return list(
+        map(int, Path(pool.layout.cpu.base, Path(process.cgroup.folder).name, "cgroup.procs").read_text().split())
+    )

@@ -1,5 +1,6 @@
 """A host: a disk, a clock, and on it the production launcher, whose processes are timers."""
 
+import json
 import os
 import shutil
 from collections import deque
@@ -123,17 +124,18 @@ class SyncedJournal(Journal):
         super().__init__(str(host.folder / "journal"), wire.boot_id(), namespaced=host.namespaced)
         self._is_ready = True
 
-    def _write(self, line: list[object], *, sync: bool) -> None:
+    def _write(self, line: bytes, *, sync: bool) -> None:
+        kind = json.loads(line)[0]
         if self._is_ready and self._host.kernel.chance(self._host.disk_failures):
             raise OSError("no space left on the simulated device")
         # The claim is on disk and nothing has started; or something has, and nobody has said so yet.
-        if self._is_ready and line[0] in ("B", "S") and self._host.kernel.chance(self._host.claim_deaths):
+        if self._is_ready and kind in ("B", "S") and self._host.kernel.chance(self._host.claim_deaths):
             raise _DeathError
         super()._write(line, sync=sync)
         self.written = self._size
         if sync:
             self.synced = self._size
-        if self._is_ready and line[0] in ("C", "B") and self._host.kernel.chance(self._host.claim_deaths):
+        if self._is_ready and kind in ("C", "B") and self._host.kernel.chance(self._host.claim_deaths):
             raise _DeathError
 
     def _rewrite(self, data: bytes) -> None:

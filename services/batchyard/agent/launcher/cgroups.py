@@ -180,10 +180,14 @@ class Cgroup:
             with suppress(OSError):
                 os.write(self._cpu_procs, b"0")
 
+    @property
+    def has_share_to_give(self) -> bool:
+        """Whether its processes have to be placed to get their share of CPU."""
+        return self._cpu_procs is not None
+
     def place(self, pid: int) -> None:
-        """Have the process that was just started, and what it may have forked since, get their share of CPU."""
-        if self._cpu_procs is None:
-            return
+        """Have the process that was started, and what it may have forked since, get their share of CPU."""
+        assert self._cpu_procs is not None
         placed: set[int] = set()
         fresh = {pid}
         while fresh:

@@ -75,7 +75,7 @@ class Journal:
         self._compacted_size = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, self._size)
-        self._write(self._head, sync=True)
+        self._write(_encode(self._head), sync=True)
         _sync_folder(path)
 
     def close(self) -> None:
@@ -90,7 +90,8 @@ class Journal:
 
     def begin(self, run: Run) -> None:
         """Note that a claimed run is about to be started: without this it must not be."""
-        self._append("B", [run.fence])
+        # What comes of it in JSON, written by hand: it is done for each run, between one start and the next.
+        self._write(b'["B",[[%d,%d]]]\n' % run.fence, sync=False)
         run.begun = True
 
     def start(self, started: Iterable[tuple[Run, int]]) -> None:
@@ -139,19 +140,18 @@ class Journal:
 
     def _append(self, kind: str, entries: list[object], *, sync: bool = False) -> None:
         if entries:
-            self._write([kind, entries], sync=sync)
+            self._write(_encode([kind, entries]), sync=sync)
 
-    def _write(self, line: list[object], *, sync: bool) -> None:
-        data = _encode(line)
+    def _write(self, line: bytes, *, sync: bool) -> None:
         try:
-            _write_all(self._fd, data)
+            _write_all(self._fd, line)
             if sync:
                 os.fdatasync(self._fd)
         except OSError:
             # A torn line may only be the last one.
             os.ftruncate(self._fd, self._size)
             raise
-        self._size += len(data)
+        self._size += len(line)
 
 
 def _claim(run: Run) -> list[object]:

@@ -7,7 +7,6 @@ their arrival and hold nothing; a claim holds room until the run is DONE. A fenc
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from itertools import islice
 
 Fence = tuple[int, int]
 """Store epoch and number: names one offer of one job to one agent, for ever."""
@@ -201,7 +200,13 @@ class Ledger:
 
     def first_waiting(self, count: int) -> list[Run]:
         """Return so many of the waiting runs, oldest first: those that have room, and those to have it next."""
-        return list(islice((run for run in self._waiting if run.state is RunState.OFFERED), count))
+        found: list[Run] = []
+        for run in self._waiting:
+            if len(found) == count:
+                break
+            if run.state is RunState.OFFERED:
+                found.append(run)
+        return found
 
     def claim(self, runs: Iterable[Run]) -> None:
         """Take room for runs that `startable` returned."""

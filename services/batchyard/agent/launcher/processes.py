@@ -140,13 +140,10 @@ def _start(order: StartOrder, log: int, folder: str, cgroup: Cgroup | None, stan
             with suppress(StandbyLostError):
                 standby.become(path, argv, order.env, folder=folder, log=log)
                 return standby.pid
-        pid = _spawn(path, argv, order.env, log, folder, cgroup)
+        return _spawn(path, argv, order.env, log, folder, cgroup)
     except (OSError, ValueError) as error:
         _find_program([program], "")
         raise StartError(_say(name, error)) from error
-    if cgroup is not None:
-        cgroup.place(pid)
-    return pid
 
 
 def _spawn(path: str, argv: list[str], env: dict[str, str], log: int, folder: str, cgroup: Cgroup | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 
 from batchyard.agent.launcher import wire
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from batchyard.agent.launcher.workfolders import WorkFolders
 
 
+SHARED_AFTER_S = 0.003
+"""A process is given its share of CPU once it is so old: a move between cgroups costs a good part of a short run."""
+
+
 class Starter:
     """Starts processes, and takes back what they had."""
 
@@ -26,6 +31,7 @@ class Starter:
         self._cgroups = cgroups
         self._gpus = Gpus()
         self._standby: Standby | None = None
+        self._unshared: deque[tuple[float, Process]] = deque()
         self.may_stand_by = cgroups is not None
         """Whether a process could wait for the next run, and none does."""
 
@@ -47,7 +53,7 @@ class Starter:
                 cgroup = standby.cgroup if standby else self._cgroups.acquire(order.memory_mib, run.need[0])
             folder = self._folders.take(order.user)
             order.env |= self._gpus.take(run.fence, run.need[2], capacity[2])
-            return spawn(run.fence, order, folder, cgroup, standby)
+            process = spawn(run.fence, order, folder, cgroup, standby)
         except (StartError, OSError, ValueError, OverflowError) as error:
             # The last two for what users can write and no system call takes: NUL bytes, ids that are too large. One
             # bad order must not end the launcher, and with it every other run.
@@ -61,6 +67,20 @@ class Starter:
             if isinstance(error, StartError):
                 raise
             raise StartError(str(error)) from error
+        if cgroup is not None and cgroup.has_share_to_give:
+            self._unshared.append((wire.now() + SHARED_AFTER_S, process))
+        return process
+
+    def share_cpu(self, now: float) -> None:
+        """Give the processes that are old enough their shares of CPU."""
+        while self._unshared and self._unshared[0][0] <= now:
+            _, process = self._unshared.popleft()
+            if process.exit_code is None and process.cgroup is not None:
+                process.cgroup.place(process.pid)
+
+    def share_due(self) -> float:
+        """Return when a process is to be given its share of CPU next; infinity: never."""
+        return self._unshared[0][0] if self._unshared else float("inf")
 
     def take_back(self, process: Process) -> None:
         """Take back what a process had of which nothing lives any more."""
