@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -348,6 +349,24 @@ def test_a_process_that_lasts_gets_its_share_of_cpu_by_a_move(real: CgroupPool, 
         os.waitpid(lasts.pid, 0)
         for process in (over, lasts):
             starter.take_back(process)
+
+
+def test_what_stood_by_has_its_share_of_cpu_and_is_not_moved_again(real: CgroupPool, tmp_path: Path) -> None:
+    if real.layout.cpu is None or real.layout.cpu in real.layout.entered:
+        pytest.skip("kernel: processes get their shares of CPU by their start here")
+    starter = Starter(WorkFolders(f"{tmp_path}/work"), real)
+    starter.stand_by()
+    assert starter._standby is not None
+    soon(starter._standby.is_ready, "it has moved")
+    order = wire.StartOrder(argv=["sleep", "600"], env={"PATH": os.defpath}, log=f"{tmp_path}/log", memory_mib=64)
+    process = starter.start(Run((1, 1), (1000, 64, 0), {}, order), (4000, 4096, 0))
+    try:
+        assert shared_by(real, process) == [process.pid]
+        assert starter.share_due() == float("inf")
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)
+        starter.take_back(process)
 
 
 def shared_by(pool: CgroupPool, process: Process) -> list[int]:

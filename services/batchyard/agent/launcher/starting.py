@@ -67,7 +67,9 @@ class Starter:
             if isinstance(error, StartError):
                 raise
             raise StartError(str(error)) from error
-        if cgroup is not None and cgroup.has_share_to_give:
+        # What stood by has moved itself.
+        is_placed = standby is not None and standby.pid == process.pid
+        if cgroup is not None and cgroup.has_share_to_give and not is_placed:
             self._unshared.append((wire.now() + SHARED_AFTER_S, process))
         return process
 
