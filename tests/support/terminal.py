@@ -1,6 +1,7 @@
 """Commands as people and scripts have them: on a terminal that is as wide as it is, and piped."""
 
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -8,7 +9,8 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from click.testing import CliRunner, Result
@@ -68,10 +70,23 @@ def on_terminal(
 def piped(up: Installation, *arguments: str, stdin: str | None = None, code: int = 0) -> Result:
     """Call a command in this process, as if its output were piped; it is to end with this code, and has no colours."""
     environment = {"BATCHYARD_DATA_DIR": str(up.folder)}
-    result = CliRunner(env=environment).invoke(main, arguments, input=stdin, catch_exceptions=False)
+    with _logging_as_before():
+        result = CliRunner(env=environment).invoke(main, arguments, input=stdin, catch_exceptions=False)
     assert result.exit_code == code, (result.stdout, result.stderr)
     assert "\x1b" not in result.output
     return result
+
+
+@contextmanager
+def _logging_as_before() -> Iterator[None]:
+    """Take back what a command makes of this process's logging: it is a process's own to configure."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def plain(written: str) -> str:
