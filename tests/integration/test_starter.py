@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import anyio
 import pytest
 
 from batchyard.agent.host import AgentStartError
@@ -68,10 +69,18 @@ async def test_an_agent_that_finds_none_says_what_is_missing(folder: Path, monke
         await open_and_leave(folder)
 
 
+async def test_an_agent_that_waits_for_one_can_be_told_to_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detached, "STARTER_PATIENCE_S", 3600.0)
+    with anyio.move_on_after(0.2) as stopped:
+        await open_and_leave(folder)
+    assert stopped.cancelled_caught
+
+
 async def test_an_agent_hears_that_nothing_could_be_started(folder: Path, tmp_path: Path) -> None:
     with batchyard(["launcher", "--data-dir", str(tmp_path)], log=tmp_path / "log") as process:
         process.ready_line()
-        with detached._connected(folder) as connection:
+        with await detached._connected(folder) as connection:
+            connection.setblocking(True)
             connection.sendall(b"nonsense")
             connection.shutdown(1)
             assert int(connection.recv(16)) != 0
@@ -120,8 +129,8 @@ def path_within(folder: Path) -> str:
     return f"/{folder.relative_to(place)}"
 
 
-def test_sigterm_ends_it_also_while_somebody_asks_and_says_nothing(folder: Path, tmp_path: Path) -> None:
+async def test_sigterm_ends_it_also_while_somebody_asks_and_says_nothing(folder: Path, tmp_path: Path) -> None:
     with batchyard(["launcher", "--data-dir", str(tmp_path)], log=tmp_path / "log") as process:
         process.ready_line()
-        with detached._connected(folder):
+        with await detached._connected(folder):
             assert process.interrupt(signal.SIGTERM) == 0

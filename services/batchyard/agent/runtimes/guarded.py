@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +58,7 @@ class GuardedFolder:
         if self._has_guard():
             return
         options = Options(folder=str(self._folder.resolve()), agent_id=self._agent_id, guard=True)
-        await to_thread.run_sync(partial(start_detached, self._folder, options, self._starter_folder))
+        await start_detached(self._folder, options, self._starter_folder)
         with anyio.move_on_after(GUARD_PATIENCE_S):
             while not self._has_guard():  # noqa: ASYNC110 - nothing tells when a lock is taken
                 await anyio.sleep(_POLL_S)

@@ -254,7 +254,7 @@ async def _reach_launcher(
                     return runtime
             elif not has_started and not _recorded_launcher_lives(folder):
                 await to_thread.run_sync(_end_leftovers, folder, agent_id)
-                await to_thread.run_sync(_start_launcher, folder, agent_id, settings)
+                await start_detached(folder, _options(folder, agent_id, settings), settings.starter_folder)
                 has_started = True
             await anyio.sleep(_POLL_S)
     said = (folder / "log").read_text(errors="replace")[-500:] if (folder / "log").exists() else ""
@@ -331,15 +331,11 @@ def _end_leftovers(folder: Path, agent_id: str) -> None:
         time.sleep(_POLL_S)
 
 
-def _start_launcher(folder: Path, agent_id: str, settings: ProcessSettings) -> None:
-    start_detached(
-        folder,
-        Options(
-            folder=str(folder.resolve()),
-            agent_id=agent_id,
-            idle_s=settings.idle_s,
-            namespace=settings.namespace,
-            cgroups=settings.cgroups,
-        ),
-        settings.starter_folder,
+def _options(folder: Path, agent_id: str, settings: ProcessSettings) -> Options:
+    return Options(
+        folder=str(folder.resolve()),
+        agent_id=agent_id,
+        idle_s=settings.idle_s,
+        namespace=settings.namespace,
+        cgroups=settings.cgroups,
     )
