@@ -323,6 +323,34 @@ def test_what_was_forked_before_its_parent_was_placed_has_the_same_share_of_cpu(
         real.release(group)
 
 
+def test_a_run_that_goes_on_forking_is_moved_to_its_share_of_cpu_in_the_end(
+    real: CgroupPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if real.layout.cpu is None or real.layout.cpu in real.layout.entered:
+        pytest.skip("kernel: processes get their shares of CPU by their start here")
+    group = real.acquire(64, 1000)
+    shares = Path(real.layout.cpu.base, Path(group.folder).name, "cgroup.procs")
+    children: list[subprocess.Popen[bytes]] = []
+
+    def members() -> set[int]:
+        # One more each time, which begins where its parent has been moved to.
+        children.append(subprocess.Popen(["sleep", "600"]))
+        shares.write_text(f"{children[-1].pid}")
+        return {child.pid for child in children}
+
+    monkeypatch.setattr(group, "members", members)
+    first = subprocess.Popen(["sleep", "600"])
+    try:
+        group.place(first.pid)
+        assert len(children) == 1
+    finally:
+        for child in (first, *children):
+            child.kill()
+            child.wait()
+        monkeypatch.undo()
+        real.release(group)
+
+
 def test_a_process_that_lasts_gets_its_share_of_cpu_by_a_move(real: CgroupPool, tmp_path: Path) -> None:
     if real.layout.cpu is None or real.layout.cpu in real.layout.entered:
         pytest.skip("kernel: processes get their shares of CPU by their start here")

@@ -1,5 +1,6 @@
 """The journal of claims on a real disk: what survives, and what a torn or failing write does."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -202,3 +203,53 @@ def test_a_journal_is_rewritten_where_it_is_wherever_its_writer_goes(
     journal.close()
     assert set(read_journal(str(tmp_path / "journal")).runs) == {(1, 1), (1, 2)}
     assert not list(elsewhere.iterdir())
+
+
+def test_a_torn_line_that_cannot_be_cut_off_is_cut_off_before_the_next(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(path, "boot")
+    (run,) = claimed(journal, 1)
+    write = os.write
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def is_torn(fd: int, data: memoryview) -> int:
+        write(fd, data[:3])
+        return fails()
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", is_torn)
+        disk.setattr(os, "ftruncate", fails)
+        with pytest.raises(OSError, match="Input"):
+            journal.begin(run)
+        with pytest.raises(OSError, match="Input"):
+            journal.begin(run)
+    assert not run.begun
+    journal.begin(run)
+    journal.close()
+    assert read_journal(path).runs[run.fence].begun
+
+
+def test_a_name_that_a_rewritten_journal_may_lose_is_kept_before_the_next_claim(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(path, "boot")
+    kept: list[str] = []
+
+    def fails(path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(journal_module, "_sync_folder", fails)
+        with pytest.raises(OSError, match="Input"):
+            journal.compact(Ledger(), {})
+        with pytest.raises(OSError, match="Input"):
+            claimed(journal, 1)
+    monkeypatch.setattr(journal_module, "_sync_folder", kept.append)
+    claimed(journal, 2)
+    claimed(journal, 3)
+    journal.close()
+    assert kept == [path]
+    assert read_journal(path).runs.keys() == {(1, 2), (1, 3)}

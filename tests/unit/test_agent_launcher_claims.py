@@ -34,10 +34,10 @@ class SlowDisk(Journal):
         SlowDisk.clock += self.takes_s
         self.claimed.append(len(runs))
 
-    def begin(self, run: Run) -> None:
-        if self.is_full:
+    def _write(self, line: bytes, *, sync: bool) -> None:
+        if self.is_full and not sync:
             raise OSError(ENOSPC, "No space left on device")
-        super().begin(run)
+        super()._write(line, sync=sync)
 
 
 @pytest.fixture
@@ -75,20 +75,24 @@ def test_a_claim_that_came_to_disk_after_the_lease_is_not_started(launcher: Laun
     assert (run.state, run.end) == ((RunState.DONE, RunEnd.NEVER_STARTED) if takes_s else (RunState.STARTED, None))
 
 
-def test_a_start_that_cannot_be_marked_does_not_take_place(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_start_cannot_be_marked_goes_on_waiting(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = offered(launcher, 1)
     with monkeypatch.context() as full:
         full.setattr(SlowDisk, "is_full", True)
         launcher._start(wire.now())
-    assert (run.state, run.end, run.started) == (RunState.DONE, RunEnd.NEVER_STARTED, None)
+        SlowDisk.clock += 2
+        launcher._ledger.renew_lease(wire.now() + 60, MARGIN_S)
+        launcher._start(wire.now())
+    assert (run.state, run.end, run.begun) == (RunState.OFFERED, None, False)
     assert not launcher._processes
-    later = offered(launcher, 2)
     launcher._start(wire.now())
-    assert not later.begun, "the disk is tried again only after a while"
+    assert not run.begun, "the disk is tried again only after a while"
     SlowDisk.clock += 2
-    launcher._ledger.renew_lease(wire.now() + 60, MARGIN_S)
     launcher._start(wire.now())
-    assert later.state is RunState.STARTED
+    assert run.begun
+    assert claims_per_sync(launcher) == [1]
 
 
 def on_disk(launcher: Launcher) -> History:
@@ -144,6 +148,30 @@ def test_nothing_is_left_of_a_claim_that_was_given_back_when_its_agent_hears_of_
     launcher._ledger.revoke(third.fence)
     launcher._tell(float("inf"))
     assert claimed_on_disk(launcher).keys() == {first.fence}
+
+
+def test_a_claim_that_could_not_be_taken_back_is_with_the_next(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = offered_one_by_one(launcher, 3)
+    launcher._start(wire.now())
+    launcher._ledger.revoke(second.fence)
+    with monkeypatch.context() as full:
+        full.setattr(SlowDisk, "is_full", True)
+        launcher._tell(float("inf"))
+    assert claimed_on_disk(launcher).keys() == {first.fence, second.fence, third.fence}
+    launcher._ledger.revoke(third.fence)
+    launcher._tell(float("inf"))
+    assert claimed_on_disk(launcher).keys() == {first.fence}
+
+
+def test_a_claim_is_taken_back_once_however_often_its_agent_asks(launcher: Launcher) -> None:
+    _, second, _ = offered_one_by_one(launcher, 3)
+    launcher._start(wire.now())
+    for _ in range(3):
+        launcher._ledger.revoke(second.fence)
+        launcher._tell(float("inf"))
+    assert on_disk(launcher).forgotten == [second.fence]
 
 
 def test_a_rewritten_journal_holds_the_claims_of_runs_that_wait_for_room(launcher: Launcher) -> None:

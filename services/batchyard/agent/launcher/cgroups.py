@@ -188,14 +188,15 @@ class Cgroup:
     def place(self, pid: int) -> None:
         """Have the process that was started, and what it may have forked since, get their share of CPU."""
         assert self._cpu_procs is not None
-        placed: set[int] = set()
+        tried: set[int] = set()
         fresh = {pid}
         while fresh:
             for each in fresh:
                 with suppress(OSError):  # it has ended
                     os.write(self._cpu_procs, b"%d" % each)
-            placed |= fresh
-            fresh = self.members() - placed
+            tried |= fresh
+            # What the placed have forked has its share: a run that goes on forking would hold the launcher for ever.
+            fresh = self.members() - _pids(f"{self._cpu_folder}/cgroup.procs") - tried
 
     @property
     def is_looked_into_at_once(self) -> bool:
@@ -396,6 +397,11 @@ def _own_paths() -> dict[str, str]:
 
 def _if_exists(path: str) -> str | None:
     return path if os.path.exists(path) else None
+
+
+def _pids(path: str) -> set[int]:
+    with open(path, "rb", buffering=0) as file:
+        return set(map(int, file.read().split()))
 
 
 def _oom_kills(events: bytes) -> int:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from batchyard.agent.launcher.ledger import Fence, Ledger, Run, RunEnd, RunState
 
@@ -73,6 +74,10 @@ class Journal:
         self._head = ["H", boot_id, namespaced, True]
         self.history, self._size = _read(path)
         self._compacted_size = 0
+        self._is_torn = False
+        """Whether the file may be longer than what counts of it."""
+        self._is_renamed = False
+        """Whether a power cut may take the file's name."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, self._size)
         self._write(_encode(self._head), sync=True)
@@ -136,22 +141,38 @@ class Journal:
             raise
         os.close(self._fd)
         self._fd, self._size, self._compacted_size = fd, len(data), len(data)
-        _sync_folder(self._path)
+        self._is_torn, self._is_renamed = False, True
+        self._keep_name()
 
     def _append(self, kind: str, entries: list[object], *, sync: bool = False) -> None:
         if entries:
             self._write(_encode([kind, entries]), sync=sync)
 
     def _write(self, line: bytes, *, sync: bool) -> None:
+        self._cut()
+        self._is_torn = True
         try:
             _write_all(self._fd, line)
             if sync:
                 os.fdatasync(self._fd)
+                self._keep_name()
         except OSError:
-            # A torn line may only be the last one.
-            os.ftruncate(self._fd, self._size)
+            with suppress(OSError):
+                self._cut()
             raise
+        self._is_torn = False
         self._size += len(line)
+
+    def _cut(self) -> None:
+        """Cut off a torn line: it may only be the last one."""
+        if self._is_torn:
+            os.ftruncate(self._fd, self._size)
+            self._is_torn = False
+
+    def _keep_name(self) -> None:
+        if self._is_renamed:
+            _sync_folder(self._path)
+            self._is_renamed = False
 
 
 def _claim(run: Run) -> list[object]:

@@ -104,6 +104,7 @@ class Launcher:
         self._inbox = wire.LineBuffer()
         self._outbox = bytearray()
         self._exit_asked = False
+        self._to_withdraw: list[Run] = []
         self._idle_since = wire.now()
         self._disk_failed_at = float("-inf")
         self._guarded = float("-inf")
@@ -296,13 +297,13 @@ class Launcher:
                 next_ones = self._ledger.first_waiting(max(len(runs), _CLAIMS_PER_SYNC))
                 self._journal.claim([run for run in next_ones if not run.journalled])
         except OSError as error:
-            _log(f"nothing starts, the journal can't be written: {error}")
-            # A disk that fails may take its time to say so.
-            self._disk_failed_at = wire.now()
+            self._disk_fails(error)
             return
-        self._ledger.claim(runs)
         started, failed = [], []
         for run in runs:
+            if not self._mark(run):
+                break
+            self._ledger.claim([run])
             process = self._start_one(run) if self._may_start(run) else None
             if process is None:
                 failed.append(run)
@@ -313,21 +314,37 @@ class Launcher:
 
     def _withdraw(self, changed: Iterable[Run]) -> None:
         """Take claims back of what was given back, before anybody hears of that."""
-        withdrawn = [run.fence for run in changed if run.journalled and run.state is RunState.REVOKED]
-        if withdrawn:
-            self._note(lambda: self._journal.forget(withdrawn))
+        self._to_withdraw += [run for run in changed if run.journalled and run.state is RunState.REVOKED]
+        if not self._to_withdraw:
+            return
+        try:
+            self._journal.forget([run.fence for run in self._to_withdraw])
+        except OSError as error:
+            _log(f"the journal can't be written: {error}")
+            return
+        for run in self._to_withdraw:
+            run.journalled = False
+        self._to_withdraw.clear()
 
-    def _may_start(self, run: Run) -> bool:
-        """Mark a run as about to start, then look at the lease again: a disk can take longer than was left of it."""
+    def _mark(self, run: Run) -> bool:
+        """Mark a run as about to start; return whether the disk took it. If not, the run goes on waiting."""
         try:
             self._journal.begin(run)
         except OSError as error:
-            self._disk_failed_at = wire.now()
-            reason = f"The journal can't be written: {error.strerror}"
-        else:
-            if wire.now() < self._ledger.lease_deadline:
-                return True
-            reason = "The lease was over before the claim was on disk"
+            self._disk_fails(error)
+            return False
+        return True
+
+    def _disk_fails(self, error: OSError) -> None:
+        _log(f"nothing starts, the journal can't be written: {error}")
+        # A disk that fails may take its time to say so.
+        self._disk_failed_at = wire.now()
+
+    def _may_start(self, run: Run) -> bool:
+        """Look at the lease again: a disk can take longer than was left of it."""
+        if wire.now() < self._ledger.lease_deadline:
+            return True
+        reason = "The lease was over before the claim was on disk"
         self._ledger.finish(run, wire.now(), RunEnd.NEVER_STARTED, reason=reason)
         return False
 

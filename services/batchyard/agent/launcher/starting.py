@@ -78,7 +78,9 @@ class Starter:
         while self._unshared and self._unshared[0][0] <= now:
             _, process = self._unshared.popleft()
             if process.exit_code is None and process.cgroup is not None:
-                process.cgroup.place(process.pid)
+                # It runs as well without.
+                with suppress(OSError):
+                    process.cgroup.place(process.pid)
 
     def share_due(self) -> float:
         """Return when a process is to be given its share of CPU next; infinity: never."""
