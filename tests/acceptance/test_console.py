@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import grpc
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it comes without types
-from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, ViewportSize, expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
@@ -353,6 +353,24 @@ def test_another_account_sees_nothing_of_this_one(page: Page, world: World) -> N
     expect(page.get_by_text("There are no job queues in account 999999999999.")).to_be_visible()
     page.goto(f"/jobs/{world.finished}")
     expect(page.get_by_role("alert")).to_contain_text("There is no job")
+
+
+def test_a_page_that_could_not_be_fetched_is_fetched_later(page: Page, world: World) -> None:
+    page.goto("/jobs")
+    expect(page.locator("#live")).to_have_text("● live")
+    cut: list[str] = []
+
+    def cut_once(route: Route) -> None:
+        if "x-fragment" in route.request.headers and not cut:
+            cut.append(route.request.url)
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/jobs", cut_once)
+    job_id = world.account.submit(jobName="fetched-later", jobQueue="default", jobDefinition="define:1")
+    expect(page.locator(f'#jobs-rows a[href="/jobs/{job_id}"]').first).to_be_visible(timeout=30_000)
+    assert cut
 
 
 def test_a_service_that_comes_back_is_live_again(page: Page, world: World) -> None:

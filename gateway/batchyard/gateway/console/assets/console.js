@@ -66,6 +66,12 @@ function follow() {
 
 const mustStay = () => document.hidden || document.querySelector("dialog[open]") !== null || hasOlderRows();
 
+async function fragment(url) {
+  const answer = await fetch(url, { headers: { "X-Fragment": "page" } });
+  if (!answer.ok && answer.status !== 404) throw new Error(`status ${answer.status}`);
+  return answer.text();
+}
+
 async function refresh() {
   if (refreshing || mustStay()) {
     stale = true;
@@ -74,9 +80,15 @@ async function refresh() {
   refreshing = true;
   stale = false;
   try {
-    const answer = await fetch(location.href, { headers: { "X-Fragment": "page" } });
-    if (!answer.ok && answer.status !== 404) return;
-    const text = await answer.text();
+    let text;
+    try {
+      text = await fragment(location.href);
+    } catch {
+      // The server is away, or has no time.
+      stale = true;
+      setTimeout(() => { if (stale) refresh(); }, 5000);
+      return;
+    }
     if (mustStay()) { stale = true; return; }
     const chosen = document.querySelector("tr.chosen")?.id;
     Idiomorph.morph(page(), text, {
@@ -109,8 +121,14 @@ const hasOlderRows = () => document.getElementById("jobs-rows")?.dataset.older =
 async function showOlder(link) {
   if (link.dataset.loading) return;
   link.dataset.loading = "yes";
-  const answer = await fetch(link.href, { headers: { "X-Fragment": "page" } });
-  const older = new DOMParser().parseFromString(await answer.text(), "text/html");
+  let text;
+  try {
+    text = await fragment(link.href);
+  } catch {
+    delete link.dataset.loading;
+    return;
+  }
+  const older = new DOMParser().parseFromString(text, "text/html");
   const rows = document.getElementById("jobs-rows");
   rows.append(...older.querySelectorAll("#jobs-rows > tr"));
   rows.dataset.older = "yes";
