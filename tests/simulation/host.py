@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,8 +138,8 @@ class SyncedJournal(Journal):
         if self._is_ready and kind in ("C", "B") and self._host.kernel.chance(self._host.claim_deaths):
             raise _DeathError
 
-    def _rewrite(self, data: bytes) -> None:
-        super()._rewrite(data)
+    def rewrite(self, lines: Iterable[list[object]]) -> None:
+        super().rewrite(lines)
         self.synced = self.written = self._size
 
 

@@ -58,6 +58,12 @@ class History:
         """Tell whether it is certain that a run of the journal, whose last writer is dead, was not started by it."""
         return run.state is RunState.CLAIMED and not run.begun and self.boot_id == boot_id
 
+    def may_run(self, boot_id: str) -> bool:
+        """Tell whether any run of the journal may still go on."""
+        return self.boot_id == boot_id and any(
+            run.state in (RunState.CLAIMED, RunState.STARTED) for run in self.runs.values()
+        )
+
 
 def read_journal(path: str) -> History:
     """Read a journal that may be absent or end in a torn line; raise JournalError if it is damaged elsewhere."""
@@ -117,9 +123,13 @@ class Journal:
 
     def compact(self, ledger: Ledger, pids: dict[Fence, int]) -> None:
         """Rewrite the file from the ledger; `pids` are those of `start`."""
+        self.rewrite(self.snapshot(ledger, pids))
+
+    def snapshot(self, ledger: Ledger, pids: dict[Fence, int]) -> list[list[object]]:
+        """Return what `rewrite` is to write; nothing may be written in between. What happens later isn't in it."""
         kept = [run for run in ledger.runs.values() if run.journalled and run.state is not RunState.REVOKED]
         started = [[run.fence, pids.get(run.fence, 0), run.started] for run in kept if run.state is RunState.STARTED]
-        lines: list[list[object]] = [
+        return [
             self._head,
             ["K", ledger.history.floor, list(ledger.history)],
             ["C", [_claim(run) for run in kept]],
@@ -127,9 +137,10 @@ class Journal:
             ["S", started],
             ["D", [_done(run) for run in kept if run.state is RunState.DONE]],
         ]
-        self._rewrite(b"".join([_encode(line) for line in lines]))
 
-    def _rewrite(self, data: bytes) -> None:
+    def rewrite(self, lines: Iterable[list[object]]) -> None:
+        """Put a snapshot in the place of the file."""
+        data = b"".join([_encode(line) for line in lines])
         fresh = self._path + ".new"
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:

@@ -7,7 +7,7 @@ process of its own, ends containers when the lease is over and this one is stopp
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -24,7 +24,6 @@ from anyio.abc import TaskGroup
 
 from batchyard.agent.host import LOCK_PATIENCE_S, AgentStartError, locked_folder
 from batchyard.agent.launcher import wire
-from batchyard.agent.launcher.journal import Journal, JournalError
 from batchyard.agent.launcher.ledger import Fence, Ledger, Need, Run, RunEnd, RunState
 from batchyard.agent.logs import log_group_of
 from batchyard.agent.runtimes import engine
@@ -34,6 +33,7 @@ from batchyard.agent.runtimes.container import LABEL, Given, Owner, Plan, Refuse
 from batchyard.agent.runtimes.dialect import KILLED, Dialect
 from batchyard.agent.runtimes.guarded import GuardedFolder, engine_before
 from batchyard.agent.runtimes.images import Images
+from batchyard.agent.runtimes.journalling import JournalWriter, open_journal
 from batchyard.agent.runtimes.output import ContainerLog
 from batchyard.agent.runtimes.settings import DockerSettings
 from batchyard.agent.state import Offer, Orders, RunRecord, record_of
@@ -57,7 +57,7 @@ class DockerRuntime:
         docker: aiodocker.Docker,
         dialect: Dialect,
         guarded: GuardedFolder,
-        journal: Journal,
+        journal: JournalWriter,
         tasks: TaskGroup,
         *,
         owner: Owner,
@@ -79,7 +79,6 @@ class DockerRuntime:
         self._gpus = range(capacity[2])
         self._attended: dict[Fence, Attendance] = {}
         self._starting = anyio.Semaphore(STARTS_AT_ONCE)
-        self._writing = anyio.Lock()
         self._something_new = anyio.Event()
         self._start_due = anyio.Event()
         self._is_guarded = True
@@ -110,9 +109,7 @@ class DockerRuntime:
                 self._ledger.revoke(fence)
         forgotten = [fence for fence in orders.forgotten if self._ledger.forget(fence)]
         if forgotten:
-            await self._note(partial(self._journal.forget, forgotten))
-            if self._journal.is_worth_compacting():
-                await self._note(partial(self._journal.compact, self._ledger, {}))
+            await self._journal.forget(forgotten, self._ledger)
         self._tell()
         self._start_due.set()
 
@@ -212,7 +209,7 @@ class DockerRuntime:
             await self._start_due.wait()
             self._start_due = anyio.Event()
             runs = self._ledger.startable(wire.now()) if self._is_guarded else []
-            if runs and await self._note(partial(self._journal.claim, runs)):
+            if runs and await self._journal.claim(runs):
                 # One that was given back meanwhile is not claimed, whatever the journal says.
                 runs = [run for run in runs if run.state is RunState.OFFERED]
                 self._ledger.claim(runs)
@@ -257,7 +254,7 @@ class DockerRuntime:
             if container is not None and is_started:
                 self._ledger.start(run, wire.now())
                 self._tell()
-                await self._note(partial(self._journal.start, [(run, 0)]))
+                await self._journal.start(run)
                 await self._attend(attendance, container)
                 return
             if container is not None:
@@ -324,9 +321,7 @@ class DockerRuntime:
             self._logs.create(run.about["namespace"], run.about["log_stream_name"])
 
     async def _mark(self, attendance: Attendance) -> bool:
-        return self._guarded.may_run(attendance.container) and await self._note(
-            partial(self._journal.begin, attendance.run)
-        )
+        return self._guarded.may_run(attendance.container) and await self._journal.begin(attendance.run)
 
     async def _remove(self, container: str, volumes: Sequence[str] = ()) -> None:
         """Remove a container, if there is one, and volumes."""
@@ -437,17 +432,7 @@ class DockerRuntime:
         self._ledger.finish(run, wire.now(), end, exit_code=exit_code, reason=reason)
         self._tell()
         self._start_due.set()
-        await self._note(partial(self._journal.finish, [run]))
-
-    async def _note(self, write: Callable[[], None]) -> bool:
-        """Write to the journal; return whether that succeeded."""
-        try:
-            async with self._writing:
-                await to_thread.run_sync(write)
-        except OSError as error:
-            _log.warning("the journal can't be written: %s", error)
-            return False
-        return True
+        await self._journal.finish(run)
 
     def _tell(self) -> None:
         self._something_new.set()
@@ -470,12 +455,8 @@ async def open_docker_runtime(
         await stack.enter_async_context(locked_folder(folder, LOCK_PATIENCE_S))
         guarded = GuardedFolder(folder, agent_id, settings.starter_folder)
         stack.callback(guarded.close)
-        try:
-            journal = Journal(str(folder / "journal"), wire.boot_id())
-        except JournalError as error:
-            raise AgentStartError(str(error)) from error
-        stack.callback(journal.close)
-        if before not in (None, url) and _may_run(journal):
+        journal = stack.enter_context(open_journal(folder))
+        if before not in (None, url) and journal.history.may_run(wire.boot_id()):
             raise AgentStartError(
                 f"jobs of this agent may still run in the container engine at {before}, not at {url}: let that one"
                 f" answer, or see to it that none of them runs and remove {folder}"
@@ -491,13 +472,6 @@ async def open_docker_runtime(
         await runtime.take_over()
         yield runtime
         tasks.cancel_scope.cancel()
-
-
-def _may_run(journal: Journal) -> bool:
-    history = journal.history
-    return history.boot_id == wire.boot_id() and any(
-        run.state in (RunState.CLAIMED, RunState.STARTED) for run in history.runs.values()
-    )
 
 
 def _about(offer: Offer) -> dict[str, str]:
