@@ -1,10 +1,14 @@
+import errno
+import os
 import sqlite3
 import tarfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from batchyard.cli.main import main
 from batchyard.storage.sqlite.backup import BackupError, read_backup, write_backup
 from batchyard.storage.sqlite.database import connect
 from batchyard.storage.sqlite.jobs import migrate_jobs
@@ -138,3 +142,43 @@ def test_a_database_that_is_not_there_is_an_error_and_not_an_empty_backup(tmp_pa
     with pytest.raises(sqlite3.OperationalError):
         write_backup(tmp_path / "backup.tar.gz", [tmp_path / "jobs.db"])
     assert list(tmp_path.iterdir()) == []
+
+
+def backed_up(folder: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["backup", "--data-dir", str(folder), *arguments])
+
+
+@pytest.fixture
+def in_use(installation: Path) -> Path:
+    with closing(connect(installation / "jobs.db")) as connection:
+        migrate_jobs(connection)
+    return installation
+
+
+def test_a_file_that_is_there_is_replaced_by_a_backup_only_with_force(in_use: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "backup.tar.gz"
+    archive.write_text("what I had")
+    refused = backed_up(in_use, str(archive))
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == f"Error: {archive} is there already: name another file, or replace it with --force\n"
+    assert archive.read_text() == "what I had"
+    written = backed_up(in_use, "--force", str(archive))
+    assert (written.exit_code, written.stderr) == (0, f"wrote {archive}\n")
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["manifest.json", "jobs.db", "registry.db"]
+
+
+def test_a_backup_that_fails_leaves_what_was_there(
+    in_use: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = tmp_path / "backups" / "backup.tar.gz"
+    assert backed_up(in_use, str(archive)).stderr == f"Error: cannot write {archive}: No such file or directory\n"
+    archive.parent.mkdir()
+    archive.write_text("what I had")
+    monkeypatch.setattr(os, "fsync", fails)
+    failed = backed_up(in_use, "--force", str(archive))
+    assert (failed.exit_code, failed.stderr) == (2, f"Error: cannot write {archive}: No space left on device\n")
+    assert (list(archive.parent.iterdir()), archive.read_text()) == ([archive], "what I had")

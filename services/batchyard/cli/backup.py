@@ -13,9 +13,10 @@ from batchyard.storage.sqlite.backup import BackupError, read_backup, write_back
 
 @click.command(cls=BriefCommand)
 @options.data_dir()
+@options.option("--force", is_flag=True, help="Replace ARCHIVE if it is there already.")
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
-def backup(*, data_dir: Path, archive: Path) -> None:
-    """Write a consistent copy of all resources and jobs to ARCHIVE, also while Batchyard runs.
+def backup(*, data_dir: Path, force: bool, archive: Path) -> None:
+    """Write a consistent copy of all resources and jobs to ARCHIVE, a new file, also while Batchyard runs.
 
     What jobs printed is not in it: copy the folder `logs` beside the databases as well if you want to keep that.
     """
@@ -25,7 +26,12 @@ def backup(*, data_dir: Path, archive: Path) -> None:
     for database in databases:
         if not database.exists():
             raise CannotStartError(f"there is nothing to back up: {database} does not exist")
-    write_backup(archive, databases)
+    if archive.exists() and not force:
+        raise CannotStartError(f"{archive} is there already: name another file, or replace it with --force")
+    try:
+        write_backup(archive, databases)
+    except OSError as error:
+        raise CannotStartError(f"cannot write {archive}: {error.strerror}") from error
     click.echo(f"wrote {archive}", err=True)
 
 

@@ -31,16 +31,19 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def write_backup(archive: Path, databases: Sequence[Path]) -> None:
-    """Copy databases, in this order, into a new archive; it appears under its name when it is whole."""
+    """Copy databases, in this order, into an archive; it appears under its name when it is whole and on disk."""
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".backup-") as folder:
         fresh = Path(folder)
         for database in databases:
             copy_database(database, fresh / database.name)
         manifest = {"format": FORMAT, "made_at_ms": time.time_ns() // 1_000_000}
         (fresh / _MANIFEST).write_text(json.dumps(manifest))
-        with tarfile.open(fresh / "archive", "w:gz") as tar:
-            for name in (_MANIFEST, *(database.name for database in databases)):
-                tar.add(fresh / name, arcname=name)
+        with (fresh / "archive").open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w:gz") as tar:
+                for name in (_MANIFEST, *(database.name for database in databases)):
+                    tar.add(fresh / name, arcname=name)
+            file.flush()
+            os.fsync(file.fileno())
         (fresh / "archive").replace(archive)
 
 
