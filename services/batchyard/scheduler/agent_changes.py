@@ -41,11 +41,6 @@ class AgentChanges:
         self._timer: asyncio.TimerHandle | None = None
         self._passed_on_at = float("-inf")
 
-    @property
-    def is_watched(self) -> bool:
-        """Whether anybody wants to know."""
-        return bool(self._watches)
-
     @contextmanager
     def watch(self) -> Iterator[AgentWatch]:
         """Watch for the length of the context."""
