@@ -1,6 +1,6 @@
 """AWS's own clients, pointed at an installation, and what tests ask of them again and again."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -24,6 +24,8 @@ STATUSES: Final = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "S
 LOG_GROUP: Final = "/aws/batch/job"
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED"})
 
+LARGE: Final[Mapping[str, int]] = {"vcpus": 1000}
+"""Has a job wait for ever."""
 
 _loader: Final = botocore.session.Session().get_component("data_loader")
 

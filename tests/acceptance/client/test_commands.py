@@ -12,28 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchyard.cli.main import main
-from support.aws import Account
-from support.installation import Installation, start_up
+from support.aws import LARGE, Account
+from support.installation import Installation
 from support.terminal import piped
-
-LARGE = {"vcpus": 1000}
-"""Has a job wait for ever."""
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    running = start_up(tmp_path_factory.mktemp("client") / "data", "--faults")
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def account(up: Installation) -> Iterator[Account]:
-    account = Account(up.http_url, "123456789012")
-    account.make_queue()
-    account.define()
-    yield account
-    account.close()
 
 
 @pytest.fixture

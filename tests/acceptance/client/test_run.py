@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,7 @@ from click.testing import CliRunner
 
 from batchyard.cli import job_client
 from batchyard.cli.main import main
-from support.installation import Installation, batchyard, free_ports, start_up
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A `batchyard up` with its default queue."""
-    running = start_up(tmp_path_factory.mktemp("run") / "data")
-    yield running
-    running.close()
+from support.installation import Installation, batchyard, free_ports
 
 
 def run(up: Installation, *arguments: str) -> "subprocess.CompletedProcess[str]":

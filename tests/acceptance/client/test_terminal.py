@@ -2,35 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.aws import Account
-from support.installation import ANY_PORTS, HOST_OPTIONS, Installation, start_up
+from support.aws import LARGE, Account
+from support.installation import ANY_PORTS, HOST_OPTIONS, Installation
 from support.terminal import has_colour, on_terminal, piped, plain
 
 pytestmark = pytest.mark.usefixtures("account")
-
-LARGE = {"vcpus": 1000}
-"""Has a job wait for ever."""
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    running = start_up(tmp_path_factory.mktemp("client") / "data")
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def account(up: Installation) -> Iterator[Account]:
-    account = Account(up.http_url, "123456789012")
-    account.make_queue()
-    account.define()
-    yield account
-    account.close()
 
 
 def test_what_users_write_is_no_order_to_a_terminal(up: Installation, account: Account) -> None:
