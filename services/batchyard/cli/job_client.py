@@ -59,8 +59,8 @@ EXIT_FAILED_WITHOUT_CODE: Final = 1
 LOOK_WHY_IT_WAITS_S: Final = 1.0
 """How often a job that has not begun is asked for its reason, of which a change is not told."""
 
-_WAITS: Final = frozenset({JOB_STATUS_SUBMITTED, JOB_STATUS_PENDING, JOB_STATUS_RUNNABLE})
-
+WAITS: Final = frozenset({JOB_STATUS_SUBMITTED, JOB_STATUS_PENDING, JOB_STATUS_RUNNABLE})
+"""The statuses of a job that has not begun."""
 
 Show = Callable[[LogEvent], None]
 """Does with a line of a log whatever is to be done."""
@@ -150,7 +150,7 @@ class JobClient:
         except grpc.aio.AioRpcError as error:
             _log.debug("it is not known why the job waits", extra={"detail": error.details()})
             return ""
-        return next((job.status_reason for job in answer.jobs if job.status in _WAITS), "")
+        return next((job.status_reason for job in answer.jobs if job.status in WAITS), "")
 
     async def changes(self, job_id: str) -> AsyncGenerator[JobChange]:
         """Yield the job as it is, then each change, without gap or repetition also when the connection breaks."""
@@ -227,7 +227,7 @@ class Follower:
         async with anyio.create_task_group() as logs, aclosing(self._client.changes(self._job_id)) as changes:
             async for change in changes:
                 _log.debug("the job changed", extra={"status": change.status, "reason": change.status_reason})
-                self._waits = change.status in _WAITS
+                self._waits = change.status in WAITS
                 stream = change.log_stream_name
                 if stream and stream not in self._printed:
                     self._printed.add(stream)

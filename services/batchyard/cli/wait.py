@@ -1,20 +1,22 @@
-"""`batchyard wait`: until jobs have ended, with a bar over all of them and over the children of arrays."""
+"""`batchyard wait`: until jobs have ended, with a bar over them and the children of arrays, and why they wait."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Final, Self
 
 import anyio
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from batchyard.api.jobs.v1.jobs_pb2 import JobDetail
 from batchyard.cli import options
 from batchyard.cli.brief import BriefCommand
-from batchyard.cli.job_client import Patience
-from batchyard.cli.output import STYLES, console_of, members_of, print_json, print_table
+from batchyard.cli.job_client import LOOK_WHY_IT_WAITS_S, WAITS, Patience
+from batchyard.cli.output import STYLES, console_of, members_of, print_json, print_table, printable
 from batchyard.cli.session import (
     ENDED,
     STATUS_NUMBERS,
@@ -83,8 +85,40 @@ class Bar:
         )
 
 
+class Reasons:
+    """Says why jobs wait: each reason once, with the first of the jobs for which it is told."""
+
+    def __init__(self, session: Session, console: Console) -> None:
+        self._session = session
+        self._console = console
+        self._told: set[str] = set()
+        self._begins_at = time.monotonic() + LOOK_WHY_IT_WAITS_S
+        """Until then nothing is said: most jobs start sooner."""
+
+    async def tell(self, jobs: Sequence[JobDetail], patience: Patience) -> None:
+        """Say what is new."""
+        if time.monotonic() < self._begins_at:
+            return
+        # Children start in the order of their indices: what the last one waits for, the others do.
+        arrays = {
+            f"{job.job_id}:{job.array_properties.size - 1}": job.job_id
+            for job in jobs
+            if job.array_properties.status_summary.get("RUNNABLE")
+        }
+        waiting: defaultdict[str, list[str]] = defaultdict(list)
+        for job in (*jobs, *await self._session.describe(list(arrays), patience)):
+            if job.status in WAITS and job.status_reason:
+                waiting[job.status_reason].append(arrays.get(job.job_id, job.job_id))
+        for reason, (first, *others) in waiting.items():
+            if reason in self._told:
+                continue
+            self._told.add(reason)
+            who = f"jobs {first} and {len(others)} more wait" if others else f"job {first} waits"
+            self._console.print(Text(printable(f"batchyard: {who}: {reason}")), soft_wrap=True)
+
+
 async def wait_for(
-    session: Session, job_ids: Sequence[str], *, bar: Bar | None = None, timeout_s: float | None = None
+    session: Session, job_ids: Sequence[str], *, reasons: Reasons, bar: Bar | None, timeout_s: float | None
 ) -> list[JobDetail]:
     """Wait until all jobs have ended, or the time is over; return them as they are then."""
     patience, pause = Patience(), FIRST_PAUSE_S
@@ -95,6 +129,7 @@ async def wait_for(
         found.update(zip(rest, await session.describe(rest, patience), strict=True))
         if bar is not None:
             bar.show(counts_of(found.values()))
+        await reasons.tell([found[name] for name in rest], patience)
         rest = [name for name in rest if status_of(found[name]) not in ENDED]
         if not rest or (deadline is not None and time.monotonic() >= deadline):
             return [found[name] for name in job_ids]
@@ -114,11 +149,9 @@ async def failed_children(session: Session, array: JobDetail) -> list[int]:
 async def wait_and_tell(session: Session, job_ids: Sequence[str], *, as_json: bool, timeout_s: float | None) -> int:
     """Wait for jobs with a bar, if somebody sees it; print how they ended; return what to exit with."""
     console = console_of(stderr=True)
-    if console.is_terminal:
-        with Bar(console) as bar:
-            ended = await wait_for(session, job_ids, bar=bar, timeout_s=timeout_s)
-    else:
-        ended = await wait_for(session, job_ids, timeout_s=timeout_s)
+    reasons = Reasons(session, console)
+    with Bar(console) if console.is_terminal else nullcontext() as bar:
+        ended = await wait_for(session, job_ids, reasons=reasons, bar=bar, timeout_s=timeout_s)
     if as_json:
         print_json({"jobs": [members_of(job) for job in ended]})
     else:
@@ -153,7 +186,8 @@ async def _reason(session: Session, job: JobDetail) -> str:
 def wait(*, server: Server, jobs: Sequence[str], timeout: float | None) -> None:
     """Wait until each JOB has ended; exit with 0 only if all have SUCCEEDED, else with 1. `-`: the ids on stdin.
 
-    On a terminal a bar shows how many have ended; of an array, how many of its children.
+    On a terminal a bar shows how many have ended; of an array, how many of its children. Why jobs wait is said on
+    stderr, each reason once.
     """
     names = unique(jobs)
 

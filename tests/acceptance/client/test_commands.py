@@ -15,6 +15,7 @@ from batchyard.cli.main import main
 from support.aws import LARGE, Account
 from support.installation import Installation
 from support.terminal import piped
+from support.waiting import soon
 
 
 @pytest.fixture
@@ -118,6 +119,26 @@ def test_wait_exits_with_0_only_if_all_have_succeeded(call: Any, account: Accoun
     assert rows(late)[2][2] == "RUNNABLE"
     assert "not all have ended" in late.stderr
     account.batch.cancel_job(jobId=waiting, reason="seen")
+
+
+def test_wait_says_once_why_jobs_and_arrays_wait(call: Any, account: Account) -> None:
+    ended, small = account.submit(), account.submit(containerOverrides=LARGE)
+    array = account.submit(containerOverrides=LARGE, arrayProperties={"size": 3})
+    larger = account.submit(containerOverrides={"vcpus": 2000})
+    account.wait(ended)
+    soon(lambda: all(account.describe(job_id).get("statusReason") for job_id in (small, larger)), "both say why")
+    said = call("wait", "--timeout", "1.1", ended, small, array, larger, code=124).stderr.splitlines()
+    code = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - "
+    assert sorted(line.partition(code)[0] for line in said) == sorted(
+        (
+            f"batchyard: jobs {small} and 1 more wait: ",
+            f"batchyard: job {larger} waits: ",
+            "batchyard: not all have ended after 1.1 s",
+        )
+    )
+    assert sum(line.partition(code)[2].startswith("The job resource requirement") for line in said) == 2
+    for job_id in (small, array, larger):
+        account.batch.cancel_job(jobId=job_id, reason="seen")
 
 
 def test_resources_are_listed(call: Any, account: Account) -> None:

@@ -44,6 +44,15 @@ def test_on_a_terminal_a_true_bar_goes_up_to_the_end(up: Installation, account: 
     assert "\x1b[32mSUCCEEDED" in written
 
 
+def test_above_the_bar_stands_why_an_array_waits(up: Installation, account: Account) -> None:
+    array = account.submit(arrayProperties={"size": 5}, containerOverrides=LARGE)
+    seen = f"batchyard: job {array} waits: MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - "
+    written, code = on_terminal(up, "wait", array, until=lambda written: "0/5" in plain(written).partition(seen)[2])
+    assert code == 130
+    assert written.count(seen) == 1
+    account.batch.cancel_job(jobId=array, reason="seen")
+
+
 def test_the_bar_of_ten_thousand_children_counts_them_all(up: Installation, account: Account) -> None:
     array = account.submit(arrayProperties={"size": 10_000}, containerOverrides=LARGE)
     written, code = on_terminal(up, "wait", "--timeout", "0", array)
