@@ -15,7 +15,7 @@ from batchyard.agent.launcher import cgroups, wire
 from batchyard.agent.launcher.cgroups import MIB, Cgroup, CgroupPool, Layout, Tree, open_cgroups
 from batchyard.agent.launcher.ledger import Run
 from batchyard.agent.launcher.processes import Process
-from batchyard.agent.launcher.starting import SHARED_AFTER_S, Starter
+from batchyard.agent.launcher.starting import PLACED_AFTER_S, Starter
 from batchyard.agent.launcher.workfolders import WorkFolders
 from support.waiting import soon
 
@@ -29,12 +29,13 @@ def a_pool(root: Path, version: int) -> CgroupPool:
     """Return a pool whose first two cgroups have the files that a kernel puts in."""
     for folder in (root / "base", root / "home"):
         folder.mkdir()
-    (root / "home" / "cgroup.procs").touch()
-    shared = Tree(str(root / "base"), str(root / "home"))
+    for door in ("cgroup.procs", "tasks"):
+        (root / "home" / door).touch()
+    shared = Tree(version, str(root / "base"), str(root / "home"))
     pool = CgroupPool(Layout(version, shared, shared, shared))
     for folder in (root / "base" / "0", root / "base" / "1"):
         folder.mkdir()
-        for name in ("cgroup.procs", *FILES[version]):
+        for name in ("cgroup.procs", "tasks", *FILES[version]):
             (folder / name).touch()
     return pool
 
@@ -72,12 +73,14 @@ def test_a_cgroup_is_used_again_and_a_second_run_at_once_gets_its_own(tmp_path: 
     assert content(second, "memory.max") == str(32 * MIB)
 
 
-def test_the_launcher_steps_in_and_out(tmp_path: Path) -> None:
-    group = a_pool(tmp_path, 2).acquire(64, 1000)
+@pytest.mark.parametrize(("version", "door", "other"), [(1, "tasks", "cgroup.procs"), (2, "cgroup.procs", "tasks")])
+def test_the_launcher_steps_in_and_out(tmp_path: Path, version: int, door: str, other: str) -> None:
+    group = a_pool(tmp_path, version).acquire(64, 1000)
     group.enter()
-    assert content(group, "cgroup.procs") == "0"
+    assert content(group, door) == "0"
     group.leave()
-    assert (tmp_path / "home" / "cgroup.procs").read_text() == "0"
+    assert (tmp_path / "home" / door).read_text() == "0"
+    assert not content(group, other)
 
 
 def test_members_are_read_anew_each_time(tmp_path: Path) -> None:
@@ -93,8 +96,8 @@ def test_those_of_a_launcher_that_was_killed_are_not_used_again(tmp_path: Path) 
     for name in ("0", "1"):
         (base / name).mkdir(parents=True)
     (base / "1" / "dying").touch()
-    (tmp_path / "cgroup.procs").touch()
-    assert CgroupPool(Layout(1, Tree(str(base), str(tmp_path))))._made == 2
+    (tmp_path / "tasks").touch()
+    assert CgroupPool(Layout(1, Tree(1, str(base), str(tmp_path))))._made == 2
     assert os.listdir(base) == ["1"]
 
 
@@ -260,14 +263,14 @@ while True:
 """
 
 
-@pytest.mark.parametrize("by", ["what is there", "freezer", "signals"])
+@pytest.mark.parametrize("by", ["what is there", "what is there, before it is placed", "freezer", "signals"])
 def test_what_forks_all_the_time_is_killed_whole(real: CgroupPool, by: str) -> None:
     pool = real
     name = Path(real.layout.memory.base).name
-    if by != "what is there":
+    if not by.startswith("what is there"):
         if real.layout.version == 2:
             pytest.skip("kernel: on version 2 there is but one way")
-        freezer = cgroups._tree_of_version_1(name, "/sys/fs/cgroup/freezer", "") if by == "freezer" else None
+        freezer = cgroups._made_tree(1, name, "/sys/fs/cgroup/freezer", "") if by == "freezer" else None
         pool = CgroupPool(Layout(1, real.layout.memory, None, freezer))
     group = pool.acquire(256, 1000)
     group.enter()
@@ -277,6 +280,8 @@ def test_what_forks_all_the_time_is_killed_whole(real: CgroupPool, by: str) -> N
         group.leave()
     try:
         soon(lambda: len(group.members()) > 20, "it forks")
+        if by == "what is there":
+            group.place(bomb.pid)
         assert group.kill()
         soon(lambda: not group.kill(), "all of it is dead")
     finally:
@@ -315,8 +320,9 @@ def test_what_was_forked_before_its_parent_was_placed_has_the_same_share_of_cpu(
     try:
         soon(lambda: len(group.members()) == 3, "it has forked")
         group.place(job.pid)
-        shared = Path(real.layout.cpu.base, Path(group.folder).name, "cgroup.procs").read_text()
-        assert set(map(int, shared.split())) == group.members()
+        for tree in real.layout.trees:
+            there = Path(tree.base, Path(group.folder).name, "cgroup.procs").read_text()
+            assert set(map(int, there.split())) == group.members()
     finally:
         soon(lambda: not group.kill(), "all of it is dead")
         job.wait()
@@ -326,23 +332,24 @@ def test_what_was_forked_before_its_parent_was_placed_has_the_same_share_of_cpu(
 def test_a_run_that_goes_on_forking_is_moved_to_its_share_of_cpu_in_the_end(
     real: CgroupPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if real.layout.cpu is None or real.layout.cpu in real.layout.entered:
-        pytest.skip("kernel: processes get their shares of CPU by their start here")
+    if not real.layout.joined_later:
+        pytest.skip("kernel: nothing has to be placed after its start here")
     group = real.acquire(64, 1000)
-    shares = Path(real.layout.cpu.base, Path(group.folder).name, "cgroup.procs")
+    places = [Path(tree.base, Path(group.folder).name, "cgroup.procs") for tree in real.layout.joined_later]
     children: list[subprocess.Popen[bytes]] = []
 
     def members() -> set[int]:
         # One more each time, which begins where its parent has been moved to.
         children.append(subprocess.Popen(["sleep", "600"]))
-        shares.write_text(f"{children[-1].pid}")
+        for procs in places:
+            procs.write_text(f"{children[-1].pid}")
         return {child.pid for child in children}
 
     monkeypatch.setattr(group, "members", members)
     first = subprocess.Popen(["sleep", "600"])
     try:
         group.place(first.pid)
-        assert len(children) == 1
+        assert len(children) == len(places)
     finally:
         for child in (first, *children):
             child.kill()
@@ -366,12 +373,12 @@ def test_a_process_that_lasts_gets_its_share_of_cpu_by_a_move(real: CgroupPool, 
     begun = wire.now()
     over.exit_code = os.waitstatus_to_exitcode(os.waitpid(over.pid, 0)[1])
     try:
-        starter.share_cpu(starter.share_due() - SHARED_AFTER_S / 2)
+        starter.place(starter.place_due() - PLACED_AFTER_S / 2)
         assert shared_by(real, lasts) == []
-        assert starter.share_due() <= begun + SHARED_AFTER_S
-        starter.share_cpu(begun + SHARED_AFTER_S)
+        assert starter.place_due() <= begun + PLACED_AFTER_S
+        starter.place(begun + PLACED_AFTER_S)
         assert shared_by(real, lasts) == [lasts.pid]
-        assert starter.share_due() == float("inf")
+        assert starter.place_due() == float("inf")
     finally:
         soon(lambda: not cgroup.kill(), "all of it is dead")
         os.waitpid(lasts.pid, 0)
@@ -379,22 +386,9 @@ def test_a_process_that_lasts_gets_its_share_of_cpu_by_a_move(real: CgroupPool, 
             starter.take_back(process)
 
 
-def test_what_stood_by_has_its_share_of_cpu_and_is_not_moved_again(real: CgroupPool, tmp_path: Path) -> None:
-    if real.layout.cpu is None or real.layout.cpu in real.layout.entered:
-        pytest.skip("kernel: processes get their shares of CPU by their start here")
+def test_none_stands_by_where_a_move_waits_for_nobody(real: CgroupPool, tmp_path: Path) -> None:
     starter = Starter(WorkFolders(f"{tmp_path}/work"), real)
-    starter.stand_by()
-    assert starter._standby is not None
-    soon(starter._standby.is_ready, "it has moved")
-    order = wire.StartOrder(argv=["sleep", "600"], env={"PATH": os.defpath}, log=f"{tmp_path}/log", memory_mib=64)
-    process = starter.start(Run((1, 1), (1000, 64, 0), {}, order), (4000, 4096, 0))
-    try:
-        assert shared_by(real, process) == [process.pid]
-        assert starter.share_due() == float("inf")
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        os.waitpid(process.pid, 0)
-        starter.take_back(process)
+    assert starter.may_stand_by == (real.layout.version == 2)
 
 
 def shared_by(pool: CgroupPool, process: Process) -> list[int]:

@@ -26,7 +26,7 @@ def starter(tmp_path: Path) -> Iterator[Starter]:
         folder.mkdir(parents=True)
         for name in ("cgroup.procs", "memory.max", "memory.swap.max", "memory.events"):
             (folder / name).touch()
-    tree = Tree(str(base), str(home))
+    tree = Tree(2, str(base), str(home))
     pool = CgroupPool(Layout(2, tree, None, tree))
     pool._made = 0
     starter = Starter(WorkFolders(f"{tmp_path}/work"), pool)

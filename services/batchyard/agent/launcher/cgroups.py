@@ -4,8 +4,10 @@ Making a cgroup costs more than starting a small process, so they are kept and u
 run's cgroup while it spawns the run's process, so that no instant of it escapes the limit.
 
 Version 2 has one tree for all. On version 1 memory and CPU each have their own, and so has what kills: the tree of
-version 2 that most such hosts mount beside, else the freezer. Only memory is indispensable. A tree that is of the CPU
-alone is not stepped into: in it the launcher would have to wait for its jobs' turns.
+version 2 that most such hosts mount beside, else the freezer. Only memory is indispensable. Into a tree of version 1
+the launcher, which has one thread, steps as a thread: that is the only move for which the kernel waits for nobody, and
+keeps no other process from forking. Other moves cost as much as a good part of a short run, and a tree that is of the
+CPU alone would have the launcher wait for its jobs' turns: to those the processes that last are moved when they run.
 """
 
 import os
@@ -28,18 +30,20 @@ _FREEZE_LOOKS = 1000
 class Tree:
     """A tree of cgroups: the folder of those of runs, and where this process itself is."""
 
-    __slots__ = ("base", "home_procs")
+    __slots__ = ("base", "door", "home")
 
-    def __init__(self, base: str, home: str) -> None:
+    def __init__(self, version: int, base: str, home: str) -> None:
         self.base = base
+        self.door = "tasks" if version == 1 else "cgroup.procs"
+        """The file of a cgroup by which the launcher moves itself."""
         # Kept open: it is written for every run.
-        self.home_procs = os.open(f"{home}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self.home = os.open(f"{home}/{self.door}", os.O_WRONLY | os.O_CLOEXEC)
 
 
 class Layout:
     """Which tree does what; on version 2 all three are the same."""
 
-    __slots__ = ("cpu", "entered", "killing", "memory", "trees", "version")
+    __slots__ = ("cpu", "entered", "joined_later", "killing", "memory", "trees", "version")
 
     def __init__(self, version: int, memory: Tree, cpu: "Tree | None" = None, killing: "Tree | None" = None) -> None:
         self.version = version
@@ -48,9 +52,11 @@ class Layout:
         """None: all runs have the same share."""
         self.killing = killing
         """None: processes are stopped, until no new one appears, and then killed."""
-        self.entered = list(dict.fromkeys(each for each in (memory, killing) if each is not None))
+        self.trees = list(dict.fromkeys(each for each in (memory, killing, cpu) if each is not None))
+        self.entered = [each for each in self.trees if each is memory or (each is killing and each.door == memory.door)]
         """What the launcher steps into."""
-        self.trees = list(dict.fromkeys([*self.entered, *([] if cpu is None else [cpu])]))
+        self.joined_later = [each for each in self.trees if each not in self.entered]
+        """What processes are moved to that run already."""
 
     def __str__(self) -> str:
         names = [name for name in ("memory", "cpu", "killing") if getattr(self, name) is not None]
@@ -102,7 +108,7 @@ class CgroupPool:
             group.remove()
         self._free.clear()
         for each in self.layout.trees:
-            os.close(each.home_procs)
+            os.close(each.home)
             _remove_below(each.base)
             with suppress(OSError):
                 os.rmdir(each.base)
@@ -119,19 +125,15 @@ class Cgroup:
         killing_folder = f"{layout.killing.base}/{name}" if layout.killing is not None else ""
         self._kill_file = _if_exists(f"{killing_folder}/cgroup.kill")
         self._freezer_state = _if_exists(f"{killing_folder}/freezer.state")
+        self._later = [f"{each.base}/{name}/cgroup.procs" for each in layout.joined_later]
         # Kept open: they are written and read for every run.
-        self._procs = [
-            os.open(f"{each.base}/{name}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for each in layout.entered
-        ]
-        self._cpu_procs = None
-        if layout.cpu is not None and layout.cpu not in layout.entered:
-            self._cpu_procs = os.open(f"{self._cpu_folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        self._doors = [os.open(f"{each.base}/{name}/{each.door}", os.O_WRONLY | os.O_CLOEXEC) for each in layout.entered]
         events = "memory.events" if layout.version == 2 else "memory.oom_control"
         self._events = os.open(f"{self.folder}/{events}", os.O_RDONLY | os.O_CLOEXEC)
-        # Version 1 goes on telling what it told at first: only where there is `cgroup.kill` a file can be kept open.
+        # Version 1 goes on telling what it told at first.
         self._members = None
-        if self._kill_file is not None:
-            self._members = os.open(f"{killing_folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+        if layout.version == 2:
+            self._members = os.open(f"{self.folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
         self._memory_mib = 0
         self._vcpus_milli = 0
         self._events_before = b""
@@ -164,39 +166,42 @@ class Cgroup:
         self._memory_mib = memory_mib
 
     def enter(self) -> None:
-        """Move the calling process in; call `leave` whatever comes of it."""
-        for procs in self._procs:
-            os.write(procs, b"0")
+        """Move the caller in, which must have no other thread; call `leave` whatever comes of it."""
+        for door in self._doors:
+            os.write(door, b"0")
 
     def leave(self) -> None:
-        """Move the calling process back to where it was at first."""
+        """Move the caller back to where it was at first."""
         for each in self._layout.entered:
-            os.write(each.home_procs, b"0")
-
-    def move_to(self) -> None:
-        """Move the calling process in for good, also to its share of CPU if it may have one."""
-        self.enter()
-        if self._cpu_procs is not None:
-            with suppress(OSError):
-                os.write(self._cpu_procs, b"0")
+            os.write(each.home, b"0")
 
     @property
-    def has_share_to_give(self) -> bool:
-        """Whether its processes have to be placed to get their share of CPU."""
-        return self._cpu_procs is not None
+    def is_joined_later(self) -> bool:
+        """Whether what was started in it has to be placed too: to have its share of CPU, and be killed at one stroke."""
+        return bool(self._later)
 
     def place(self, pid: int) -> None:
-        """Have the process that was started, and what it may have forked since, get their share of CPU."""
-        assert self._cpu_procs is not None
+        """Move the process that was started, and what it may have forked since, to the trees that are joined later.
+
+        Raises OSError if none of them can be looked into.
+        """
+        for path in self._later:
+            procs = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                self._place(pid, procs, path)
+            finally:
+                os.close(procs)
+
+    def _place(self, pid: int, procs: int, path: str) -> None:
         tried: set[int] = set()
         fresh = {pid}
         while fresh:
             for each in fresh:
                 with suppress(OSError):  # it has ended
-                    os.write(self._cpu_procs, b"%d" % each)
+                    os.write(procs, b"%d" % each)
             tried |= fresh
-            # What the placed have forked has its share: a run that goes on forking would hold the launcher for ever.
-            fresh = self.members() - _pids(f"{self._cpu_folder}/cgroup.procs") - tried
+            # What the placed have forked is there: a run that goes on forking would hold the launcher for ever.
+            fresh = self.members() - _pids(path) - tried
 
     @property
     def is_looked_into_at_once(self) -> bool:
@@ -229,8 +234,10 @@ class Cgroup:
         try:
             if self._kill_file is not None:
                 _write(self._kill_file, "1")
-                return True
-            if self._freezer_state is not None:
+                if self._layout.killing not in self._layout.joined_later:
+                    return True
+                # What has not been placed yet is young, and little.
+            elif self._freezer_state is not None:
                 self._kill_frozen(self._freezer_state)
                 return True
         except OSError:
@@ -256,7 +263,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove it, if it is empty."""
-        for fd in (*self._procs, self._cpu_procs, self._events, self._members):
+        for fd in (*self._doors, self._events, self._members):
             if fd is not None:
                 os.close(fd)
         for folder in self._folders:
@@ -337,7 +344,7 @@ def _layout_of_version_2(name: str, mount: str) -> Layout | None:
             with open(f"{base}/cgroup.subtree_control", encoding="ascii") as file:
                 enabled = file.read().split()
             if "memory" in enabled:
-                shared = Tree(base, home)
+                shared = Tree(2, base, home)
                 return Layout(2, shared, shared if "cpu" in enabled else None, shared)
         except OSError:
             pass
@@ -348,20 +355,20 @@ def _layout_of_version_2(name: str, mount: str) -> Layout | None:
 
 def _mixed_layout(name: str, mount: str) -> Layout | None:
     own = _own_paths()
-    memory = _tree_of_version_1(name, f"{mount}/memory", own.get("memory", ""))
+    memory = _made_tree(1, name, f"{mount}/memory", own.get("memory", ""))
     if memory is None:
         return None
-    cpu = _tree_of_version_1(name, f"{mount}/cpu", own.get("cpu", ""))
-    killing = _tree_of_version_1(name, f"{mount}/unified", own.get("", ""))
+    cpu = _made_tree(1, name, f"{mount}/cpu", own.get("cpu", ""))
+    killing = _made_tree(2, name, f"{mount}/unified", own.get("", ""))
     if killing is not None and not os.path.exists(f"{killing.base}/cgroup.kill"):
         _discard(killing)
         killing = None
     if killing is None:
-        killing = _tree_of_version_1(name, f"{mount}/freezer", own.get("freezer", ""))
+        killing = _made_tree(1, name, f"{mount}/freezer", own.get("freezer", ""))
     return Layout(1, memory, cpu, killing)
 
 
-def _tree_of_version_1(name: str, root: str, own_path: str) -> Tree | None:
+def _made_tree(version: int, name: str, root: str, own_path: str) -> Tree | None:
     """Return a tree in this hierarchy, under this process's own cgroup, else under the root; None if there is none."""
     home = root + own_path
     if not os.path.isdir(home):
@@ -371,7 +378,7 @@ def _tree_of_version_1(name: str, root: str, own_path: str) -> Tree | None:
         try:
             with suppress(FileExistsError):
                 os.mkdir(base)
-            return Tree(base, home)
+            return Tree(version, base, home)
         except OSError:
             with suppress(OSError):
                 os.rmdir(base)
@@ -379,7 +386,7 @@ def _tree_of_version_1(name: str, root: str, own_path: str) -> Tree | None:
 
 
 def _discard(unused: Tree) -> None:
-    os.close(unused.home_procs)
+    os.close(unused.home)
     with suppress(OSError):
         os.rmdir(unused.base)
 

@@ -131,7 +131,7 @@ class Launcher:
         self._meet_deadlines(now)
         self._guard_lease(now)
         self._watch_memory(now)
-        self._starter.share_cpu(now)
+        self._starter.place(now)
         self._start(now)
         self._tell(wire.now())
         self._compact()
@@ -473,7 +473,7 @@ class Launcher:
     def _patience(self, now: float) -> float | None:
         """Return how long nothing needs to be done, if nothing happens; None: for ever."""
         moments = [process.deadline for process in self._processes.values()]
-        moments += [self._standby_at(), self._starter.share_due()]
+        moments += [self._standby_at(), self._starter.place_due()]
         if self._guarded != self._ledger.lease_deadline and (self._processes or self._ledger.has_waiting()):
             moments.append(self._ledger.lease_deadline)
         if self._disk_failed_at != float("-inf"):

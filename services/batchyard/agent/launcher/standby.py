@@ -109,7 +109,7 @@ def _stand_by(connection: socket.socket, cgroup: Cgroup, default_signals: Iterab
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.setsid()
-        cgroup.move_to()
+        cgroup.enter()
         os.closerange(_FIRST_OWN_FD, connection.fileno())
         os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         connection.sendall(_READY)

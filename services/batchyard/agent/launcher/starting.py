@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from batchyard.agent.launcher.workfolders import WorkFolders
 
 
-SHARED_AFTER_S = 0.003
-"""A process is given its share of CPU once it is so old: a move between cgroups costs a good part of a short run."""
+PLACED_AFTER_S = 0.003
+"""A process is moved to the cgroups that it was not started in once it is so old: most are over by then."""
 
 
 class Starter:
@@ -31,8 +31,10 @@ class Starter:
         self._cgroups = cgroups
         self._gpus = Gpus()
         self._standby: Standby | None = None
-        self._unshared: deque[tuple[float, Process]] = deque()
-        self.may_stand_by = cgroups is not None
+        self._unplaced: deque[tuple[float, Process]] = deque()
+        # Elsewhere a move does not wait.
+        self._stands_by = cgroups is not None and cgroups.layout.version == 2
+        self.may_stand_by = self._stands_by
         """Whether a process could wait for the next run, and none does."""
 
     @property
@@ -67,24 +69,22 @@ class Starter:
             if isinstance(error, StartError):
                 raise
             raise StartError(str(error)) from error
-        # What stood by has moved itself.
-        is_placed = standby is not None and standby.pid == process.pid
-        if cgroup is not None and cgroup.has_share_to_give and not is_placed:
-            self._unshared.append((wire.now() + SHARED_AFTER_S, process))
+        if cgroup is not None and cgroup.is_joined_later:
+            self._unplaced.append((wire.now() + PLACED_AFTER_S, process))
         return process
 
-    def share_cpu(self, now: float) -> None:
-        """Give the processes that are old enough their shares of CPU."""
-        while self._unshared and self._unshared[0][0] <= now:
-            _, process = self._unshared.popleft()
+    def place(self, now: float) -> None:
+        """Move the processes that are old enough to the cgroups that they were not started in."""
+        while self._unplaced and self._unplaced[0][0] <= now:
+            _, process = self._unplaced.popleft()
             if process.exit_code is None and process.cgroup is not None:
                 # It runs as well without.
                 with suppress(OSError):
                     process.cgroup.place(process.pid)
 
-    def share_due(self) -> float:
-        """Return when a process is to be given its share of CPU next; infinity: never."""
-        return self._unshared[0][0] if self._unshared else float("inf")
+    def place_due(self) -> float:
+        """Return when a process is to be placed next; infinity: never."""
+        return self._unplaced[0][0] if self._unplaced else float("inf")
 
     def take_back(self, process: Process) -> None:
         """Take back what a process had of which nothing lives any more."""
@@ -92,7 +92,7 @@ class Starter:
             self._release(process.cgroup)
         self._folders.give_back(process.folder)
         self._gpus.give_back(process.fence)
-        self.may_stand_by = self._cgroups is not None and self._standby is None
+        self.may_stand_by = self._stands_by and self._standby is None
 
     # Between runs
 
