@@ -2,6 +2,7 @@
 
 import pickle
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar, cast
 
@@ -40,6 +41,9 @@ class DrivenFeed(Feed):
         changed = self._changed
         while not changed.is_set():
             await _Parked()
+
+    def _tell_later(self) -> None:
+        self._tell()
 
 
 class _Reading:
@@ -96,7 +100,9 @@ class Watcher:
         self._life = Life("watcher")
         self._revision: int | None = None
         self._first = 0
-        self._seen: list[tuple[int, str, JobState]] = []
+        self._seen: list[tuple[str, JobState]] = []
+        self._told_within: list[tuple[int, int]] = []
+        """Of what was seen: the revision of its message, and before that of the one before it."""
         self._over: set[str] = set()
         self._connect()
 
@@ -119,6 +125,7 @@ class Watcher:
         """Begin anew: the store is another one."""
         self._revision = None
         self._seen.clear()
+        self._told_within.clear()
         self._over.clear()
 
     def _told(self, message: WatchJobsResponse) -> None:
@@ -127,6 +134,7 @@ class Watcher:
             return
         require = self._checker.require
         require(message.revision > self._revision, "I12", f"revision {message.revision} comes after {self._revision}")
+        within = (self._revision, message.revision)
         self._revision = message.revision
         for change in message.changes:
             state = JobState[JobStatus.Name(change.status).removeprefix("JOB_STATUS_")]
@@ -134,18 +142,24 @@ class Watcher:
                 require(job_id not in self._over, "I12", f"{job_id} is {state.name} after its end")
                 if state in TERMINAL:
                     self._over.add(job_id)
-                self._seen.append((message.revision, job_id, state))
+                self._seen.append((job_id, state))
+                self._told_within.append(within)
 
     def check_end(self, connection: sqlite3.Connection) -> None:
         """Check that all that has happened was seen, in its order."""
-        happened: list[tuple[int, str, JobState]] = []
+        happened: list[tuple[str, JobState]] = []
+        revisions: list[int] = []
         for revision, changes in SqliteJobReader(connection).changes_after(self._first, 1 << 30):
             singles = [single for change in changes for single in change.each() if _is_watched(single)]
-            happened += [(revision, single.key.job_id, single.state) for single in singles]
-        seen = set(self._seen)
-        missed = [change for change in happened if change not in seen]
-        self._checker.require(not missed, "I12", f"the watcher was not told of {missed}")
-        self._checker.require(self._seen == happened, "I12", "the watcher was told in another order")
+            happened += [(single.key.job_id, single.state) for single in singles]
+            revisions += [revision] * len(singles)
+        missed = Counter(happened) - Counter(self._seen)
+        require = self._checker.require
+        require(not missed, "I12", f"the watcher was not told of {list(missed)}")
+        require(self._seen == happened, "I12", "the watcher was told in another order")
+        # Else whoever begins again after a message would miss what comes later, or be told of it twice.
+        for revision, (before, told) in zip(revisions, self._told_within, strict=True):
+            require(before < revision <= told, "I12", f"revision {revision} was told between {before} and {told}")
 
 
 def _names(change: JobChangeMessage) -> list[str]:

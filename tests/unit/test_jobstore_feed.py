@@ -1,5 +1,9 @@
 """What followers are told of commits."""
 
+import asyncio
+from collections.abc import Callable
+from unittest.mock import Mock
+
 import anyio
 import pytest
 
@@ -12,8 +16,8 @@ from batchyard.storage.jobs import Counters, Leader
 from support.jobs import a_key
 
 
-def _commit(revision: int, *names: str) -> Committed:
-    changes = [JobChange(a_key(name), name, "queue", JobState.FAILED, None, 1, 0, None, None, None) for name in names]
+def _commit(revision: int, *names: str, state: JobState = JobState.FAILED) -> Committed:
+    changes = [JobChange(a_key(name), name, "queue", state, None, 1, 0, None, None, None) for name in names]
     return Committed(revision, written=True, effects=Effects(), changes=changes, decided=set())
 
 
@@ -100,3 +104,38 @@ async def test_who_leaves_follows_nothing_any_more() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert not feed._followed
+
+
+async def test_who_watches_is_woken_for_an_end_at_once_and_for_all_else_a_little_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed = Feed()
+    feed.opened(_counters(1))
+    later: list[Callable[[], None]] = []
+
+    def call_later(_: float, tell: Callable[[], None]) -> Mock:
+        later.append(tell)
+        return Mock(asyncio.TimerHandle)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
+    watching = asyncio.ensure_future(feed.wait())
+    following = asyncio.ensure_future(feed.wait_for([a_key("a")]))
+    await anyio.wait_all_tasks_blocked()
+    feed.committed(_commit(2, "b", state=JobState.STARTING))
+    feed.committed(_commit(3, "a", state=JobState.STARTING))
+    feed.committed(_commit(4, "a", state=JobState.RUNNING))
+    await anyio.wait_all_tasks_blocked()
+    assert not watching.done()
+    assert not following.done()
+    assert len(later) == 1, "one timer, whatever comes meanwhile"
+    later[0]()
+    await watching
+    assert await following == 2, "the last revision at which nothing had happened to it"
+
+    watching = asyncio.ensure_future(feed.wait())
+    following = asyncio.ensure_future(feed.wait_for([a_key("a")]))
+    await anyio.wait_all_tasks_blocked()
+    feed.committed(_commit(5, "b", state=JobState.RUNNING))
+    feed.committed(_commit(6, "a"))
+    await watching
+    assert await following == 5

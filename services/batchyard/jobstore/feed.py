@@ -2,16 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Final
 
 from batchyard.domain.errors import UnavailableError
 from batchyard.domain.jobs import JobChange, JobKey
+from batchyard.domain.lifecycle import TERMINAL
 from batchyard.jobstore.effects import Committed, Effects
 from batchyard.storage.jobs import Counters
 
 CHANGES_IN_MEMORY: Final = 20_000
 """Of the newest commits; whoever is further behind reads from the store."""
+TOLD_AFTER_S: Final = 0.003
+"""How long those who watch are not woken for what ends no job: of a short one they are told once."""
 
 
 class Subscription:
@@ -88,6 +91,9 @@ class Feed:
         self._complete_after = 0
         self._changed = asyncio.Event()
         self._followed: dict[JobKey, set[asyncio.Future[int]]] = {}
+        self._untold: dict[JobKey, int] = {}
+        """Followed, and changed since those who follow were woken; up to which revision they had not changed."""
+        self._timer: asyncio.TimerHandle | None = None
         self._subscription: Subscription | None = None
         self._undecided: dict[JobKey, list[asyncio.Future[None]]] = {}
 
@@ -97,8 +103,8 @@ class Feed:
         self._recent.clear()
         self._remembered = 0
         # The commit that failed may have been applied: whoever waits for the next one must look.
-        self._wake_watches()
-        self._wake_followers(self._followed.keys(), 0)
+        self._untold = dict.fromkeys(self._followed, 0)
+        self._tell()
         error = UnavailableError("the job store was opened anew")
         if self._subscription is not None:
             self._subscription.close(error)
@@ -111,13 +117,18 @@ class Feed:
     def committed(self, committed: Committed) -> None:
         """Tell everybody of a commit."""
         before, self.revision = self.revision, committed.revision
-        if committed.changes:
-            self._remember(committed.revision, committed.changes)
-            self._wake_watches()
-            if self._followed:
-                self._wake_followers({change.key for change in committed.changes} & self._followed.keys(), before)
+        # First, as jobs wait for it to start.
         if self._subscription is not None:
             self._subscription.push(committed)
+        if committed.changes:
+            self._remember(committed.revision, committed.changes)
+            if self._followed:
+                for key in {change.key for change in committed.changes} & self._followed.keys():
+                    self._untold.setdefault(key, before)
+            if any(change.state in TERMINAL for change in committed.changes):
+                self._tell()
+            elif self._timer is None:
+                self._timer = self._tell_later()
         for key in committed.decided & self._undecided.keys():
             for future in self._undecided.pop(key):
                 if not future.done():
@@ -167,7 +178,7 @@ class Feed:
         return newer[::-1]
 
     async def wait(self) -> None:
-        """Wait for the next commit that changes a job, or for the store to be opened anew."""
+        """Wait for a commit that changes a job, at most a few ms longer, or for the store to be opened anew."""
         await self._changed.wait()
 
     async def wait_for(self, keys: Collection[JobKey]) -> int:
@@ -186,12 +197,18 @@ class Feed:
                 if not self._followed[key]:
                     del self._followed[key]
 
-    def _wake_followers(self, keys: Iterable[JobKey], unchanged_to: int) -> None:
-        for key in keys:
-            for future in self._followed[key]:
-                if not future.done():
-                    future.set_result(unchanged_to)
+    def _tell_later(self) -> asyncio.TimerHandle | None:
+        return asyncio.get_running_loop().call_later(TOLD_AFTER_S, self._tell)
 
-    def _wake_watches(self) -> None:
+    def _tell(self) -> None:
+        """Wake those who watch and follow."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._changed.set()
         self._changed = asyncio.Event()
+        untold, self._untold = self._untold, {}
+        for key, unchanged_to in untold.items():
+            for future in self._followed.get(key, ()):
+                if not future.done():
+                    future.set_result(unchanged_to)

@@ -32,6 +32,8 @@ from batchyard.jobstore.views import change_message, change_of
 from batchyard.rpc.identity import caller_of, invocation_of
 
 SUBMITTED_JOBS_MAX: Final = 1000
+CHANGES_A_MESSAGE: Final = 500
+"""A watch's message takes no further commit with so many."""
 
 
 class JobOperationsServicer(JobOperationsServiceServicer):
@@ -74,9 +76,12 @@ class JobOperationsServicer(JobOperationsServiceServicer):
         followed = wanted.union(child[0] for key in wanted if (child := array_and_index(key)) is not None)
         while True:
             commits, revision = await self._history.after(revision)
+            mine: list[JobChange] = []
             for committed, changes in commits:
-                if mine := _watched(changes, wanted, caller.namespace):
+                mine += _watched(changes, wanted, caller.namespace)
+                if mine and (len(mine) >= CHANGES_A_MESSAGE or committed == commits[-1][0]):
                     yield _message(caller, committed, mine)
+                    mine = []
             revision = await self._history.wait(revision, followed)
 
     async def WatchJobEvents(  # noqa: N802

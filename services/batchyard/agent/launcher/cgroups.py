@@ -127,7 +127,9 @@ class Cgroup:
         self._freezer_state = _if_exists(f"{killing_folder}/freezer.state")
         self._later = [f"{each.base}/{name}/cgroup.procs" for each in layout.joined_later]
         # Kept open: they are written and read for every run.
-        self._doors = [os.open(f"{each.base}/{name}/{each.door}", os.O_WRONLY | os.O_CLOEXEC) for each in layout.entered]
+        self._doors = [
+            os.open(f"{each.base}/{name}/{each.door}", os.O_WRONLY | os.O_CLOEXEC) for each in layout.entered
+        ]
         events = "memory.events" if layout.version == 2 else "memory.oom_control"
         self._events = os.open(f"{self.folder}/{events}", os.O_RDONLY | os.O_CLOEXEC)
         # Version 1 goes on telling what it told at first.
@@ -177,7 +179,7 @@ class Cgroup:
 
     @property
     def is_joined_later(self) -> bool:
-        """Whether what was started in it has to be placed too: to have its share of CPU, and be killed at one stroke."""
+        """Whether what was started in it has to be placed: to have its share of CPU, and be killed at one stroke."""
         return bool(self._later)
 
     def place(self, pid: int) -> None:

@@ -142,7 +142,9 @@ class WatchJobsResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision of the commit that made these changes. Every response of one stream has a higher one."""
+    """The revision of the commit that made these changes, of the newest if several did. Every response of one stream has a higher
+    one.
+    """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobChange]: ...
     def __init__(
