@@ -7,11 +7,12 @@ from unittest.mock import Mock
 import anyio
 import pytest
 
-from batchyard.domain.jobs import JobChange
+from batchyard.domain.errors import UnavailableError
+from batchyard.domain.jobs import JobChange, JobKey
 from batchyard.domain.lifecycle import JobState
 from batchyard.jobstore import feed as feed_module
 from batchyard.jobstore.effects import Committed, Effects
-from batchyard.jobstore.feed import Feed
+from batchyard.jobstore.feed import Feed, Subscription
 from batchyard.storage.jobs import Counters, Leader
 from support.jobs import a_key
 
@@ -139,3 +140,40 @@ async def test_who_watches_is_woken_for_an_end_at_once_and_for_all_else_a_little
     feed.committed(_commit(6, "a"))
     await watching
     assert await following == 5
+
+
+async def test_the_scheduler_is_told_of_commits_that_follow_each_other_together_and_not_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed, subscription, now = Feed(), Subscription(), 1.0
+    feed.opened(_counters(1))
+    feed.subscribe(subscription, UnavailableError("replaced"))
+    subscription.begin_after(1)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+
+    def commit(revision: int, *, more: bool, withdraws: str = "") -> None:
+        committed = _commit(revision)
+        if withdraws:
+            committed.effects.withdraw(a_key(withdraws))
+        feed.committed(committed, more=more)
+
+    async def told() -> list[JobKey]:
+        telling = asyncio.ensure_future(subscription.take())
+        await anyio.wait_all_tasks_blocked()
+        if not telling.done():
+            telling.cancel()
+            return []
+        return list(telling.result()[0].withdrawn)
+
+    commit(2, more=True, withdraws="a")
+    assert await told() == []
+    commit(3, more=True, withdraws="b")
+    assert await told() == []
+    commit(4, more=False)
+    assert await told() == [a_key("a"), a_key("b")], "also when the last one has nothing to tell"
+    commit(5, more=False, withdraws="c")
+    assert await told() == [a_key("c")]
+    commit(6, more=True, withdraws="d")
+    now += feed_module.HELD_BACK_S
+    commit(7, more=True)
+    assert await told() == [a_key("d")], "whatever may follow"

@@ -83,8 +83,8 @@ async def open_job_store(
         numbers.counters = counters
         feed.opened(counters)
 
-    def committed(commit: Committed) -> None:
-        feed.committed(commit)
+    def committed(commit: Committed, more: bool) -> None:
+        feed.committed(commit, more=more)
         count_changes(commit.changes)
         trace_changes(commit.changes)
         ended.take(commit.changes)

@@ -13,6 +13,8 @@ from batchyard.storage.jobs import Counters
 
 CHANGES_IN_MEMORY: Final = 20_000
 """Of the newest commits; whoever is further behind reads from the store."""
+HELD_BACK_S: Final = 0.020
+"""How long, while commit follows commit, the scheduler is told of none: a plan for many costs little more than one."""
 TOLD_AFTER_S: Final = 0.003
 """How long those who watch are not woken for what ends no job: of a short one they are told once."""
 
@@ -26,11 +28,16 @@ class Subscription:
         self._wake = asyncio.Event()
         self._closed: Exception | None = None
         self._heartbeat = 0
+        self._held_until = 0.0
+        """When, on the loop's clock, what is pending has been held back for long enough."""
 
-    def push(self, committed: Committed) -> None:
-        """Add a commit."""
+    def push(self, committed: Committed, *, more: bool = False) -> None:
+        """Add a commit. It may be held back for others that follow at once."""
         if committed.effects:
+            if not self._pending:
+                self._held_until = asyncio.get_running_loop().time() + HELD_BACK_S if more else 0.0
             self._pending.append(committed)
+        if self._pending and (not more or asyncio.get_running_loop().time() >= self._held_until):
             self._wake.set()
 
     def say(self, effects: Effects) -> None:
@@ -114,12 +121,12 @@ class Feed:
                     future.set_exception(error)
         self._undecided.clear()
 
-    def committed(self, committed: Committed) -> None:
-        """Tell everybody of a commit."""
+    def committed(self, committed: Committed, *, more: bool = False) -> None:
+        """Tell everybody of a commit; `more` says that another one follows at once."""
         before, self.revision = self.revision, committed.revision
         # First, as jobs wait for it to start.
         if self._subscription is not None:
-            self._subscription.push(committed)
+            self._subscription.push(committed, more=more)
         if committed.changes:
             self._remember(committed.revision, committed.changes)
             if self._followed:

@@ -49,12 +49,13 @@ class Writer:
         durable: bool,
         health: Health,
         opened: Callable[[Counters], None],
-        committed: Callable[[Committed], None],
+        committed: Callable[[Committed, bool], None],
     ) -> None:
         """Write to the database at `path`.
 
         `opened` is called whenever the store has been read anew, `committed` after each commit and before any of its
-        calls is answered; both on the event loop. `health` says whether it can write.
+        calls is answered, with whether another one follows at once; both on the event loop. `health` says whether it
+        can write.
         """
         self._path = path
         self._clock = clock
@@ -142,7 +143,7 @@ class Writer:
             for _, answer in group:
                 _fail(answer, UnavailableError(f"{text}; whether this was done is not known"))
             raise
-        self._committed(result.committed)
+        self._committed(result.committed, bool(self._pending))
         for (command, answer), value in zip(group, result.answers, strict=True):
             _deliver(command, answer, value)
 
