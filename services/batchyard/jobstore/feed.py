@@ -15,7 +15,7 @@ CHANGES_IN_MEMORY: Final = 20_000
 """Of the newest commits; whoever is further behind reads from the store."""
 HELD_BACK_S: Final = 0.020
 """How long, while commit follows commit, the scheduler is told of none: a plan for many costs little more than one."""
-TOLD_AFTER_S: Final = 0.003
+TOLD_AFTER_S: Final = 0.010
 """How long those who watch are not woken for what ends no job: of a short one they are told once."""
 
 
@@ -124,9 +124,6 @@ class Feed:
     def committed(self, committed: Committed, *, more: bool = False) -> None:
         """Tell everybody of a commit; `more` says that another one follows at once."""
         before, self.revision = self.revision, committed.revision
-        # First, as jobs wait for it to start.
-        if self._subscription is not None:
-            self._subscription.push(committed, more=more)
         if committed.changes:
             self._remember(committed.revision, committed.changes)
             if self._followed:
@@ -136,6 +133,8 @@ class Feed:
                 self._tell()
             elif self._timer is None:
                 self._timer = self._tell_later()
+        if self._subscription is not None:
+            self._subscription.push(committed, more=more)
         for key in committed.decided & self._undecided.keys():
             for future in self._undecided.pop(key):
                 if not future.done():
