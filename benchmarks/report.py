@@ -8,7 +8,7 @@ from typing import Any, Final
 Line = Mapping[str, Any]
 
 _SHOWN: Final = (
-    *("of_echo", "p50_ms", "p99_ms", "SubmitJob_growth", "DescribeJobs_growth", "ListJobs_growth"),
+    *("of_echo", "of_durable_echo", "p50_ms", "p99_ms", "SubmitJob_growth", "DescribeJobs_growth", "ListJobs_growth"),
     *("start_until_first_end_s", "memory_after_start_mib", "more_mib", "lost", "of_docker_run", "used_of_slots"),
 )
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc.aio
 
@@ -35,10 +36,11 @@ async def _by_http(folders: Folders, n: int, connections: int) -> Figures:
             url = bench.installation.http_url
             answers = await post_all(url, "/v1/submitjob", bodies, connections=connections)
         figures.checks = {"job_ids": len(set(answers)), "synchronous": synchronous(bench.installation.folder)}
-    with _echo("http") as port:
-        begin = time.perf_counter()
-        await post_all(f"http://127.0.0.1:{port}", "/v1/submitjob", bodies, connections=connections)
-        _compare(figures, time.perf_counter() - begin)
+    for what, folder in (("echo", None), ("durable_echo", folders.fresh().parent)):
+        with _echo("http", folder) as port:
+            begin = time.perf_counter()
+            await post_all(f"http://127.0.0.1:{port}", "/v1/submitjob", bodies, connections=connections)
+            _compare(figures, what, time.perf_counter() - begin)
     return figures
 
 
@@ -50,11 +52,12 @@ async def by_grpc(folders: Folders, n: int) -> Figures:
         with bench.measuring(figures):
             job_ids = await _call_each(JobsServiceStub(bench.client.channel), n, bench)
         figures.checks = {"job_ids": len(job_ids), "synchronous": synchronous(bench.installation.folder)}
-        with _echo("grpc") as port:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                begin = time.perf_counter()
-                await _call_each(JobsServiceStub(channel), n, bench)
-                _compare(figures, time.perf_counter() - begin)
+        for what, folder in (("echo", None), ("durable_echo", folders.fresh().parent)):
+            with _echo("grpc", folder) as port:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    begin = time.perf_counter()
+                    await _call_each(JobsServiceStub(channel), n, bench)
+                    _compare(figures, what, time.perf_counter() - begin)
     return figures
 
 
@@ -83,14 +86,14 @@ async def in_batches(folders: Folders, n: int) -> Figures:
     return figures
 
 
-def _compare(figures: Figures, echo_s: float) -> None:
-    figures.more["echo_per_s"] = round(figures.n / echo_s, 1)
-    figures.more["of_echo"] = round(echo_s / figures.seconds, 3)
+def _compare(figures: Figures, what: str, seconds: float) -> None:
+    figures.more[f"{what}_per_s"] = round(figures.n / seconds, 1)
+    figures.more[f"of_{what}"] = round(seconds / figures.seconds, 3)
 
 
 @contextmanager
-def _echo(kind: str) -> Iterator[int]:
-    command = [sys.executable, "-m", "benchmarks.echo", kind]
+def _echo(kind: str, folder: Path | None) -> Iterator[int]:
+    command = [sys.executable, "-m", "benchmarks.echo", kind, *([] if folder is None else [str(folder)])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
