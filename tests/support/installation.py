@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count as counter
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Final
@@ -20,6 +21,10 @@ STOP_DEADLINE_S: Final = 30.0
 HOST_OPTIONS: Final = ("--runtime", "process", "--capacity", "vcpus=8,memory=16GiB", "--stop-jobs")
 """The agent offers the same on every machine, and leaves nothing running behind."""
 ANY_PORTS: Final = ("--port", "0", "--grpc-port", "0")
+_FIRST_PORT: Final = 20_000
+_PORTS_A_WORKER: Final = 1000
+_WORKERS: Final = 12
+_ports = counter(os.getpid())
 
 READY_UP: Final = re.compile(r"batchyard ready (http://127\.0\.0\.1:\d+) grpc://(127\.0\.0\.1:\d+)\n")
 READY_SERVICE: Final = re.compile(r"batchyard ready (\w+) grpc://(127\.0\.0\.1:\d+)(?: (http://127\.0\.0\.1:\d+))?\n")
@@ -240,7 +245,15 @@ def start_six(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody listens on now."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(listener.getsockname()[1]) for listener in listeners]
+    """Return ports of the loopback address that nobody listens on, and that are not returned again soon.
+
+    They are below those that the kernel gives to whoever asks for any: it would give one that is free now to another
+    test before it is used. Each worker of the tests has its own.
+    """
+    worker = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % _WORKERS
+    found: list[int] = []
+    while len(found) < count:
+        port = _FIRST_PORT + worker * _PORTS_A_WORKER + next(_ports) % _PORTS_A_WORKER
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
