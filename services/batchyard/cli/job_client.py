@@ -1,6 +1,7 @@
 """One command as a job, from submission to exit code, as a client of the public gRPC API."""
 
 import logging
+import math
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import click
 import grpc
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from batchyard.api.common.v1.container_pb2 import KeyValuePair
 from batchyard.api.jobs.v1.jobs_pb2 import (
@@ -54,6 +56,8 @@ RECONNECT_TIMEOUT_S: Final = 60.0
 RECONNECT_PAUSE_S: Final = 0.2
 LAST_LINES_TIMEOUT_S: Final = 10.0
 """How long the end of the log is waited for, once the job has ended."""
+EARLIER_LINES_TIMEOUT_S: Final = 5.0
+"""The same of an attempt, once the next one has begun."""
 
 EXIT_FAILED_WITHOUT_CODE: Final = 1
 LOOK_WHY_IT_WAITS_S: Final = 1.0
@@ -213,6 +217,8 @@ class Follower:
         self._job_id = job_id
         self._show = show or _print_line
         self._printed: set[str] = set()
+        self._printing: anyio.CancelScope | None = None
+        """Of the log that is being printed."""
         self._waits = True
 
     async def to_the_end(self) -> JobChange:
@@ -224,14 +230,18 @@ class Follower:
         return end
 
     async def _changed_to_the_end(self) -> JobChange:
-        async with anyio.create_task_group() as logs, aclosing(self._client.changes(self._job_id)) as changes:
+        told, streams = anyio.create_memory_object_stream[str](math.inf)
+        changes = self._client.changes(self._job_id)
+        async with anyio.create_task_group() as logs, told, aclosing(changes):
+            logs.start_soon(self._print_logs, streams)
             async for change in changes:
                 _log.debug("the job changed", extra={"status": change.status, "reason": change.status_reason})
                 self._waits = change.status in WAITS
                 stream = change.log_stream_name
                 if stream and stream not in self._printed:
                     self._printed.add(stream)
-                    logs.start_soon(self._print_log, stream)
+                    told.send_nowait(stream)
+                    self._hurry()
                 if change.status in (JOB_STATUS_SUCCEEDED, JOB_STATUS_FAILED):
                     logs.cancel_scope.deadline = anyio.current_time() + LAST_LINES_TIMEOUT_S
                     return change
@@ -245,6 +255,22 @@ class Follower:
             if reason not in ("", told):
                 click.echo(f"batchyard: job {self._job_id} waits: {reason}", err=True)
                 told = reason
+
+    async def _print_logs(self, streams: MemoryObjectReceiveStream[str]) -> None:
+        """Print one log after the other: changes of several attempts may come at once."""
+        async with streams:
+            async for stream in streams:
+                with anyio.CancelScope() as self._printing:
+                    if streams.statistics().current_buffer_used:
+                        self._hurry()
+                    await self._print_log(stream)
+                self._printing = None
+
+    def _hurry(self) -> None:
+        """Have what is printed come to its end: the next attempt has begun, and a lost one's log may never end."""
+        if self._printing is not None:
+            last = anyio.current_time() + EARLIER_LINES_TIMEOUT_S
+            self._printing.deadline = min(self._printing.deadline, last)
 
     async def _print_log(self, log_stream_name: str) -> None:
         async with aclosing(self._client.lines(log_stream_name)) as lines:
