@@ -13,6 +13,7 @@ from typing import Final
 from chaos.clocks import Clocks
 from chaos.disks import Disks
 from chaos.network import Network, open_network
+from support.cgroups import cgroups_named
 from support.docker import OwnEngine, an_engine, can_have_own_engine
 from support.installation import BatchyardProcess, free_ports
 
@@ -227,7 +228,7 @@ class Cluster:
         """Return the cgroups of the launchers of agents whose names match a pattern."""
         ids = [path.read_text() for path in self.folder.glob(f"{agents}/agent/agent.json")]
         names = {f"batchyard-{word}" for text in ids for word in text.split('"')}
-        return [path for path in Path("/sys/fs/cgroup").glob("**/batchyard-*") if path.name in names]
+        return cgroups_named(names)
 
 
 def _pids() -> Iterator[int]:

@@ -16,6 +16,7 @@ from batchyard.agent.launcher.ledger import Run
 from batchyard.agent.launcher.processes import Process
 from batchyard.agent.launcher.starting import PLACED_AFTER_S, Starter
 from batchyard.agent.launcher.workfolders import WorkFolders
+from support.cgroups import cgroups_named
 from support.waiting import soon
 
 FILES = {
@@ -235,7 +236,7 @@ def real() -> Iterator[CgroupPool]:
         pytest.skip("kernel: no cgroups with memory limits can be made here")
     yield pool
     pool.close()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+    assert not cgroups_named([name])
 
 
 def test_a_pool_opened_after_a_launcher_was_killed_leaves_nothing_behind() -> None:
@@ -248,7 +249,7 @@ def test_a_pool_opened_after_a_launcher_was_killed_leaves_nothing_behind() -> No
     assert successor is not None
     successor.release(successor.acquire(32, 1000))
     successor.close()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+    assert not cgroups_named([name])
 
 
 BOMB = """
