@@ -145,11 +145,17 @@ async def test_who_watches_is_woken_for_an_end_at_once_and_for_all_else_a_little
 async def test_the_scheduler_is_told_of_commits_that_follow_each_other_together_and_not_too_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    feed, subscription, now = Feed(), Subscription(), 1.0
+    feed, subscription = Feed(), Subscription()
     feed.opened(_counters(1))
     feed.subscribe(subscription, UnavailableError("replaced"))
     subscription.begin_after(1)
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    timers: list[tuple[float, Callable[[], None], Mock]] = []
+
+    def call_later(delay: float, wake: Callable[[], None]) -> Mock:
+        timers.append((delay, wake, Mock(asyncio.TimerHandle)))
+        return timers[-1][2]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
 
     def commit(revision: int, *, more: bool, withdraws: str = "") -> None:
         committed = _commit(revision)
@@ -171,9 +177,12 @@ async def test_the_scheduler_is_told_of_commits_that_follow_each_other_together_
     assert await told() == []
     commit(4, more=False)
     assert await told() == [a_key("a"), a_key("b")], "also when the last one has nothing to tell"
+    ((delay, _, timer),) = timers
+    assert delay == feed_module.HELD_BACK_S
+    timer.cancel.assert_called_once_with()
     commit(5, more=False, withdraws="c")
     assert await told() == [a_key("c")]
     commit(6, more=True, withdraws="d")
-    now += feed_module.HELD_BACK_S
-    commit(7, more=True)
-    assert await told() == [a_key("d")], "whatever may follow"
+    timers[-1][1]()
+    assert await told() == [a_key("d")], "however long the next commit takes"
+    assert len(timers) == 2

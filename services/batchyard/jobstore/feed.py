@@ -14,7 +14,7 @@ from batchyard.storage.jobs import Counters
 CHANGES_IN_MEMORY: Final = 20_000
 """Of the newest commits; whoever is further behind reads from the store."""
 HELD_BACK_S: Final = 0.020
-"""How long, while commit follows commit, the scheduler is told of none: a plan for many costs little more than one."""
+"""How long the scheduler may be told of no commit while one follows the other: a plan for many costs little more."""
 TOLD_AFTER_S: Final = 0.010
 """How long those who watch are not woken for what ends no job: of a short one they are told once."""
 
@@ -28,17 +28,20 @@ class Subscription:
         self._wake = asyncio.Event()
         self._closed: Exception | None = None
         self._heartbeat = 0
-        self._held_until = 0.0
-        """When, on the loop's clock, what is pending has been held back for long enough."""
+        self._held: asyncio.TimerHandle | None = None
+        """Ends the time for which what is pending is held back."""
 
     def push(self, committed: Committed, *, more: bool = False) -> None:
         """Add a commit. It may be held back for others that follow at once."""
         if committed.effects:
-            if not self._pending:
-                self._held_until = asyncio.get_running_loop().time() + HELD_BACK_S if more else 0.0
             self._pending.append(committed)
-        if self._pending and (not more or asyncio.get_running_loop().time() >= self._held_until):
+        if not self._pending:
+            return
+        if not more:
             self._wake.set()
+        elif self._held is None:
+            # The commit that follows may take its time.
+            self._held = asyncio.get_running_loop().call_later(HELD_BACK_S, self._wake.set)
 
     def say(self, effects: Effects) -> None:
         """Have something said that comes of no commit."""
@@ -78,6 +81,9 @@ class Subscription:
         if self._closed is not None:
             raise self._closed
         self._wake.clear()
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         pending, self._pending = self._pending, []
         effects = Effects()
         for committed in pending:
