@@ -49,3 +49,24 @@ async def test_a_log_that_never_ends_holds_up_the_next_attempt_for_a_while_only(
     await Follower(cast("Any", Client(ends=False)), "id", lambda event: printed.append(event.message)).to_the_end()
     assert printed[0] == "first 1"
     assert printed[-2:] == ["second 1", "second 2"]
+
+
+async def test_each_line_gives_the_next_one_as_much_time() -> None:
+    """Else the end of a long log would be lost, as the next attempt has begun before it has been printed."""
+    deadlines: list[float] = []
+
+    def show(_: LogEvent) -> None:
+        assert follower._printing is not None
+        deadlines.append(follower._printing.deadline)
+
+    class Talkative(Client):
+        async def lines(self, stream: str) -> AsyncGenerator[LogEvent]:
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(3 if stream == "first" else 0):
+                yield LogEvent()
+                await anyio.sleep(0.001)
+
+    follower = Follower(cast("Any", Talkative()), "id", show)
+    await follower.to_the_end()
+    assert len(deadlines) == 3
+    assert sorted(set(deadlines)) == deadlines, "each later than the one before"

@@ -57,7 +57,7 @@ RECONNECT_PAUSE_S: Final = 0.2
 LAST_LINES_TIMEOUT_S: Final = 10.0
 """How long the end of the log is waited for, once the job has ended."""
 EARLIER_LINES_TIMEOUT_S: Final = 5.0
-"""The same of an attempt, once the next one has begun."""
+"""How long the next line of an attempt's log is waited for, once the next attempt has begun."""
 
 EXIT_FAILED_WITHOUT_CODE: Final = 1
 LOOK_WHY_IT_WAITS_S: Final = 1.0
@@ -269,13 +269,14 @@ class Follower:
     def _hurry(self) -> None:
         """Have what is printed come to its end: the next attempt has begun, and a lost one's log may never end."""
         if self._printing is not None:
-            last = anyio.current_time() + EARLIER_LINES_TIMEOUT_S
-            self._printing.deadline = min(self._printing.deadline, last)
+            self._printing.deadline = anyio.current_time() + EARLIER_LINES_TIMEOUT_S
 
     async def _print_log(self, log_stream_name: str) -> None:
         async with aclosing(self._client.lines(log_stream_name)) as lines:
             async for line in lines:
                 self._show(line)
+                if self._printing is not None and self._printing.deadline < math.inf:
+                    self._printing.deadline = anyio.current_time() + EARLIER_LINES_TIMEOUT_S
 
 
 def _print_line(event: LogEvent) -> None:
