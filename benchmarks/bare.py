@@ -18,20 +18,20 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benchmarks.rows import Rows, open_rows
+from benchmarks.rows import ROW, Rows, open_rows
 
 _SERVICE: Final = "benchmarks.Bare"
-_JOB: Final = b"j" * 600
 _REPORT_BYTES: Final = 16
 
 
 async def measure(folder: Path, n: int, pause_s: float) -> list[float]:
     """Return how many seconds each of `n` jobs took, with a pause before each."""
     controller = await _start("controller", folder, stdout=subprocess.PIPE)
-    assert controller.stdout is not None
-    port = int(await controller.stdout.readline())
-    agent = await _start("agent", folder)
+    parts = [controller]
     try:
+        assert controller.stdout is not None
+        port = int(await controller.stdout.readline())
+        parts.append(await _start("agent", folder))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             submit: Any = channel.unary_unary(f"/{_SERVICE}/Submit")
             watch: Any = channel.unary_stream(f"/{_SERVICE}/Watch")
@@ -40,12 +40,12 @@ async def measure(folder: Path, n: int, pause_s: float) -> list[float]:
             for _ in range(n):
                 await asyncio.sleep(pause_s)
                 begin = time.perf_counter()
-                await submit(_JOB)
+                await submit(ROW)
                 await ended.read()
                 taken.append(time.perf_counter() - begin)
             return taken
     finally:
-        for process in (agent, controller):
+        for process in reversed(parts):
             process.terminate()
             await process.wait()
 

@@ -16,11 +16,9 @@ import uvloop
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, SubmitJobResponse
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer, add_JobsServiceServicer_to_server
-from benchmarks.rows import Rows, open_rows
+from benchmarks.rows import ROW, Rows, open_rows
 
 _ANSWER = b'{"jobArn":"arn:aws:batch:us-east-1:123456789012:job/0","jobId":"0","jobName":"bench"}'
-_ROW = b"j" * 600
-"""As long as what the job store writes for a job that says little of itself."""
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(_ANSWER)).encode())]
 
 
@@ -37,7 +35,7 @@ class HttpEcho:
         while (await receive()).get("more_body"):
             pass
         if self._rows is not None:
-            await self._rows.add(_ROW)
+            await self._rows.add(ROW)
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await send({"type": "http.response.body", "body": _ANSWER})
 
@@ -53,7 +51,7 @@ class GrpcEcho(JobsServiceServicer):
     ) -> SubmitJobResponse:
         """Answer."""
         if self._rows is not None:
-            await self._rows.add(_ROW)
+            await self._rows.add(ROW)
         return SubmitJobResponse(job_id="0", job_name=request.job_name, job_arn="arn")
 
 

@@ -5,8 +5,12 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from batchyard.storage.sqlite.database import Database, open_database
+
+ROW: Final = b"j" * 600
+"""As long as what the job store writes for a job that says little of itself."""
 
 
 class Rows:

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -118,17 +120,20 @@ def test_a_refusal_of_the_server_is_told_in_one_line(up: Installation) -> None:
     assert (done.returncode, done.stderr) == (1, "Error: JobQueue nothing not found.\n")
 
 
-def test_an_interrupt_terminates_the_job(up: Installation) -> None:
-    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder)]
+@contextmanager
+def running(up: Installation, script: str, *options: str) -> "Iterator[subprocess.Popen[str]]":
+    """Run a script that says first that it has started, until then."""
+    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder), *options]
     with subprocess.Popen(
-        [*command, "--", "sh", "-c", "echo started; exec sleep 600"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [*command, "--", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
         assert process.stdout.readline() == "started\n"
+        yield process
+
+
+def test_an_interrupt_terminates_the_job(up: Installation) -> None:
+    with running(up, "echo started; exec sleep 600") as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -136,16 +141,9 @@ def test_an_interrupt_terminates_the_job(up: Installation) -> None:
 
 
 def test_a_second_interrupt_leaves_the_job_to_its_end(up: Installation) -> None:
-    command = [sys.executable, "-m", "batchyard.cli", "run", "--data-dir", str(up.folder), "--log-level", "error"]
-    with subprocess.Popen(
-        [*command, "--", "sh", "-c", "trap '' TERM; echo started; while :; do sleep 0.1; done"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
+    script = "trap '' TERM; echo started; while :; do sleep 0.1; done"
+    with running(up, script, "--log-level", "error") as process:
         assert process.stderr is not None
-        assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
         assert "interrupt again" in process.stderr.readline()
         process.send_signal(signal.SIGINT)

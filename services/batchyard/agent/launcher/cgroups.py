@@ -185,7 +185,7 @@ class Cgroup:
     def place(self, pid: int) -> None:
         """Move the process that was started, and what it may have forked since, to the trees that are joined later.
 
-        Raises OSError if none of them can be looked into.
+        Raises OSError if one of them cannot be looked into; what is in none of them is killed all the same.
         """
         for path in self._later:
             procs = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -238,7 +238,7 @@ class Cgroup:
                 _write(self._kill_file, "1")
                 if self._layout.killing not in self._layout.joined_later:
                     return True
-                # What has not been placed yet is young, and little.
+                # What has not been placed yet, as it is young.
             elif self._freezer_state is not None:
                 self._kill_frozen(self._freezer_state)
                 return True
