@@ -236,10 +236,10 @@ class Cgroup:
         try:
             if self._kill_file is not None:
                 _write(self._kill_file, "1")
-                if self._layout.killing not in self._layout.joined_later:
-                    return True
-                # What has not been placed yet, as it is young.
-            elif self._freezer_state is not None:
+                if self._layout.killing in self._layout.joined_later:
+                    tree.kill(self.members)  # what has not been placed yet, as it is young
+                return True
+            if self._freezer_state is not None:
                 self._kill_frozen(self._freezer_state)
                 return True
         except OSError:
