@@ -33,6 +33,7 @@ CASES: Final[dict[str, tuple[Case, int]]] = {
     "submit-http": (submission.http, 6000),
     "submit-http-one": (submission.http_one, 2000),
     "submit-grpc": (submission.by_grpc, 6000),
+    "submit-grpc-six": (submission.by_grpc_six, 6000),
     "submit-batch": (submission.in_batches, 20_000),
     "latency": (latency.idle, 300),
     "waiting": (waiting.separate, 1_000_000),

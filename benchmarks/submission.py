@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
 import grpc.aio
@@ -13,8 +13,11 @@ import grpc.aio
 from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceStub
 from benchmarks.bench import SUBMISSION, Bench, Figures, Folders, a_submission, fresh_bench, synchronous
 from benchmarks.http_client import post_all
+from benchmarks.throughput import six_processes
 
 CONNECTIONS = 32
+LARGER_THAN_ANY_MIB = 10_000_000
+"""Memory of jobs that no agent has room for."""
 
 
 async def http(folders: Folders, n: int) -> Figures:
@@ -46,9 +49,18 @@ async def _by_http(folders: Folders, n: int, connections: int) -> Figures:
 
 async def by_grpc(folders: Folders, n: int) -> Figures:
     """Submit by a gRPC call each, 32 at a time on one channel."""
+    return await _by_grpc(fresh_bench(folders, "--no-agent"), folders, n)
+
+
+async def by_grpc_six(folders: Folders, n: int) -> Figures:
+    """Do the same, every service a process of its own."""
+    return await _by_grpc(six_processes(folders), folders, n)
+
+
+async def _by_grpc(beginning: AbstractAsyncContextManager[Bench], folders: Folders, n: int) -> Figures:
     figures = Figures(n)
-    async with fresh_bench(folders, "--no-agent") as bench:
-        await bench.register()
+    async with beginning as bench:
+        await bench.register(memory=LARGER_THAN_ANY_MIB)
         with bench.measuring(figures):
             job_ids = await _call_each(JobsServiceStub(bench.client.channel), n, bench)
         figures.checks = {"job_ids": len(job_ids), "synchronous": synchronous(bench.installation.folder)}

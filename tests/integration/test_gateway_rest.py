@@ -7,7 +7,7 @@ import pytest
 
 from batchyard.api.registry.v1 import registry_service_pb2 as api
 from batchyard.gateway.http_app import HttpApp
-from support.gateway import ANY_PORT, FakeServices, Response, ask, in_process
+from support.gateway import FakeServices, Response, an_app, ask, in_process
 
 ARN = "arn:aws:batch:us-east-1:123456789012:job-definition/name:3"
 ENCODED = quote(ARN, safe="")
@@ -16,7 +16,7 @@ ENCODED = quote(ARN, safe="")
 @pytest.fixture
 async def app(services: FakeServices) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
-        yield HttpApp(ANY_PORT, upstreams)
+        yield an_app(upstreams)
 
 
 async def asked(app: HttpApp, services: FakeServices, verb: str, path: str, body: bytes = b"") -> object:

@@ -1,9 +1,10 @@
 """Services behind a gateway that note what reaches them and answer as told, and a client of the gateway's ASGI side."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -15,10 +16,23 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 
+from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest
+from batchyard.api.scheduler.v1.submissions_service_pb2 import (
+    SubmitJobCall,
+    SubmitJobOutcome,
+    SubmitTogetherRequest,
+    SubmitTogetherResponse,
+)
+from batchyard.api.scheduler.v1.submissions_service_pb2_grpc import (
+    SubmissionsServiceServicer,
+    add_SubmissionsServiceServicer_to_server,
+)
 from batchyard.gateway.app import GatewayAddresses, open_gateway
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import GatewayConfig
-from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
+from batchyard.gateway.http_app import HttpApp
+from batchyard.gateway.submissions import SUBMIT_JOB
+from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams, path_of
 from batchyard.rpc.channel import InProcessChannel, InProcessServer
 from batchyard.rpc.health import Health, HealthServicer
 from batchyard.rpc.http_server import Receive, Scope, Send
@@ -59,7 +73,8 @@ class FakeServices:
 
     def services(self) -> list[Service]:
         """Return the services, ready to be registered with a server."""
-        return [self._service(descriptor) for descriptor in PUBLIC_SERVICES]
+        together = Service.of(add_SubmissionsServiceServicer_to_server, _Together(self))
+        return [*(self._service(descriptor) for descriptor in PUBLIC_SERVICES), together]
 
     def _service(self, descriptor: ServiceDescriptor) -> Service:
         handlers = {method.name: self._handler(method) for method in descriptor.methods}
@@ -68,11 +83,9 @@ class FakeServices:
 
     def _handler(self, method: MethodDescriptor) -> Any:
         codecs = (GetMessageClass(method.input_type).FromString, GetMessageClass(method.output_type).SerializeToString)
-        default = _giving(GetMessageClass(method.output_type)())
 
         async def unary(request: Any, context: Context) -> Any:
-            self._note(method, request, context)
-            return await self._behaviors.get(method.name, default)(request, context)
+            return await self.call(method, request, context)
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             self._note(method, request, context)
@@ -83,9 +96,59 @@ class FakeServices:
             return grpc.unary_stream_rpc_method_handler(stream, *codecs)
         return grpc.unary_unary_rpc_method_handler(unary, *codecs)
 
+    async def call(self, method: MethodDescriptor, request: Any, context: Context) -> Any:
+        """Note a call of a method with one response; do as told."""
+        self._note(method, request, context)
+        default = _giving(GetMessageClass(method.output_type)())
+        return await self._behaviors.get(method.name, default)(request, context)
+
     def _note(self, method: MethodDescriptor, request: Any, context: Context) -> None:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         self.received.append(Received(method.name, request, metadata, context.time_remaining()))
+
+
+class _Together(SubmissionsServiceServicer):
+    """Submissions that come together, as calls of SubmitJob."""
+
+    def __init__(self, services: FakeServices) -> None:
+        self._services = services
+
+    async def SubmitTogether(  # noqa: N802  # the name of the RPC
+        self, request: SubmitTogetherRequest, context: Context
+    ) -> AsyncIterator[SubmitTogetherResponse]:
+        calls = enumerate(request.calls)
+        yield SubmitTogetherResponse()
+        for outcome in asyncio.as_completed([self._outcome(index, call, context) for index, call in calls]):
+            yield SubmitTogetherResponse(outcomes=[await outcome])
+
+    async def _outcome(self, index: int, call: SubmitJobCall, context: Context) -> SubmitJobOutcome:
+        one = _OneOfThem(call.metadata, context)
+        try:
+            answer = await self._services.call(SUBMIT_JOB, SubmitJobRequest.FromString(call.request), cast("Any", one))
+        except grpc.aio.AbortError:
+            return SubmitJobOutcome(call=index, status=one.status.SerializeToString())
+        return SubmitJobOutcome(call=index, response=answer.SerializeToString())
+
+
+@dataclass(slots=True)
+class _OneOfThem:
+    """The context of one of several calls that came together."""
+
+    metadata: Mapping[str, str]
+    whole: Context
+    status: status_pb2.Status = field(default_factory=status_pb2.Status)
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        return tuple(self.metadata.items())
+
+    def time_remaining(self) -> float | None:
+        return self.whole.time_remaining()
+
+    async def abort(self, code: grpc.StatusCode, text: str, details: Sequence[tuple[str, bytes]] = ()) -> NoReturn:
+        self.status = status_pb2.Status(code=code.value[0], message=text)
+        for _, raw in details:
+            self.status.MergeFromString(raw)
+        raise grpc.aio.AbortError
 
 
 @asynccontextmanager
@@ -105,6 +168,11 @@ async def in_process(services: FakeServices) -> AsyncIterator[Upstreams]:
     finally:
         await channel.close()
         await stopped(server)
+
+
+def an_app(upstreams: Upstreams, config: GatewayConfig = ANY_PORT) -> HttpApp:
+    """Return a gateway's HTTP side by itself, which submits each job in a call of its own."""
+    return HttpApp(config, upstreams, upstreams.jobs.unary_unary(path_of(SUBMIT_JOB)))
 
 
 @asynccontextmanager

@@ -13,9 +13,8 @@ from grpc import StatusCode
 import batchyard.gateway.console
 from batchyard.gateway.access_keys import AccessKey
 from batchyard.gateway.config import GatewayConfig
-from batchyard.gateway.http_app import HttpApp
 from batchyard.rpc.identity import NAMESPACE_KEY
-from support.gateway import FakeServices, Response, ask, in_process, refusing
+from support.gateway import FakeServices, Response, an_app, ask, in_process, refusing
 
 SECRET: Final = "a secret of enough letters"
 KEYS: Final = {
@@ -34,7 +33,7 @@ async def asked(services: FakeServices, config: GatewayConfig, verb: str, path: 
     """Send one request as a browser does: without a signature."""
     named = {"authorization": "", **{name.replace("_", "-"): value for name, value in headers.items()}}
     async with in_process(services) as upstreams:
-        return await ask(HttpApp(config, upstreams), verb, path, FORM if verb == "POST" else b"", headers=named)
+        return await ask(an_app(upstreams, config), verb, path, FORM if verb == "POST" else b"", headers=named)
 
 
 def basic(user: str, password: str) -> str:

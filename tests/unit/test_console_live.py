@@ -19,6 +19,7 @@ from batchyard.gateway.console import live
 from batchyard.gateway.console.api import Api
 from batchyard.gateway.console.watches import Watches
 from batchyard.gateway.http_app import HttpApp
+from support import gateway
 from support.gateway import Context, FakeServices, ask, in_process, refusing, scope_of
 from support.loop_time import LoopTime
 from support.waiting import eventually
@@ -98,7 +99,7 @@ def services(services: FakeServices) -> FakeServices:
 @asynccontextmanager
 async def an_app(services: FakeServices, config: GatewayConfig | None = None) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
-        yield HttpApp(config or GatewayConfig(), upstreams)
+        yield gateway.an_app(upstreams, config or GatewayConfig())
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.http_app import BODY_BYTES_MAX, HttpApp
 from batchyard.rpc.identity import CREDENTIAL_KEY, INVOCATION_KEY, NAMESPACE_KEY, REGION_KEY
 from batchyard.rpc.log_context import REQUEST_ID_KEY
-from support.gateway import ACCOUNT, FakeServices, ask, authorization, exchange, in_process, refusing, scope_of
+from support.gateway import ACCOUNT, FakeServices, an_app, ask, authorization, exchange, in_process, refusing, scope_of
 
 CONFIG = GatewayConfig()
 LOGS = {"x-amz-target": "Logs_20140328.GetLogEvents", "content-type": "application/x-amz-json-1.1"}
@@ -24,7 +24,7 @@ LOGS = {"x-amz-target": "Logs_20140328.GetLogEvents", "content-type": "applicati
 @pytest.fixture
 async def app(services: FakeServices) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
-        yield HttpApp(CONFIG, upstreams)
+        yield an_app(upstreams, CONFIG)
 
 
 async def test_passes_a_request_on_and_its_answer_back(app: HttpApp, services: FakeServices) -> None:
@@ -186,7 +186,7 @@ async def test_gives_up_on_a_request_that_does_not_arrive(services: FakeServices
 
     headers = {"host": "localhost", "authorization": authorization()}
     async with in_process(services) as upstreams:
-        app = HttpApp(GatewayConfig(deadline_s=0.01), upstreams)
+        app = an_app(upstreams, GatewayConfig(deadline_s=0.01))
         start, _ = await exchange(app, scope_of("POST", "/v1/submitjob", headers), receive)
     assert start["status"] == 408
     assert (b"connection", b"close") in start["headers"]

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.http_app import HttpApp
 from batchyard.gateway.routes import RouteTable
 from batchyard.gateway.upstreams import PUBLIC_SERVICES
-from support.gateway import FakeServices, ask, in_process
+from support.gateway import FakeServices, an_app, ask, in_process
 
 SERIALIZATION = (400, "SerializationException")
 BY_BODY = sorted(
@@ -26,7 +25,7 @@ BY_BODY = sorted(
 @pytest.fixture
 async def app(services: FakeServices) -> AsyncIterator[HttpApp]:
     async with in_process(services) as upstreams:
-        yield HttpApp(GatewayConfig(), upstreams)
+        yield an_app(upstreams)
 
 
 def a_definition(properties: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Final
 from batchyard.gateway.config import GatewayConfig
 from batchyard.gateway.front import public_services
 from batchyard.gateway.http_app import HttpApp
+from batchyard.gateway.submissions import open_submissions
 from batchyard.gateway.upstreams import Upstreams
 from batchyard.rpc import hosts
 from batchyard.rpc.http_server import serve_http
@@ -38,8 +39,6 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
 
     The channels stay the caller's. Raises OSError when an address cannot be bound.
     """
-    services = public_services(config, upstreams)
-    app = HttpApp(config, upstreams)
     options = ServerOptions(
         drain_s=DRAIN_S,
         reuse_port=config.reuse_port,
@@ -47,23 +46,26 @@ async def open_gateway(*, config: GatewayConfig, upstreams: Upstreams) -> AsyncI
         streams_max=GRPC_STREAMS_MAX,
         calls_max=GRPC_CALLS_MAX,
     )
-    async with (
-        serve_grpc(
-            services, address=hosts.authority(config.host, config.grpc_port), options=options, tls=config.tls
-        ) as grpc_port,
-        serve_http(
-            app,
-            host=config.host,
-            port=config.port,
-            drain_s=DRAIN_S,
-            reuse_port=config.reuse_port,
-            tls=None if config.tls is None else config.tls.https_context(),
-        ) as http_port,
-    ):
-        try:
-            yield GatewayAddresses(
-                http=f"{'http' if config.tls is None else 'https'}://{hosts.authority(config.host, http_port)}",
-                grpc=f"grpc://{hosts.authority(config.host, grpc_port)}",
-            )
-        finally:
-            app.close()
+    async with open_submissions(upstreams.jobs, deadline_s=config.deadline_s) as submit:
+        app = HttpApp(config, upstreams, submit)
+        services = public_services(config, upstreams, submit)
+        async with (
+            serve_grpc(
+                services, address=hosts.authority(config.host, config.grpc_port), options=options, tls=config.tls
+            ) as grpc_port,
+            serve_http(
+                app,
+                host=config.host,
+                port=config.port,
+                drain_s=DRAIN_S,
+                reuse_port=config.reuse_port,
+                tls=None if config.tls is None else config.tls.https_context(),
+            ) as http_port,
+        ):
+            try:
+                yield GatewayAddresses(
+                    http=f"{'http' if config.tls is None else 'https'}://{hosts.authority(config.host, http_port)}",
+                    grpc=f"grpc://{hosts.authority(config.host, grpc_port)}",
+                )
+            finally:
+                app.close()

@@ -1,6 +1,7 @@
 """The public gRPC port: every method of the public services is passed on to the process that owns it.
 
-A caller's deadline and cancellation go along, an upstream's status and details come back as they are. Of the metadata
+Messages pass as the bytes that came: whom they are for reads and checks them, and may be newer than the gateway. A
+caller's deadline and cancellation go along, an upstream's status and details come back as they are. Of the metadata
 only the caller's namespace and region pass, and what says which request this is. Trailing metadata tells the caller its
 request's id, as it stands in the log.
 """
@@ -11,13 +12,13 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message_factory import GetMessageClass
 
 from batchyard.domain.errors import InvalidRequestError, NotAllowedError
 from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
-from batchyard.gateway.upstreams import FLEET_SERVICES, PUBLIC_SERVICES, Upstreams, reached, stream_call, unary_call
+from batchyard.gateway.submissions import SUBMIT_JOB
+from batchyard.gateway.upstreams import FLEET_SERVICES, PUBLIC_SERVICES, UnaryCall, Upstreams, path_of, reached
 from batchyard.rpc.identity import (
     INVOCATION_KEY,
     NAMESPACE_KEY,
@@ -35,13 +36,15 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-def public_services(config: GatewayConfig, upstreams: Upstreams) -> list[Service]:
-    """Return the public services, ready to be served by passing their calls on."""
-    return [_forwarding(service, upstreams.owner_of(service), config) for service in PUBLIC_SERVICES]
+def public_services(config: GatewayConfig, upstreams: Upstreams, submit: UnaryCall) -> list[Service]:
+    """Return the public services, ready to be served by passing their calls on; those of SubmitJob by `submit`."""
+    return [_forwarding(service, upstreams.owner_of(service), config, submit) for service in PUBLIC_SERVICES]
 
 
-def _forwarding(service: ServiceDescriptor, channel: grpc.aio.Channel, config: GatewayConfig) -> Service:
-    handlers = {method.name: _handler(method, channel, config) for method in service.methods}
+def _forwarding(
+    service: ServiceDescriptor, channel: grpc.aio.Channel, config: GatewayConfig, submit: UnaryCall
+) -> Service:
+    handlers = {method.name: _handler(method, channel, config, submit) for method in service.methods}
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     def register(server: grpc.aio.Server) -> None:
@@ -50,21 +53,19 @@ def _forwarding(service: ServiceDescriptor, channel: grpc.aio.Channel, config: G
     return Service(service, register, callers=EVERY_CLIENT)
 
 
-def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: GatewayConfig) -> Handler:
+def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: GatewayConfig, submit: UnaryCall) -> Handler:
     if method.client_streaming:
         raise TypeError(f"{method.full_name}: streams of requests are not passed on")
-    deserialize = GetMessageClass(method.input_type).FromString
-    serialize = GetMessageClass(method.output_type).SerializeToString
+    path = path_of(method)
     if method.server_streaming:
-        stream = _forward_stream(stream_call(channel, method), method, config)
-        return grpc.unary_stream_rpc_method_handler(stream, deserialize, serialize)
-    unary = _forward_unary(channel, unary_call(channel, method), method, config)
-    return grpc.unary_unary_rpc_method_handler(unary, deserialize, serialize)
+        return grpc.unary_stream_rpc_method_handler(_forward_stream(channel.unary_stream(path), method, config))
+    call = submit if method is SUBMIT_JOB else channel.unary_unary(path)
+    return grpc.unary_unary_rpc_method_handler(_forward_unary(channel, call, method, config))
 
 
 def _forward_unary(
     channel: grpc.aio.Channel,
-    call: grpc.aio.UnaryUnaryMultiCallable[Any, Any],
+    call: UnaryCall,
     method: MethodDescriptor,
     config: GatewayConfig,
 ) -> Callable[..., Any]:

@@ -20,7 +20,8 @@ from batchyard.gateway.operations import Operation
 from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.sigv4 import SignatureVerifier
 from batchyard.gateway.sts import FORM, STS, GetCallerIdentity
-from batchyard.gateway.upstreams import PUBLIC_SERVICES, Upstreams
+from batchyard.gateway.submissions import SUBMIT_JOB
+from batchyard.gateway.upstreams import PUBLIC_SERVICES, UnaryCall, Upstreams, path_of
 from batchyard.rpc import log_context
 from batchyard.rpc.http_server import Receive, Scope, Send
 from batchyard.rpc.identity import INVOCATION_KEY
@@ -34,7 +35,8 @@ _TARGET_HEADER: Final = "x-amz-target"
 class HttpApp:
     """Answers AWS clients, health probes and metric scrapers."""
 
-    def __init__(self, config: GatewayConfig, upstreams: Upstreams) -> None:
+    def __init__(self, config: GatewayConfig, upstreams: Upstreams, submit: UnaryCall) -> None:
+        """Answer with what the services behind `upstreams` say; SubmitJob is called by `submit`."""
         self._config = config
         self._browser_rules = BrowserRules(config)
         self._verifier = (
@@ -43,12 +45,11 @@ class HttpApp:
             else SignatureVerifier(config.access_keys, time.time, clock_skew_s=config.clock_skew_s)
         )
         self._table = RouteTable(PUBLIC_SERVICES)
-        self._operations = {
-            route.method.full_name: Operation(
-                route, upstreams.owner_of(route.method.containing_service), deadline_s=config.deadline_s
-            )
-            for route in self._table.routes
-        }
+        self._operations = {}
+        for route in self._table.routes:
+            channel = upstreams.owner_of(route.method.containing_service)
+            call = submit if route.method is SUBMIT_JOB else channel.unary_unary(path_of(route.method))
+            self._operations[route.method.full_name] = Operation(route, channel, call, deadline_s=config.deadline_s)
         self._caller_identity = GetCallerIdentity()
         self._console = Console(config, upstreams, self._browser_rules)
         self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {

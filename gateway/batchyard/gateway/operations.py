@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import grpc.aio
 import msgspec
+from google.protobuf.message_factory import GetMessageClass
 
 from batchyard.domain.names import Caller
 from batchyard.gateway.asgi import Request
@@ -12,7 +13,7 @@ from batchyard.gateway.aws_errors import AwsError, aws_error_of
 from batchyard.gateway.members import Members, compile_rest_members, has_body
 from batchyard.gateway.routes import Route
 from batchyard.gateway.transcoder import MemberError, WrongTypeError, compile_decoder, compile_encoder
-from batchyard.gateway.upstreams import reached, unary_call
+from batchyard.gateway.upstreams import UnaryCall, reached
 from batchyard.rpc.identity import Invocation, metadata_for, metadata_of
 
 _SERIALIZATION_ERROR: Final = "SerializationException"
@@ -28,7 +29,8 @@ _ESCAPE: Final = re.compile(
 class Operation:
     """An RPC that is called with AWS's JSON."""
 
-    def __init__(self, route: Route, channel: grpc.aio.Channel, *, deadline_s: float) -> None:
+    def __init__(self, route: Route, channel: grpc.aio.Channel, call: UnaryCall, *, deadline_s: float) -> None:
+        """Serve a route by `call`, which goes through the channel."""
         method = route.method
         self.name: Final = method.name
         self.protocol: Final = route.protocol
@@ -36,7 +38,8 @@ class Operation:
         self._decode = compile_decoder(method.input_type)
         self._encode = compile_encoder(method.output_type)
         self._channel = channel
-        self._call = unary_call(channel, method)
+        self._call = call
+        self._parse_response = GetMessageClass(method.output_type).FromString
         self._rest_members = compile_rest_members(route)
         self._has_body = has_body(route)
 
@@ -44,14 +47,14 @@ class Operation:
         self, head: Request, body: bytes, caller: Caller, _request_id: str, invocation: Invocation | None = None
     ) -> bytes:
         """Return the answer's body; raise AwsError when the request is refused, here or by its service."""
-        request = self._request_of(head, body)
+        request = self._request_of(head, body).SerializeToString()
         metadata = (*metadata_for(caller), *metadata_of(invocation))
         await reached(self._channel)
         try:
             response = await self._call(request, timeout=self._deadline_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise aws_error_of(error, self.protocol) from error
-        return self._encode(response)
+        return self._encode(self._parse_response(response))
 
     def _request_of(self, head: Request, body: bytes) -> Any:
         try:

@@ -1,8 +1,8 @@
 """The services that clients may call, and the processes that serve them."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import grpc
@@ -62,6 +62,15 @@ class Upstreams:
         return {"registry": self.registry, "jobs": self.jobs, "scheduler": self.scheduler, "logs": self.logs}
 
 
+class UnaryCall(Protocol):
+    """Calls a method with one response; messages are the bytes that they are serialized to."""
+
+    def __call__(
+        self, request: bytes, /, *, timeout: float | None, metadata: tuple[tuple[str, str], ...]
+    ) -> Awaitable[bytes]:
+        """Call it; fails with AioRpcError."""
+
+
 async def reached(channel: grpc.aio.Channel) -> None:
     """Wait until a service can be reached, or no longer than a restart should take; then calls may fail."""
     if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
@@ -72,20 +81,12 @@ async def reached(channel: grpc.aio.Channel) -> None:
 def unary_call(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
     """Return what calls a method with one response."""
     return channel.unary_unary(
-        _path_of(method),
+        path_of(method),
         request_serializer=GetMessageClass(method.input_type).SerializeToString,
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )
 
 
-def stream_call(channel: grpc.aio.Channel, method: MethodDescriptor) -> grpc.aio.UnaryStreamMultiCallable[Any, Any]:
-    """Return what calls a method with a stream of responses."""
-    return channel.unary_stream(
-        _path_of(method),
-        request_serializer=GetMessageClass(method.input_type).SerializeToString,
-        response_deserializer=GetMessageClass(method.output_type).FromString,
-    )
-
-
-def _path_of(method: MethodDescriptor) -> str:
+def path_of(method: MethodDescriptor) -> str:
+    """Return the path by which gRPC knows a method."""
     return f"/{method.containing_service.full_name}/{method.name}"

@@ -17,6 +17,7 @@ from batchyard.api.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchSer
 from batchyard.api.scheduler.v1.job_tags_service_pb2_grpc import add_JobTagsServiceServicer_to_server
 from batchyard.api.scheduler.v1.log_retention_service_pb2_grpc import add_LogRetentionServiceServicer_to_server
 from batchyard.api.scheduler.v1.resources_service_pb2_grpc import add_ResourceSettlementServiceServicer_to_server
+from batchyard.api.scheduler.v1.submissions_service_pb2_grpc import add_SubmissionsServiceServicer_to_server
 from batchyard.domain.clock import Clock
 from batchyard.domain.compat import Compat
 from batchyard.domain.jobs import job_ids
@@ -37,6 +38,7 @@ from batchyard.jobstore.resources import ResourceCopies
 from batchyard.jobstore.retention import RETENTION_S, LogRetentionServicer, Retention
 from batchyard.jobstore.service import JobsServicer
 from batchyard.jobstore.settlement import QueueEndings, SettlementServicer
+from batchyard.jobstore.submissions import SubmissionsServicer
 from batchyard.jobstore.submitter import Submitter
 from batchyard.jobstore.tags import JobTagsServicer
 from batchyard.jobstore.timelimits import TimeLimits
@@ -148,5 +150,6 @@ async def open_job_store(
                 Service.of(add_ResourceSettlementServiceServicer_to_server, settlement, health),
                 Service.of(add_LogRetentionServiceServicer_to_server, LogRetentionServicer(retention, reading), health),
                 Service.of(add_JobTagsServiceServicer_to_server, tags, health),
+                Service.of(add_SubmissionsServiceServicer_to_server, SubmissionsServicer(submitter), health),
             ]
             tasks.cancel_scope.cancel()

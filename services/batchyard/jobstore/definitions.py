@@ -49,6 +49,15 @@ class Definitions:
         self._withdrawals = 0
         self._questions: Questions[JobDefinition | None] = Questions()
 
+    def at_hand(self, caller: Caller, reference: str) -> JobDefinition | None:
+        """Return what `find` would, if that is sure without asking the registry."""
+        full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, caller.namespace)
+        name, revision = split_revision(full_name or "")
+        if revision is not None:
+            found = self._revisions.get((caller.namespace, name, revision))
+            return found if found is not None and found.status == ACTIVE else None
+        return self._promised(caller.namespace, name)
+
     async def find(self, caller: Caller, reference: str) -> JobDefinition:
         """Return the ACTIVE revision that a reference names, the newest if it names none; else raise NotFoundError."""
         full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, caller.namespace)
@@ -85,10 +94,14 @@ class Definitions:
         self._newest.pop((namespace, name), None)
 
     async def _find_newest(self, namespace: str, name: str) -> JobDefinition | None:
-        known = self._newest.get((namespace, name))
-        if known is not None and self._clock.monotonic_s() < known[1]:
-            return known[0]
+        known = self._promised(namespace, name)
+        if known is not None:
+            return known
         return await self._questions.ask((namespace, name), lambda: self._ask_for_newest(namespace, name))
+
+    def _promised(self, namespace: str, name: str) -> JobDefinition | None:
+        known = self._newest.get((namespace, name))
+        return known[0] if known is not None and self._clock.monotonic_s() < known[1] else None
 
     async def _ask_for_newest(self, namespace: str, name: str) -> JobDefinition | None:
         withdrawals, asked_at = self._withdrawals, self._clock.monotonic_s()

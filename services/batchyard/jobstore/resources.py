@@ -66,6 +66,12 @@ class ResourceCopies:
         """Return for how long jobs of a queue may wait for which reasons."""
         return self._limits.get(queue, ())
 
+    def queue_at_hand(self, caller: Caller, reference: str) -> QueueCopy | None:
+        """Return the queue that a name or ARN refers to, if that is known without asking the registry."""
+        name = name_in_reference(reference, ResourceKind.JOB_QUEUE, caller.namespace)
+        found = self._queues.get(QueueKey(caller.namespace, name or ""))
+        return None if found is None or found.gone else found
+
     async def queue(self, caller: Caller, reference: str) -> QueueCopy:
         """Return the queue that a name or ARN refers to; raise NotFoundError if there is none."""
         name = name_in_reference(reference, ResourceKind.JOB_QUEUE, caller.namespace)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from batchyard.api.jobs.v1.jobs_service_pb2 import SubmitJobRequest, SubmitJobResponse
 from batchyard.api.registry.v1.job_definition_pb2 import JobDefinition
@@ -13,7 +13,7 @@ from batchyard.domain.jobs import JobId, JobKey
 from batchyard.domain.names import Caller, ResourceKind, name_in_reference
 from batchyard.domain.values import value_class
 from batchyard.jobstore.definitions import Definitions
-from batchyard.jobstore.frames import Frames
+from batchyard.jobstore.frames import Frames, Shape
 from batchyard.jobstore.group import Group, Submission
 from batchyard.jobstore.metrics import count_submission
 from batchyard.jobstore.reading import Reading
@@ -56,6 +56,22 @@ class _Prepared:
         trace_submission(submission.job)
         count_submission(submission.job, submission.array_size or 1)
         return self.answer
+
+
+class _Named(NamedTuple):
+    """What a request names."""
+
+    queue: QueueCopy
+    definition: JobDefinition
+    depends_on: Sequence[JobKey | None]
+    faults: str | None
+
+
+class Begun(NamedTuple):
+    """A job that the writer has been given."""
+
+    prepared: _Prepared
+    taken_in: asyncio.Future[bytes | None]
 
 
 class _Names:
@@ -124,9 +140,35 @@ class Submitter:
         A request with a key that was answered before gets the same answer again, and has no other effect, whatever has
         become of what it names.
         """
+        return await self._or_as_before(self._submitted(caller, request, key), key)
+
+    async def _submitted(self, caller: Caller, request: SubmitJobRequest, key: RequestKey | None) -> SubmitJobResponse:
+        prepared = await self._prepare(_Names(caller, self._copies, self._definitions), request, key)
+        return prepared.answered(await self._writer.do(prepared.take_in, *prepared.submission.depends_on))
+
+    def begin(self, caller: Caller, request: SubmitJobRequest, key: RequestKey | None) -> Begun | None:
+        """Have a job taken in, if all that it names is at hand; otherwise return None, and nothing is done.
+
+        Raises BatchyardError for some of the requests that are refused; `submit` knows if they were answered before.
+        """
+        if request.depends_on:
+            return None
+        shape, faults = self._checked(caller, request)
+        queue = self._copies.queue_at_hand(caller, request.job_queue)
+        definition = self._definitions.at_hand(caller, request.job_definition)
+        if queue is None or definition is None:
+            return None
+        prepared = self._put_together(shape, request, key, _Named(queue, definition, (), faults))
+        return Begun(prepared, self._writer.begin(prepared.take_in))
+
+    async def finish(self, begun: Begun) -> SubmitJobResponse:
+        """Return the answer of a submission that was begun, as `submit` does."""
+        return await self._or_as_before(_taken_in(begun), begun.prepared.key)
+
+    async def _or_as_before(self, answer: Awaitable[SubmitJobResponse], key: RequestKey | None) -> SubmitJobResponse:
+        """Return an answer; if the request is refused, what it was answered before, if it was."""
         try:
-            prepared = await self._prepare(_Names(caller, self._copies, self._definitions), request, key)
-            return prepared.answered(await self._writer.do(prepared.take_in, *prepared.submission.depends_on))
+            return await answer
         except UnavailableError:
             raise
         except BatchyardError:
@@ -191,21 +233,30 @@ class Submitter:
     async def _prepare(self, names: _Names, request: SubmitJobRequest, key: RequestKey | None) -> _Prepared:
         """Return what is to be stored; raise the error that the caller is to see."""
         caller = names.caller
-        shape = self._frames.check(caller, request)
-        faults = faults_of(request.tags, enabled=self._faults) if request.tags else None
+        shape, faults = self._checked(caller, request)
         queue = await names.queue(request.job_queue)
         definition = await names.definition(request.job_definition)
         depends_on = [
             await self._dependency(caller, dependency.job_id, queue.key.name) if dependency.job_id else None
             for dependency in request.depends_on
         ]
-        frame = self._frames.frame(shape, request, queue, definition)
-        submission = frame.submission(request, job_id=self._next_job_id(), depends_on=depends_on)
+        return self._put_together(shape, request, key, _Named(queue, definition, depends_on, faults))
+
+    def _checked(self, caller: Caller, request: SubmitJobRequest) -> tuple[Shape, str | None]:
+        """Return the shape of a request that is in order by itself, and the faults that its job asks for."""
+        shape = self._frames.check(caller, request)
+        return shape, faults_of(request.tags, enabled=self._faults) if request.tags else None
+
+    def _put_together(
+        self, shape: Shape, request: SubmitJobRequest, key: RequestKey | None, named: _Named
+    ) -> _Prepared:
+        frame = self._frames.frame(shape, request, named.queue, named.definition)
+        submission = frame.submission(request, job_id=self._next_job_id(), depends_on=named.depends_on)
         job = submission.job
-        job.faults = faults
+        job.faults = named.faults
         job_id = job.key.job_id
-        answer = SubmitJobResponse(job_arn=caller.arn(ResourceKind.JOB, job_id), job_name=job.job_name, job_id=job_id)
-        return _Prepared(submission, answer, key)
+        job_arn = shape.caller.arn(ResourceKind.JOB, job_id)
+        return _Prepared(submission, SubmitJobResponse(job_arn=job_arn, job_name=job.job_name, job_id=job_id), key)
 
     async def _dependency(self, caller: Caller, reference: str, job_queue: str) -> JobKey:
         """Return the job with this id or ARN or, if there is none, the newest one with this name."""
@@ -223,3 +274,7 @@ class Submitter:
         if found is None:
             raise InvalidRequestError(f"Job {reference} does not exist", field="dependsOn")
         return found
+
+
+async def _taken_in(begun: Begun) -> SubmitJobResponse:
+    return begun.prepared.answered(await begun.taken_in)

@@ -72,7 +72,11 @@ class Writer:
 
         Raises what `act` raises, and UnavailableError when it is not known whether it was done.
         """
-        return cast("T", await self._done(Command(act, keys, alone, current_request())))
+        return cast("T", await self._queued(Command(act, keys, alone, current_request())))
+
+    def begin(self, act: Callable[[Group], T], *keys: JobKey) -> asyncio.Future[T]:
+        """Do as `do` without waiting: return what will have the answer, or be failed with what `do` raises."""
+        return cast("asyncio.Future[T]", self._queued(Command(act, keys, request=current_request())))
 
     async def do_each(self, acts: Sequence[Callable[[Group], T]], *keys: JobKey) -> list[T | BatchyardError]:
         """Have one group do many things, each for itself; return after the commit what each returned, or why not.
@@ -82,14 +86,14 @@ class Writer:
         if not acts:
             return []
         command = Command(each(acts), keys, request=current_request(), size=len(acts))
-        return cast("list[T | BatchyardError]", await self._done(command))
+        return cast("list[T | BatchyardError]", await self._queued(command))
 
-    async def _done(self, command: Command) -> object:
+    def _queued(self, command: Command) -> _Answer:
         if self._closed_because:
             raise UnavailableError(self._closed_because)
         answer: _Answer = asyncio.get_running_loop().create_future()
         self._queue(command, answer)
-        return await answer
+        return answer
 
     def tell(self, act: Callable[[Group], object], *keys: JobKey) -> None:
         """Have a group do something whose outcome is in the commit's effects."""

@@ -117,24 +117,35 @@ class ErrorMapping(CallInterceptor):
             try:
                 return await behavior(request, context)
             except Exception as error:
-                await _end_call(method, context, list(_causes(error)))
+                await _end_call(method, context, error)
 
         return mapped
 
 
-async def _end_call(method: Method, context: Context, causes: list[Exception]) -> NoReturn:
-    for cause in causes:
+async def _end_call(method: Method, context: Context, error: Exception) -> NoReturn:
+    for cause in _causes(error):
         if isinstance(cause, grpc.aio.AbortError):
             raise cause  # the handler has ended the call itself
-    first = causes[0]
-    if not all(isinstance(cause, BatchyardError | grpc.aio.AioRpcError) for cause in causes):
-        status = _status_of_defect(method, context)
-    elif isinstance(first, BatchyardError):
-        status = status_of(first)
-    else:
-        status = _status_like(cast("grpc.aio.AioRpcError", first))
+    if current_request() is None:
+        begin_request(Request(context=context))
+    status = status_of_failure(error, method.path)
     details = ((_DETAILS_KEY, status.SerializeToString()), *request_metadata())
     await context.abort(_CODES[status.code], status.message, details)
+
+
+def status_of_failure(error: Exception, path: str) -> status_pb2.Status:
+    """Return the status with which a call of a method ends whose handler has raised an exception; log a defect."""
+    causes = list(_causes(error))
+    first = causes[0]
+    if not all(isinstance(cause, BatchyardError | grpc.aio.AioRpcError) for cause in causes):
+        return _status_of_defect(error, path)
+    return status_of(first) if isinstance(first, BatchyardError) else _status_like(cast("grpc.aio.AioRpcError", first))
+
+
+def failure_with(status: status_pb2.Status) -> grpc.aio.AioRpcError:
+    """Return what the caller of a call meets that ended with a status."""
+    details = () if not status.details else ((_DETAILS_KEY, status.SerializeToString()),)
+    return grpc.aio.AioRpcError(_CODES[status.code], grpc.aio.Metadata(), grpc.aio.Metadata(*details), status.message)
 
 
 def _causes(error: Exception) -> Iterator[Exception]:
@@ -152,13 +163,11 @@ def _status_like(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     return _status(error.code(), error.details() or "", _details_of(error))
 
 
-def _status_of_defect(method: Method, context: Context) -> status_pb2.Status:
-    """Log the exception that is being handled; return what its caller may know."""
+def _status_of_defect(error: Exception, path: str) -> status_pb2.Status:
+    """Log an exception; return what its caller may know."""
     known = current_request()
-    if known is None:
-        begin_request(known := Request(context=context))
-    request_id = known.request_id
-    _LOG.exception("%s failed", method.path)
+    request_id = Request().request_id if known is None else known.request_id
+    _LOG.error("%s failed", path, exc_info=error)
     info = error_details_pb2.ErrorInfo(reason=BatchyardError.reason, domain=ERROR_DOMAIN)
     request = error_details_pb2.RequestInfo(request_id=request_id)
     return _status(

@@ -30,6 +30,8 @@ class Method:
     """`/package.Service/Method`."""
     request_streaming: bool
     response_streaming: bool
+    parses: bool = True
+    """Whether requests reach the method as messages; else as the bytes that came, to be passed on."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor, ABC):
@@ -59,7 +61,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor, ABC):
 
     def wrapped(self, path: str, handler: Handler) -> Handler:
         """Return what is to handle the calls of a method in place of its handler."""
-        method = Method(path, handler.request_streaming, handler.response_streaming)
+        parses = cast("Any", handler).request_deserializer is not None
+        method = Method(path, handler.request_streaming, handler.response_streaming, parses)
         inner = behavior_of(handler)
         outer = self.around(method, inner)
         return handler if outer is inner else _with_behavior(handler, outer)

@@ -45,7 +45,9 @@ class RequiredMembers(CallInterceptor):
     """Refuses requests without their required members before the service sees them."""
 
     def around(self, method: Method, behavior: Behavior) -> Behavior:
-        """Check the requests of a method, if anything in them is required."""
+        """Check the requests of a method, if anything in them is required; not of one that only passes them on."""
+        if not method.parses:
+            return behavior
         try:
             descriptor = descriptor_pool.Default().FindMethodByName(method.path[1:].replace("/", "."))
         except KeyError:
