@@ -24,6 +24,7 @@ from batchyard.gateway.upstreams import PUBLIC_SERVICES
 from batchyard.rpc.identity import CREDENTIAL_KEY, INVOCATION_KEY, NAMESPACE_KEY, REGION_KEY
 from batchyard.rpc.log_context import REQUEST_ID_KEY
 from support.gateway import ACCOUNT, FakeServices, a_gateway, refusing, status_details
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from batchyard.api.jobs.v1.jobs_service_pb2_grpc import JobsServiceAsyncStub
@@ -57,6 +58,27 @@ async def test_passes_a_call_on_and_its_response_back(jobs: "JobsServiceAsyncStu
     request = jobs_service_pb2.SubmitJobRequest(job_name="a", job_queue="q", job_definition="d")
     assert (await jobs.SubmitJob(request)).job_id == "1"
     assert services.received[0].request == request
+
+
+async def test_submissions_that_come_while_one_is_under_way_go_on_together(
+    jobs: "JobsServiceAsyncStub", services: FakeServices
+) -> None:
+    requests = [
+        jobs_service_pb2.SubmitJobRequest(job_name=f"job-{number}", job_queue="q", job_definition="d")
+        for number in range(6)
+    ]
+    async with services.disk:
+        calls = [jobs.SubmitJob(requests[0])]
+        await eventually(lambda: services.together, "the first is under way")
+        calls += [jobs.SubmitJob(request) for request in requests[1:]]
+        # Sent after them on the same connection: when it is answered they are there.
+        await jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]))
+    for call in calls:
+        await call
+    assert services.together == [1, 5]
+    assert sorted(received.request.job_name for received in services.received if received.method == "SubmitJob") == [
+        request.job_name for request in requests
+    ]
 
 
 async def test_passes_calls_of_every_public_service_on(channel: grpc.aio.Channel, services: FakeServices) -> None:

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
+import anyio
 import grpc
 import grpc.aio
 import msgspec
@@ -62,6 +63,10 @@ class FakeServices:
     """All public services: each method gives an empty response until it is told otherwise."""
 
     received: list[Received] = field(default_factory=list)
+    together: list[int] = field(default_factory=list)
+    """How many submissions came in each call that was made for several."""
+    disk: anyio.Lock = field(default_factory=anyio.Lock)
+    """Who holds it keeps such calls from being answered."""
     health: dict[str, Health] = field(
         default_factory=lambda: {descriptor.name: Health() for descriptor in PUBLIC_SERVICES}
     )
@@ -116,8 +121,10 @@ class _Together(SubmissionsServiceServicer):
     async def SubmitTogether(  # noqa: N802  # the name of the RPC
         self, request: SubmitTogetherRequest, context: Context
     ) -> AsyncIterator[SubmitTogetherResponse]:
+        self._services.together.append(len(request.calls))
         calls = enumerate(request.calls)
-        yield SubmitTogetherResponse()
+        async with self._services.disk:
+            yield SubmitTogetherResponse()
         for outcome in asyncio.as_completed([self._outcome(index, call, context) for index, call in calls]):
             yield SubmitTogetherResponse(outcomes=[await outcome])
 

@@ -17,7 +17,7 @@ from batchyard.domain.errors import InvalidRequestError, NotAllowedError
 from batchyard.domain.names import Caller
 from batchyard.gateway.aws_errors import STATUS_DETAILS_KEY
 from batchyard.gateway.config import ACCOUNT, REGION, GatewayConfig
-from batchyard.gateway.submissions import SUBMIT_JOB
+from batchyard.gateway.submissions import call_of
 from batchyard.gateway.upstreams import FLEET_SERVICES, PUBLIC_SERVICES, UnaryCall, Upstreams, path_of, reached
 from batchyard.rpc.identity import (
     INVOCATION_KEY,
@@ -56,10 +56,10 @@ def _forwarding(
 def _handler(method: MethodDescriptor, channel: grpc.aio.Channel, config: GatewayConfig, submit: UnaryCall) -> Handler:
     if method.client_streaming:
         raise TypeError(f"{method.full_name}: streams of requests are not passed on")
-    path = path_of(method)
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_forward_stream(channel.unary_stream(path), method, config))
-    call = submit if method is SUBMIT_JOB else channel.unary_unary(path)
+        forward = _forward_stream(channel.unary_stream(path_of(method)), method, config)
+        return grpc.unary_stream_rpc_method_handler(forward)
+    call = call_of(method, channel, submit)
     return grpc.unary_unary_rpc_method_handler(_forward_unary(channel, call, method, config))
 
 

@@ -20,8 +20,8 @@ from batchyard.gateway.operations import Operation
 from batchyard.gateway.routes import AWS_JSON_PATH, RouteTable
 from batchyard.gateway.sigv4 import SignatureVerifier
 from batchyard.gateway.sts import FORM, STS, GetCallerIdentity
-from batchyard.gateway.submissions import SUBMIT_JOB
-from batchyard.gateway.upstreams import PUBLIC_SERVICES, UnaryCall, Upstreams, path_of
+from batchyard.gateway.submissions import call_of
+from batchyard.gateway.upstreams import PUBLIC_SERVICES, UnaryCall, Upstreams
 from batchyard.rpc import log_context
 from batchyard.rpc.http_server import Receive, Scope, Send
 from batchyard.rpc.identity import INVOCATION_KEY
@@ -48,7 +48,7 @@ class HttpApp:
         self._operations = {}
         for route in self._table.routes:
             channel = upstreams.owner_of(route.method.containing_service)
-            call = submit if route.method is SUBMIT_JOB else channel.unary_unary(path_of(route.method))
+            call = call_of(route.method, channel, submit)
             self._operations[route.method.full_name] = Operation(route, channel, call, deadline_s=config.deadline_s)
         self._caller_identity = GetCallerIdentity()
         self._console = Console(config, upstreams, self._browser_rules)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio
 import grpc
 import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import status_pb2
 
 from batchyard.api.jobs.v1 import jobs_service_pb2
@@ -160,6 +161,11 @@ async def open_submissions(jobs: grpc.aio.Channel, *, deadline_s: float) -> Asyn
         tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def call_of(method: MethodDescriptor, channel: grpc.aio.Channel, submit: UnaryCall) -> UnaryCall:
+    """Return what calls a method with one response: `submit` if that is SubmitJob."""
+    return submit if method.full_name == SUBMIT_JOB.full_name else channel.unary_unary(path_of(method))
 
 
 def _expire(answer: asyncio.Future[bytes]) -> None:
