@@ -16,12 +16,14 @@ from batchyard.api.scheduler.v1.submissions_service_pb2 import (
 )
 from batchyard.api.scheduler.v1.submissions_service_pb2_grpc import SubmissionsServiceServicer
 from batchyard.domain.errors import InvalidRequestError
+from batchyard.domain.names import Caller
 from batchyard.jobstore.repeats import request_key
 from batchyard.jobstore.submitter import Begun, Submitter
 from batchyard.rpc.errors import status_of_failure
 from batchyard.rpc.identity import caller_of, invocation_of
 from batchyard.rpc.log_context import Request, begin_request
 from batchyard.rpc.validation import check_required
+from batchyard.storage.jobs import RequestKey
 
 _PATH: Final = f"/{DESCRIPTOR.services_by_name['JobsService'].full_name}/SubmitJob"
 
@@ -41,25 +43,21 @@ class _Call:
 
     def begin(self, submitter: Submitter) -> Begun | None:
         """Begin to take the job in, if all that it names is at hand; raise BatchyardError if it cannot be."""
-        request = self._request()
-        caller = caller_of(self)
-        return submitter.begin(caller, request, request_key(caller, invocation_of(self), "SubmitJob", request))
+        return submitter.begin(*self._submission())
 
     async def submit(self, submitter: Submitter) -> SubmitJobResponse:
         """Take the job in and return the answer once it is on disk."""
         begin_request(self.course)
-        request = self._request()
-        caller = caller_of(self)
-        key = request_key(caller, invocation_of(self), "SubmitJob", request)
-        return await submitter.submit(caller, request, key)
+        return await submitter.submit(*self._submission())
 
-    def _request(self) -> SubmitJobRequest:
+    def _submission(self) -> tuple[Caller, SubmitJobRequest, RequestKey | None]:
         try:
             request = SubmitJobRequest.FromString(self._call.request)
         except DecodeError as error:
             raise InvalidRequestError(f"the request is no SubmitJobRequest: {error}") from error
         check_required(request)
-        return request
+        caller = caller_of(self)
+        return caller, request, request_key(caller, invocation_of(self), "SubmitJob", request)
 
 
 class SubmissionsServicer(SubmissionsServiceServicer):
