@@ -136,6 +136,31 @@ def test_a_stream_that_ends_early_goes_on_behind_the_last_piece(tmp_path: Path) 
     assert folder.path(*NAME).read_bytes() == b"1000\n1020\n1010\n1015\n1040\na b c\n1200\n1300\n"
 
 
+def test_what_follows_closely_what_the_engine_has_dropped_is_kept(tmp_path: Path) -> None:
+    folder = LogFolder(tmp_path)
+    log = ContainerLog(folder, NAME)
+    log.open()
+    log.add(stamped(1000, 1001, 1002))
+    # The engine has begun a new file, and all that is in it came within some milliseconds.
+    log.open()
+    log.add(stamped(1004))
+    log.add(stamped(1003, 1005, 1006))
+    assert folder.path(*NAME).read_bytes() == b"1000\n1001\n1002\n"  # the last piece might still come
+    log.end()
+    assert folder.path(*NAME).read_bytes() == b"1000\n1001\n1002\n1004\n1003\n1005\n1006\n"
+    # It has it after all, behind what came on the other side.
+    log.open()
+    log.add(stamped(1007, 1005, 1006, 1008))
+    log.end()
+    assert folder.path(*NAME).read_bytes() == b"1000\n1001\n1002\n1004\n1003\n1005\n1006\n1008\n"
+    # A copy that broke off before it could be sure is made anew.
+    log.open()
+    log.add(stamped(1010))
+    log.open()
+    log.add(stamped(1010, 1100))
+    assert folder.path(*NAME).read_bytes().endswith(b"\n1006\n1008\n1010\n1100\n")
+
+
 PRINTED = st.lists(
     st.tuples(
         st.sampled_from([0, 0, 1, 900, 2500]), st.sampled_from([b"x\n", b"", b"same\n", b"part", b"a longer line\n"])

@@ -133,8 +133,11 @@ class ContainerLog:
         """The engine's time of the last piece, if this object has added it."""
         self._last_count = 0
         """How many pieces of that time came last."""
-        self._is_seeking = False
+        self._sought_ns = 0
+        """The engine's time of the last piece, as long as a copy that goes on has not come to what is behind it."""
         self._sought_count = 0
+        self._unsure: list[Piece] = []
+        """What may come before the piece that is sought, or after it if the engine has that no more."""
 
     @property
     def size(self) -> int:
@@ -146,14 +149,15 @@ class ContainerLog:
         path = self._folder.create(*self._name)
         marks = self._folder.marks(*self._name)
         self._size = path.stat().st_size
-        self._is_seeking, self._sought_count = self._last_ns > 0, self._last_count
+        self._sought_ns, self._sought_count = self._last_ns, self._last_count
+        self._unsure = []
         held_ms = marks.time_of(self._size) if self._size else None
         if held_ms is None:
             # Nothing, or written without times: then all of it counts as of the first one.
             self._held_s, self._skip = -1, self._size
             return 0
         held_s = held_ms // 1000
-        if self._is_seeking:
+        if self._sought_ns:
             self._held_s, self._skip = -1, 0
         else:
             self._held_s, self._skip = held_s, self._size - marks.offset_before(held_s * 1000)
@@ -161,11 +165,18 @@ class ContainerLog:
 
     def add(self, pieces: Iterable[Piece]) -> None:
         """Append pieces, those left out that it holds. Raises OSError."""
+        self._append([wanted for piece in pieces for wanted in (self._sought(piece) if self._sought_ns else [piece])])
+
+    def end(self) -> None:
+        """Append what was left open, once all was added that the engine has. Raises OSError."""
+        self._append(self._behind_what_is_gone())
+
+    def _append(self, pieces: Iterable[Piece]) -> None:
         marks: dict[int, int] = {}
         fresh = bytearray()
         last_ns, count, self._last_ns = self._last_ns, self._last_count, 0
         for piece in pieces:
-            data = self._sought(piece, last_ns) if self._is_seeking else self._missing(piece)
+            data = self._missing(piece)
             if data:
                 fresh += data
                 marks[piece.time_ms] = self._size + len(fresh)
@@ -178,16 +189,24 @@ class ContainerLog:
             self._size += len(fresh)
         self._last_ns, self._last_count = last_ns, count
 
-    def _sought(self, piece: Piece, last_ns: int) -> bytes:
-        """Leave out what comes before and with the last piece; if the engine has that no more, only what is older."""
-        if last_ns < piece.stamp_ns <= last_ns + _OUT_OF_ORDER_MS * 1_000_000 or piece.stamp_ns < last_ns:
-            return b""
-        if piece.stamp_ns > last_ns:
-            self._is_seeking = False
-            return piece.data
-        self._sought_count -= 1
-        self._is_seeking = self._sought_count > 0
-        return b""
+    def _sought(self, piece: Piece) -> list[Piece]:
+        """Return what is surely behind the last piece that is held, which the engine may have dropped."""
+        if piece.stamp_ns == self._sought_ns:
+            self._unsure = []
+            self._sought_count -= 1
+            if not self._sought_count:
+                self._sought_ns = 0
+            return []
+        away_ms = (piece.stamp_ns - self._sought_ns) / 1_000_000
+        if away_ms > _OUT_OF_ORDER_MS:
+            return [*self._behind_what_is_gone(), piece]
+        if away_ms >= -_OUT_OF_ORDER_MS:
+            self._unsure.append(piece)
+        return []
+
+    def _behind_what_is_gone(self) -> list[Piece]:
+        unsure, self._unsure, self._sought_ns = self._unsure, [], 0
+        return unsure
 
     def _missing(self, piece: Piece) -> bytes:
         second = piece.time_ms // 1000
@@ -212,6 +231,8 @@ async def copy_output(docker: aiodocker.Docker, container: DockerContainer, log:
                 await to_thread.run_sync(log.add, list(reader.feed(chunk)))
                 # Engines send line by line: meanwhile some more come together.
                 await anyio.sleep(GATHER_S)
+        if not follow:  # what is followed ends early when Docker begins a new file
+            await to_thread.run_sync(log.end)
     except engine.ENGINE_ERRORS:
         return False
     return True
