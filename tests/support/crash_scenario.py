@@ -63,8 +63,11 @@ class Driver:
             self.seen.MergeFrom(with_lines(message))
 
     async def send(self, **lists: Any) -> None:
-        """Tell the store something."""
-        await self.call.write(wire.DispatchRequest(**lists))
+        """Tell the store something; if the stream is over, fail as reading it does."""
+        try:
+            await self.call.write(wire.DispatchRequest(**lists))
+        except asyncio.InvalidStateError:
+            await self.until(lambda _: False)
 
     def queued(self, job_id: str) -> list[wire.QueuedJob]:
         """Return every announcement that the job may run."""
@@ -105,8 +108,8 @@ async def driving(plane: ControlPlane, *, incarnation: int) -> AsyncIterator[Dri
     """Be the scheduler, with a registered agent, for the length of the context."""
     call: Any = plane.dispatch.Dispatch()
     try:
-        await call.write(wire.DispatchRequest(hello=wire.SchedulerHello(scheduler_id="test")))
         driver = Driver(call, incarnation)
+        await driver.send(hello=wire.SchedulerHello(scheduler_id="test"))
         await driver.until(lambda seen: seen.snapshot_complete)
         await driver.send(registrations=[wire.AgentRegistration(agent_id="agent", incarnation=incarnation)])
         await driver.until(lambda seen: bool(seen.registered))
