@@ -44,6 +44,7 @@ class Definitions:
         self._watches: ResourceWatchServiceAsyncStub = ResourceWatchServiceStub(registry)
         self._clock = clock
         self._revisions: dict[tuple[str, str, int], JobDefinition] = {}
+        """Those that are ACTIVE."""
         self._newest: dict[tuple[str, str], tuple[JobDefinition, float]] = {}
         """Each with the time up to which it is promised to be that."""
         self._withdrawals = 0
@@ -54,26 +55,28 @@ class Definitions:
         full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, caller.namespace)
         name, revision = split_revision(full_name or "")
         if revision is not None:
-            found = self._revisions.get((caller.namespace, name, revision))
-            return found if found is not None and found.status == ACTIVE else None
-        return self._promised(caller.namespace, name)
+            return self._revisions.get((caller.namespace, name, revision))
+        known = self._newest.get((caller.namespace, name))
+        return known[0] if known is not None and self._clock.monotonic_s() < known[1] else None
 
     async def find(self, caller: Caller, reference: str) -> JobDefinition:
         """Return the ACTIVE revision that a reference names, the newest if it names none; else raise NotFoundError."""
-        full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, caller.namespace)
+        found = self.at_hand(caller, reference)
+        if found is not None:
+            return found
+        namespace = caller.namespace
+        full_name = name_in_reference(reference, ResourceKind.JOB_DEFINITION, namespace)
         if full_name is None:
             raise NotFoundError(f"JobDefinition {reference} not found.", field="jobDefinition")
         name, revision = split_revision(full_name)
         if revision is None:
-            found = await self._find_newest(caller.namespace, name)
+            found = await self._questions.ask((namespace, name), lambda: self._ask_for_newest(namespace, name))
             if found is None:
                 raise _inactive(reference)
             return found
-        found = self._revisions.get((caller.namespace, name, revision))
-        if found is None:
-            found = await self._questions.ask(
-                (caller.namespace, name, revision), lambda: self._ask_for_revision(caller, name, revision)
-            )
+        found = await self._questions.ask(
+            (namespace, name, revision), lambda: self._ask_for_revision(caller, name, revision)
+        )
         if found is None:
             raise NotFoundError(f"JobDefinition {reference} not found.", field="jobDefinition")
         if found.status != ACTIVE:
@@ -92,16 +95,6 @@ class Definitions:
         """Believe no more what was said of which revision is the newest."""
         self._withdrawals += 1
         self._newest.pop((namespace, name), None)
-
-    async def _find_newest(self, namespace: str, name: str) -> JobDefinition | None:
-        known = self._promised(namespace, name)
-        if known is not None:
-            return known
-        return await self._questions.ask((namespace, name), lambda: self._ask_for_newest(namespace, name))
-
-    def _promised(self, namespace: str, name: str) -> JobDefinition | None:
-        known = self._newest.get((namespace, name))
-        return known[0] if known is not None and self._clock.monotonic_s() < known[1] else None
 
     async def _ask_for_newest(self, namespace: str, name: str) -> JobDefinition | None:
         withdrawals, asked_at = self._withdrawals, self._clock.monotonic_s()

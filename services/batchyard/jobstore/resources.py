@@ -74,13 +74,11 @@ class ResourceCopies:
 
     async def queue(self, caller: Caller, reference: str) -> QueueCopy:
         """Return the queue that a name or ARN refers to; raise NotFoundError if there is none."""
-        name = name_in_reference(reference, ResourceKind.JOB_QUEUE, caller.namespace)
-        key = QueueKey(caller.namespace, name or "")
-        found = self._queues.get(key)
-        if name is not None and (found is None or found.gone):
+        found = self.queue_at_hand(caller, reference)
+        if found is None and name_in_reference(reference, ResourceKind.JOB_QUEUE, caller.namespace) is not None:
             await self._catch_up()
-            found = self._queues.get(key)
-        if found is None or found.gone:
+            found = self.queue_at_hand(caller, reference)
+        if found is None:
             raise NotFoundError(f"JobQueue {reference} not found.", field="jobQueue")
         return found
 
