@@ -106,10 +106,10 @@ async def test_a_caller_may_name_its_request_for_the_log(
 ) -> None:
     services.answer("DescribeJobs", refusing(StatusCode.NOT_FOUND, "no such job"))
     told = []
-    for job_ids in (["1"], []):  # refused by the service, and by the gateway itself
-        request = jobs_service_pb2.DescribeJobsRequest(jobs=job_ids)
+    for account in (ACCOUNT, "nobody"):  # refused by the service, and by the gateway itself
+        metadata = ((REQUEST_ID_KEY, given), (NAMESPACE_KEY, account))
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await jobs.DescribeJobs(request, metadata=((REQUEST_ID_KEY, given),))
+            await jobs.DescribeJobs(jobs_service_pb2.DescribeJobsRequest(jobs=["1"]), metadata=metadata)
         told.append(dict(error.value.trailing_metadata() or ())[REQUEST_ID_KEY])
     assert [request_id == given for request_id in told] == [given == "mine-17"] * 2
     assert [call.metadata[REQUEST_ID_KEY] for call in services.received] == told[:1]

@@ -252,6 +252,30 @@ def test_a_pool_opened_after_a_launcher_was_killed_leaves_nothing_behind() -> No
     assert not cgroups_named([name])
 
 
+def test_a_cgroup_that_is_empty_once_it_was_killed_had_a_process(
+    real: CgroupPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, write = real.acquire(16, 1000), cgroups._write
+
+    def write_and_wait(path: str, text: str) -> None:
+        write(path, text)
+        soon(lambda: not group.members(), "it is dead")
+
+    group.enter()
+    try:
+        process = subprocess.Popen(["sleep", "600"])
+    finally:
+        group.leave()
+    try:
+        group.place(process.pid)
+        monkeypatch.setattr(cgroups, "_write", write_and_wait)
+        assert group.kill()
+        assert not group.kill()
+    finally:
+        process.kill()
+        process.wait()
+
+
 BOMB = """
 import os, signal, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -115,7 +115,7 @@ async def test_one_goes_at_once_and_what_comes_meanwhile_goes_together(store: Jo
     alone = await store.next()
     assert alone.requests == ["first"]
     others = begin(submit, "second", "third")
-    await asyncio.sleep(0.01)
+    await anyio.wait_all_tasks_blocked()
     assert store.received.empty()
     alone.answer(0)
     assert await first == b"answer to first"
